@@ -1,0 +1,1 @@
+"""Clusters: named Dask clusters that are started, found again, sized and ended."""

@@ -1,0 +1,1 @@
+"""Side-by-side comparisons with peers; see README.md."""

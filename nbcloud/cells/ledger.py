@@ -1,0 +1,192 @@
+"""What notebook and session last agreed on, name by name, and what has to travel since.
+
+Names whose values share mutable objects (a model and its optimiser) form a bundle and travel together,
+so that they share them at the other end too. A bundle is known by the hash that its sender gave it.
+Pickles of equal values can differ between processes, so each side compares its own values with its *own*
+hash of them, and tells the other the agreed one.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbcloud.cells.payloads import Payload, TooLarge, encode
+from nbcloud.errors import NotPicklable
+
+ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.FunctionType, types.ModuleType)
+"""Types whose values a cell can't change in place in a way that is worth looking for."""
+
+
+_TWICE = 2**22
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Names that travel together."""
+
+    names: tuple[str, ...]
+    payload: Payload
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    names: tuple[str, ...]
+    hash: str
+    own: str | None
+    parts: frozenset[int]
+    values: tuple[int, ...]
+    stable: bool
+
+
+class Ledger:
+    """The agreed state of one namespace with one other side.
+
+    Parameters
+    ----------
+    namespace : mapping
+        This side's names.
+    """
+
+    def __init__(self, namespace: Mapping[str, Any]) -> None:
+        self._namespace = namespace
+        self._agreed: dict[str, _Agreed] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._agreed
+
+    def agreed_hash(self, name: str) -> str | None:
+        """The hash of the bundle in which ``name`` last travelled."""
+        entry = self._agreed.get(name)
+        return entry.hash if entry else None
+
+    def bundle_of(self, name: str) -> tuple[str, ...]:
+        """The names that last travelled with ``name``, itself included."""
+        entry = self._agreed.get(name)
+        return entry.names if entry else (name,)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """The two sides no longer agree on these names, nor on those bundled with them."""
+        for name in list(names):
+            for member in self.bundle_of(name):
+                self._agreed.pop(member, None)
+
+    def clear(self) -> None:
+        """Nothing is agreed on any more."""
+        self._agreed.clear()
+
+    def sent(self, bundle: Bundle) -> None:
+        """The other side now has this side's values."""
+        self._note(bundle.names, bundle.payload.hash, bundle.payload)
+
+    def received(self, names: Iterable[str], value_hash: str, *, limit: int) -> None:
+        """This side now has the other's values; those larger than ``limit`` aren't looked at."""
+        names = tuple(sorted(names))
+        try:
+            payload = self._pack(names, limit, None)
+        except (NotPicklable, TooLarge):
+            payload = None
+        self._note(names, value_hash, payload)
+
+    def _note(self, names: tuple[str, ...], agreed: str, payload: Payload | None) -> None:
+        self.forget(names)
+        names = tuple(sorted(names))
+        values = tuple(id(self._namespace.get(name)) for name in names)
+        stable, parts = True, frozenset[int]()
+        if payload is not None and payload.parts and len(payload.data) < _TWICE:
+            # A second pickle tells whether its bytes repeat, and which objects outlive the pickling.
+            again = self._pack(names, None, None)
+            stable, parts = again.hash == payload.hash, frozenset(again.parts.keys() & payload.parts.keys())
+        own = payload.hash if payload is not None else None
+        entry = _Agreed(names, agreed, own, parts, values, stable)
+        for name in names:
+            self._agreed[name] = entry
+
+    def unchanged(self, name: str, *, limit: int | None = None) -> bool:
+        """Whether this side's values of the name's bundle are those that were agreed on.
+
+        Past ``limit`` bytes the answer is that of the objects' identities.
+        """
+        entry = self._agreed.get(name)
+        if entry is None or any(member not in self._namespace for member in entry.names):
+            return False
+        values = {member: self._namespace[member] for member in entry.names}
+        same = tuple(id(value) for value in values.values()) == entry.values
+        if not entry.stable or entry.own is None:
+            return same
+        if same and all(isinstance(value, ATOMS) for value in values.values()):
+            return True
+        try:
+            return encode(values, self._namespace, limit=limit).hash == entry.own
+        except TooLarge:
+            return same
+        except NotPicklable:
+            return False
+
+    def bundles(
+        self, names: Iterable[str], *, limit: int | None = None, seconds: float | None = None
+    ) -> tuple[list[Bundle], dict[str, Exception]]:
+        """Pack the values of ``names``, and of names that share objects with them, for travel.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Names of this namespace.
+        limit, seconds : optional
+            The most bytes of one value, and the most time for all.
+
+        Returns
+        -------
+        list of Bundle, dict
+            The second tells, for each name that can't travel, why.
+        """
+        packed: dict[str, Payload] = {}
+        refused: dict[str, Exception] = {}
+        deadline = None if seconds is None else time.monotonic() + seconds
+        # A bundle that one name leaves is agreed on anew, so all of its names travel.
+        together = {mate for name in names for mate in self.bundle_of(name) if mate in self._namespace}
+        for name in sorted(together):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                packed[name] = self._pack([name], limit, left)
+            except (NotPicklable, TooLarge) as error:
+                refused[name] = error
+        found = []
+        for group in self._groups(packed):
+            if len(group) == 1:
+                found.append(Bundle(tuple(group), packed[group[0]]))
+                continue
+            try:
+                found.append(Bundle(tuple(group), self._pack(group, limit, None)))
+            except (NotPicklable, TooLarge) as error:
+                refused.update(dict.fromkeys(group, error))
+        return found, refused
+
+    def _pack(self, names: Iterable[str], limit: int | None, seconds: float | None) -> Payload:
+        values = {name: self._namespace[name] for name in names}
+        return encode(values, self._namespace, limit=limit, seconds=seconds)
+
+    def _groups(self, packed: Mapping[str, Payload]) -> list[list[str]]:
+        """Names joined by the mutable objects that they share, with agreed ones that share them too."""
+        parts = {name: payload.parts for name, payload in packed.items()}
+        for name, entry in self._agreed.items():
+            if name not in parts and name in self._namespace and entry.parts:
+                parts[name] = entry.parts
+        owner: dict[int, str] = {}
+        parent = {name: name for name in parts}
+
+        def root(name: str) -> str:
+            while parent[name] != name:
+                name = parent[name]
+            return name
+
+        for name in parts:
+            for part in parts[name]:
+                parent[root(owner.setdefault(part, name))] = root(name)
+        groups: dict[str, list[str]] = {}
+        for name in parts:
+            groups.setdefault(root(name), []).append(name)
+        return [sorted(group) for group in groups.values() if any(name in packed for name in group)]

@@ -1,0 +1,259 @@
+"""Values as bytes: pickled with their large buffers kept aside, and named by a hash of their content.
+
+Functions and classes of the notebook travel by value and come to life in the *receiving* notebook's
+namespace, as if they had been defined there; the names that they use in turn are listed in
+``Payload.uses``, so that the caller can send those as well.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import xxhash
+
+from nbcloud.cells.analysis import function_reads
+from nbcloud.errors import NotPicklable, TransferError
+
+_receiver: ContextVar[MutableMapping[str, Any]] = ContextVar("receiver")
+_HASHED_AT_ONCE = 2**24
+_ATOMS = (str, bytes, int, float, complex, tuple, frozenset, type, types.FunctionType, types.CodeType, types.ModuleType)
+
+
+class TooLarge(TransferError):
+    """A value is larger, or slower to pickle, than the caller wants to wait for."""
+
+
+@dataclass
+class Payload:
+    """One value, ready to travel.
+
+    Attributes
+    ----------
+    data : bytes
+        The pickle (protocol 5) without its large buffers.
+    buffers : list of memoryview
+        Its buffers, flat bytes, not copied: they are the memory of the value itself.
+    uses : frozenset of str
+        Names of the notebook that functions inside the value read when called.
+    files : frozenset of str
+        Source files, or names of cells, of those functions.
+    parts : dict of int to object
+        The mutable objects met, by identity; two values whose parts overlap share them. Some were made for
+        the pickling only, which is why they are kept alive here: their identities stay their own.
+    """
+
+    data: bytes
+    buffers: list[memoryview]
+    uses: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    parts: dict[int, Any] = field(default_factory=dict, repr=False)
+    _hash: str = field(default="", repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of data and buffers together, in bytes."""
+        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the content (xxh3, 128 bits, hexadecimal): equal content, equal hash."""
+        if not self._hash:
+            digest = xxhash.xxh3_128(self.data)
+            for buffer in self.buffers:
+                digest.update(buffer.nbytes.to_bytes(8, "little"))
+                for start in range(0, buffer.nbytes, _HASHED_AT_ONCE):
+                    digest.update(buffer[start : start + _HASHED_AT_ONCE])
+            self._hash = digest.hexdigest()
+        return self._hash
+
+
+class _Pickler(cloudpickle.Pickler):
+    def __init__(
+        self,
+        file: Any,
+        namespace: Mapping[str, Any] | None,
+        buffer_callback: Callable[[pickle.PickleBuffer], Any],
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._namespace = namespace
+        self.uses: set[str] = set()
+        self.files: set[str] = set()
+
+    def _dynamic_function_reduce(self, func: types.FunctionType) -> tuple[Any, ...]:
+        reduced: tuple[Any, ...] = super()._dynamic_function_reduce(func)
+        if self._namespace is None or func.__globals__ is not self._namespace:
+            return reduced
+        self.uses |= function_reads(func.__code__)
+        self.files.add(func.__code__.co_filename)
+        _make, (code, _globals, _name, _defaults, closure), (state, slots), *rest = reduced
+        # The names it uses travel as names of their own, not as copies inside the function.
+        slots["__globals__"] = {}
+        return _function_of_receiver, (code, closure), (state, slots), *rest
+
+
+    def parts(self) -> dict[int, Any]:
+        """The mutable objects met, by identity, without the dict of names, which is the first."""
+        met = list(self.memo.copy().values())[1:]
+        found = {id(obj): obj for _, obj in met if not isinstance(obj, _ATOMS) and _can_change(obj)}
+        if pandas := sys.modules.get("pandas"):  # lists of the class, met in every frame
+            for kind in (pandas.DataFrame, pandas.Series):
+                found.pop(id(kind._metadata), None)
+        return found
+
+
+def _can_change(obj: Any) -> bool:
+    kind = type(obj)
+    if kind.__name__.lower().endswith(("dtype", "function_or_method")):  # shared by many, never changed
+        return False
+    return isinstance(obj, list | dict | set | bytearray) or kind.__name__ == "ndarray" or hasattr(obj, "__dict__")
+
+
+def _function_of_receiver(code: types.CodeType, closure: tuple[Any, ...] | None) -> types.FunctionType:
+    # FunctionType insists on a dict: a notebook's namespace is one.
+    return types.FunctionType(code, _receiver.get(), None, None, closure)  # type: ignore[arg-type]
+
+
+class _Bounded(io.BytesIO):
+    """A file that refuses to grow past a size or a moment."""
+
+    def __init__(self, limit: int | None, deadline: float | None) -> None:
+        super().__init__()
+        self._left = limit
+        self._deadline = deadline
+
+    def spend(self, nbytes: int) -> None:
+        if self._left is not None:
+            self._left -= nbytes
+            if self._left < 0:
+                raise TooLarge("The value is larger than the limit.")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise TooLarge("The value takes too long to pickle.")
+
+    def write(self, data: Any) -> int:
+        self.spend(len(data))
+        return super().write(data)
+
+
+def encode(
+    values: Mapping[str, Any],
+    namespace: Mapping[str, Any] | None = None,
+    *,
+    limit: int | None = None,
+    seconds: float | None = None,
+) -> Payload:
+    """Pickle named values together: what they share, they share again at the other end.
+
+    Parameters
+    ----------
+    values : mapping
+        From names to values.
+    namespace : mapping, optional
+        The notebook's namespace: functions whose globals it is take on the receiver's.
+    limit : int, optional
+        Give up past this many bytes.
+    seconds : float, optional
+        Give up past this much time.
+
+    Raises
+    ------
+    NotPicklable
+        Names the part that can't travel.
+    TooLarge
+        Past ``limit`` or ``seconds``.
+    """
+    file = _Bounded(limit, None if seconds is None else time.monotonic() + seconds)
+    buffers: list[memoryview] = []
+
+    def keep_aside(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickled in band
+            return True
+        file.spend(raw.nbytes)
+        buffers.append(raw)
+        return False
+
+    pickler = _Pickler(file, namespace, keep_aside)
+    try:
+        pickler.dump(dict(values))
+    except TooLarge:
+        raise
+    except Exception as error:  # noqa: BLE001 - any object's own code may raise anything here
+        path, reason = _culprit(values, namespace, error)
+        raise NotPicklable(f"{path} can't be pickled: {reason}.", path=path, reason=reason) from error
+    return Payload(
+        file.getvalue(), buffers, frozenset(pickler.uses), frozenset(pickler.files), pickler.parts()
+    )
+
+
+def decode(data: bytes, buffers: Iterable[Any], namespace: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The named values again; their arrays are views of ``buffers``, writable where those are.
+
+    Only for bytes that came over an authenticated connection from the user's own side.
+    """
+    token = _receiver.set(namespace)
+    builtins = namespace.get("__builtins__")
+    try:
+        values: dict[str, Any] = pickle.loads(data, buffers=buffers)
+        return values
+    finally:
+        _receiver.reset(token)
+        if builtins is not None:  # cloudpickle overwrites it in every namespace it revives a function in
+            namespace["__builtins__"] = builtins
+
+
+def _pickles(value: Any, namespace: Mapping[str, Any] | None) -> Exception | None:
+    try:
+        _Pickler(io.BytesIO(), namespace, lambda _: False).dump(value)
+    except Exception as error:  # noqa: BLE001
+        return error
+    return None
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", item) for key, item in list(value.items())[:1000])
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", item) for index, item in enumerate(list(value)[:1000]))
+    elif isinstance(value, types.FunctionType):
+        names = value.__code__.co_freevars
+        for name, cell in zip(names, value.__closure__ or (), strict=False):
+            try:
+                yield f".<closure {name}>", cell.cell_contents
+            except ValueError:
+                continue
+        yield from ((f".<default {i}>", item) for i, item in enumerate(value.__defaults__ or ()))
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+    if not isinstance(value, type | types.ModuleType):
+        yield from ((f".{key}", item) for key, item in getattr(value, "__dict__", {}).items())
+
+
+def _culprit(values: Mapping[str, Any], namespace: Mapping[str, Any] | None, error: Exception) -> tuple[str, str]:
+    """The path to the innermost part that can't be pickled, and why."""
+    path, value, reason = "", None, error
+    for name, candidate in values.items():
+        failure = _pickles(candidate, namespace)
+        if failure is not None:
+            path, value, reason = name, candidate, failure
+            break
+    seen = {id(value)}
+    for _ in range(20):
+        for step, part in _parts(value):
+            failure = None if id(part) in seen else _pickles(part, namespace)
+            if failure is not None:
+                path, value, reason = path + step, part, failure
+                seen.add(id(part))
+                break
+        else:
+            break
+    return path, str(reason).rstrip(".") or type(reason).__name__

@@ -1,0 +1,173 @@
+"""Jupyter messages become the outputs of a notebook cell, and outputs become text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Message = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""Type, content and metadata of a message from a kernel's iopub channel."""
+
+_JSON_MIME = re.compile(r"application/(.*\+)?json")
+
+
+class OutputComposer:
+    """Takes the iopub messages of one run in order; holds the outputs that they leave, as JupyterLab would.
+
+    Adding a message is constant in time, whatever came before: text is joined when the outputs are asked for.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: list[dict[str, Any]] = []
+        self._displays: dict[str, list[dict[str, Any]]] = {}
+        self._clear_at_next = False
+
+    def add(self, msg_type: str, content: Mapping[str, Any]) -> None:
+        """Take the next message; those that leave no output (comm, status, …) are ignored."""
+        match msg_type:
+            case "stream":
+                self._add_stream(str(content.get("name", "stdout")), str(content.get("text", "")))
+            case "display_data" | "execute_result":
+                self._add_display(msg_type, content)
+            case "update_display_data":
+                for output in self._displays.get(_display_id(content), ()):
+                    output.update(_bundle(content))
+            case "error":
+                self._append(
+                    {
+                        "output_type": "error",
+                        "ename": str(content.get("ename", "")),
+                        "evalue": str(content.get("evalue", "")),
+                        "traceback": [str(line) for line in content.get("traceback") or ()],
+                    }
+                )
+            case "clear_output":
+                self._clear_at_next = bool(content.get("wait"))
+                if not self._clear_at_next:
+                    self._clear()
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """The outputs now, in the form of nbformat 4.5; later messages don't change what was returned."""
+        return [
+            output | {"text": "".join(output["text"])} if output["output_type"] == "stream" else dict(output)
+            for output in self._outputs
+        ]
+
+    def _add_stream(self, name: str, text: str) -> None:
+        self._clear_if_due()
+        if not text:
+            return
+        last = self._outputs[-1] if self._outputs else {}
+        if last.get("output_type") == "stream" and last["name"] == name:
+            last["text"].append(text)
+        else:
+            self._outputs.append({"output_type": "stream", "name": name, "text": [text]})
+
+    def _add_display(self, msg_type: str, content: Mapping[str, Any]) -> None:
+        output = {"output_type": msg_type, **_bundle(content)}
+        if msg_type == "execute_result":
+            output["execution_count"] = _count(content.get("execution_count"))
+        self._append(output)
+        if display_id := _display_id(content):
+            self._displays.setdefault(display_id, []).append(output)
+
+    def _append(self, output: dict[str, Any]) -> None:
+        self._clear_if_due()
+        self._outputs.append(output)
+
+    def _clear_if_due(self) -> None:
+        if self._clear_at_next:
+            self._clear_at_next = False
+            self._clear()
+
+    def _clear(self) -> None:
+        self._outputs.clear()
+        self._displays.clear()
+
+
+def compose(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """The outputs that these messages leave, valid under nbformat 4.5.
+
+    Parameters
+    ----------
+    messages : iterable of (msg_type, content, metadata)
+        As the kernel sent them on iopub.
+    """
+    composer = OutputComposer()
+    for msg_type, content, _ in messages:
+        composer.add(msg_type, content)
+    return composer.outputs()
+
+
+def _display_id(content: Mapping[str, Any]) -> str:
+    return str((content.get("transient") or {}).get("display_id") or "")
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _bundle(content: Mapping[str, Any]) -> dict[str, Any]:
+    data, metadata = content.get("data") or {}, content.get("metadata") or {}
+    return {"data": {mime: _value(mime, value) for mime, value in data.items()}, "metadata": dict(metadata)}
+
+
+def _value(mime: str, value: Any) -> Any:
+    # A display formatter may return anything; in a notebook, only JSON types may be other than text.
+    if isinstance(value, str) or _JSON_MIME.fullmatch(mime):
+        return value
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return value
+    return json.dumps(value)
+
+
+# CSI sequences (colours, cursor), OSC sequences (titles, links), and the two-byte escapes.
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+
+
+def output_text(output: Mapping[str, Any], ansi: bool = False) -> str:
+    """What a terminal shows for one output: a stream's text, the text/plain of a display, a traceback.
+
+    Parameters
+    ----------
+    output : mapping
+        One output of nbformat.
+    ansi : bool, optional
+        Keep colours and other escape sequences.
+    """
+    match output["output_type"]:
+        case "stream":
+            text = "".join(output["text"])
+        case "error":
+            lines = output["traceback"] or [f"{output['ename']}: {output['evalue']}"]
+            text = "\n".join(lines) + "\n"
+        case _:
+            data = output["data"]
+            text = "".join(data["text/plain"]) if "text/plain" in data else f"[{', '.join(data)}]"
+            text += "\n"
+    return text if ansi else _ANSI.sub("", text)
+
+
+class TextFlow:
+    """Puts the texts of successive outputs in one flow, each display and traceback on a line of its own."""
+
+    def __init__(self, ansi: bool = False) -> None:
+        self._ansi = ansi
+        self._inside_line = False
+
+    def add(self, output: Mapping[str, Any]) -> str:
+        """The text to print next for ``output``."""
+        text = output_text(output, self._ansi)
+        if self._inside_line and output["output_type"] != "stream":
+            text = "\n" + text
+        if text:
+            self._inside_line = not text.endswith(("\n", "\r"))
+        return text
+
+
+def outputs_text(outputs: Iterable[Mapping[str, Any]], ansi: bool = False) -> str:
+    """All the outputs as a terminal would show them."""
+    flow = TextFlow(ansi)
+    return "".join(flow.add(output) for output in outputs)

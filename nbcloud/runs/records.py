@@ -1,0 +1,225 @@
+"""What is on record, read: runs found by id and by search, their outputs, their text."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from nbcloud.config import settings
+from nbcloud.errors import RunNotFound, UsageError
+from nbcloud.runs.database import Database
+from nbcloud.runs.files import RunFiles, explained
+from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_of
+from nbcloud.runs.log import MessageReader
+from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
+from nbcloud.runs.record import Run, RunState, number_id, prefix_numbers
+from nbcloud.runs.redact import Redactor, redact_outputs
+
+_POLL_SECONDS = 0.1
+_LISTED = 5  # candidates for an ambiguous id
+
+
+class Records:
+    """The reading half of ``Store``.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        Where the records lie; ``settings().data_dir`` otherwise. It is made at the first use.
+    redactor : Redactor, optional
+        Takes secrets out of all that is written or read, except the messages, which come ready. It may be
+        replaced at any time (``store.redactor = …``) when more secrets become known.
+    """
+
+    def __init__(self, directory: Path | None = None, redactor: Redactor | None = None) -> None:
+        self.directory = Path(directory if directory is not None else settings().data_dir).absolute()
+        self.redactor = redactor or Redactor()
+        self._database = Database(
+            self.directory / "runs.db", prepare_words, lambda connection: put_all(connection, self.directory)
+        )
+
+    def close(self) -> None:
+        """Close all files; the next use opens them again."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def files(self, run_id: str) -> RunFiles:
+        """Where the files of a run lie."""
+        return RunFiles(self.directory, run_id)
+
+    def get(self, id_or_prefix: str) -> Run:
+        """The run whose id begins so.
+
+        Raises
+        ------
+        RunNotFound
+            When there is none; names the nearest.
+        UsageError
+            When there are several; lists them.
+        """
+        prefix = id_or_prefix.strip().lower()
+        if not prefix:
+            raise UsageError("The id of a run is empty.", "nbcloud runs lists them.")
+        numbers = prefix_numbers(prefix)
+        found = numbers and runs_of(
+            self._database.read(
+                "SELECT document FROM documents WHERE number BETWEEN ? AND ? ORDER BY number DESC LIMIT ?",
+                (*numbers, _LISTED + 1),
+            )
+        )
+        if not found:
+            raise self._not_found(id_or_prefix)
+        if len(found) > 1:
+            raise _ambiguous(prefix, found)
+        return found[0]
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        state: RunState | str | Iterable[RunState | str] | None = None,
+        notebook: str | None = None,
+        session: str | None = None,
+        cluster: str | None = None,
+        tag: str | Iterable[str] | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs that meet all conditions, the newest first.
+
+        Parameters
+        ----------
+        text : str, optional
+            Words, or beginnings of words, that must all occur in the name, code, tags or error.
+        state : RunState, str, or several of them, optional
+            Any of these states.
+        notebook, session, cluster : str, optional
+            Exactly this.
+        tag : str, or several, optional
+            ``key`` or ``key=value``.
+        name : str, optional
+            Exactly this, or a pattern with ``*``.
+        since : float, optional
+            Created at this time (unix seconds) or later.
+        limit : int, optional
+            How many at most.
+        """
+        search = Search()
+        if text and text.strip():
+            search.words(text, self._database.ask(has_words))
+        for column, wanted in (("name", name), ("notebook", notebook), ("session", session)):
+            search.where(column, wanted)
+        for one in [tag] if isinstance(tag, str) else tag or ():
+            search.tag(one)
+        search.where("cluster", cluster)
+        search.states(_states(state))
+        if since is not None:
+            search.since(since)
+        return runs_of(self._database.read(*search.sql(limit)))
+
+    def outputs(self, run_id: str) -> list[dict[str, Any]]:
+        """The outputs of a run, in the form of nbformat: until now, where it isn't finished.
+
+        Raises
+        ------
+        StoreError
+            When its run.ipynb is missing or damaged.
+        """
+        run = self.get(run_id)
+        files = self.files(run.id)
+        with explained("Reading a run's messages", files.messages), contextlib.suppress(FileNotFoundError):
+            return self._composed(files)[0]
+        return files.read_outputs()
+
+    def text(self, run_id: str, ansi: bool = False) -> str:
+        """The outputs of a run as a terminal would show them; ``ansi`` keeps colours."""
+        return outputs_text(self.outputs(run_id), ansi)
+
+    def iter_text(
+        self, run_id: str, after: int = 0, follow: bool = False, ansi: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Pieces of the text of a run, each with the number of the message that it comes from.
+
+        Parameters
+        ----------
+        run_id : str
+            Id or beginning of it.
+        after : int, optional
+            Only messages above this number. A finished run has its text as one piece, with the number of its
+            last message.
+        follow : bool, optional
+            Wait for more until the run has ended.
+        ansi : bool, optional
+            Keep colours.
+        """
+        run = self.get(run_id)
+        try:
+            reader = MessageReader(self.files(run.id).messages, after)
+        except FileNotFoundError:
+            run = self.get(run.id)
+            if after < run.messages:
+                yield run.messages, self.text(run.id, ansi)
+            return
+        with reader:
+            flow = TextFlow(ansi)
+            while True:
+                ended = not follow or self.get(run.id).state.ended  # asked before the last reading, not after
+                for message in reader.new():
+                    composer = OutputComposer()
+                    composer.add(message["msg_type"], message["content"])
+                    for output in redact_outputs(self.redactor, composer.outputs()):
+                        yield message["n"], flow.add(output)
+                if ended:
+                    return
+                time.sleep(_POLL_SECONDS)
+
+    def _not_found(self, wanted: str) -> RunNotFound:
+        named = self.search(name=wanted, limit=1)
+        if named:
+            return RunNotFound(
+                f"There is no run {wanted!r} on record.", f"{named[0].id} has that name.", run=wanted
+            )
+        recent = [
+            number_id(n)
+            for (n,) in self._database.read("SELECT number FROM runs ORDER BY number DESC LIMIT 500")
+        ]
+        near = difflib.get_close_matches(wanted, recent, n=1) or recent[:1]
+        hint = f"The nearest is {near[0]}; nbcloud runs lists them all." if near else "There are no runs yet."
+        return RunNotFound(f"There is no run {wanted!r} on record.", hint, run=wanted)
+
+    def _composed(self, files: RunFiles) -> tuple[list[dict[str, Any]], int]:
+        """The outputs that the log leaves, and how many bytes of it were read for that."""
+        composer = OutputComposer()
+        with MessageReader(files.messages) as reader:
+            for message in reader.new():
+                composer.add(message["msg_type"], message["content"])
+            size = reader.position
+        return redact_outputs(self.redactor, composer.outputs()), size
+
+
+def _ambiguous(prefix: str, found: list[Run]) -> UsageError:
+    listed = ", ".join(f"{run.id} ({run.name or run.state})" for run in found[:_LISTED])
+    count, more = (f"More than {_LISTED}", ", …") if len(found) > _LISTED else (len(found), "")
+    return UsageError(
+        f"{count} runs begin with {prefix!r}: {listed}{more}.",
+        "Type more of the id.",
+        candidates=[run.id for run in found[:_LISTED]],
+    )
+
+
+def _states(state: RunState | str | Iterable[RunState | str] | None) -> list[RunState]:
+    wanted = [state] if isinstance(state, str) else list(state or ())
+    try:
+        return [RunState(one) for one in wanted]
+    except ValueError as error:
+        raise UsageError(f"{error}.", f"The states of a run are: {', '.join(RunState)}.") from None

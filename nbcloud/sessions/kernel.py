@@ -1,0 +1,188 @@
+"""The kernel of a session: ipykernel, with the names that a cell needs bound before it and gathered after it.
+
+Started by the host as ``python -m nbcloud.sessions.kernel -f CONNECTION_FILE``. An ``execute_request``
+whose metadata has an ``nbcloud`` part first binds its inputs; after the cell an ``nbcloud_done`` message
+on iopub, behind all of the cell's outputs, tells the names that it bound, as values or as handles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from IPython.core.error import StdinNotImplementedError
+from traitlets.config import Config
+
+from nbcloud.sessions.names import RemoteNames
+from nbcloud.sessions.streams import OrderedOutStream
+
+DONE = "nbcloud_done"
+CALL = "nbcloud_call"
+
+
+class SessionKernel(IPythonKernel):
+    """An IPython kernel that takes inputs with a cell and gives results with its end."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = RemoteNames(self.shell)
+        self.shell_handlers[CALL] = self.nbcloud_call
+
+    async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
+        """Bind the inputs, run the cell, gather the results."""
+        request = (cell_meta or {}).get("nbcloud")
+        if request is None:
+            return await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+        usage = _Usage()
+        try:
+            missing = self.names.bind(request, self.get_parent("shell").get("buffers") or [])
+        except KeyboardInterrupt:
+            return self._refused(request, "KeyboardInterrupt", "while the inputs were being unpacked")
+        except BaseException as error:  # noqa: BLE001 - an input's own __setstate__ may raise anything
+            return self._refused(request, type(error).__name__, str(error))
+        if missing:
+            return self._done(request, {"status": "missing", "missing": missing}, [])
+        self.shell.execution_count = request["count"]
+        self.names.watch(request)
+        reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+        end = {
+            "status": reply["status"],
+            "payload": reply.get("payload", []),
+            "ename": reply.get("ename", ""),
+            "evalue": reply.get("evalue", ""),
+        }
+        buffers: list[Any] = []
+        try:
+            end["names"], buffers = self.names.gather(request)
+        except KeyboardInterrupt:
+            end["names"] = self.names.nothing()
+        end["usage"] = usage.spent()
+        self._done(request, end, buffers)
+        return reply
+
+    def _refused(self, request: dict[str, Any], ename: str, evalue: str) -> dict[str, Any]:
+        """The cell did not run: an input could not be revived here."""
+        return self._done(request, {"status": "refused", "ename": ename, "evalue": evalue}, [])
+
+    def _done(self, request: dict[str, Any], end: dict[str, Any], buffers: list[Any]) -> dict[str, Any]:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, OrderedOutStream):
+                stream.drain()
+        sys.stdout.flush()  # one flush sends the text of both
+        self.session.send(
+            self.iopub_socket,
+            DONE,
+            {"run": request["run"], **end},
+            parent=self.get_parent("shell"),
+            buffers=buffers,
+            ident=self._topic(DONE),
+        )
+        return {
+            "status": "ok" if end["status"] == "ok" else "error",
+            "execution_count": self.shell.execution_count - 1,
+            "ename": end.get("ename", ""),
+            "evalue": end.get("evalue", ""),
+            "payload": [],
+            "user_expressions": {},
+        }
+
+    async def nbcloud_call(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Pull, push, list or release names between cells."""
+        content = parent["content"]
+        buffers: list[Any] = []
+        try:
+            answer, buffers = self.names.call(content["method"], content["arguments"], parent["buffers"])
+            reply = {"status": "ok", "answer": answer}
+        except Exception as error:  # noqa: BLE001 - told to the caller, whose call it is
+            reply = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+        self.session.send(
+            self.iopub_socket, DONE, {"call": content["call"], **reply}, parent=parent, buffers=buffers
+        )
+        self.session.send(stream, f"{CALL}_reply", {"status": reply["status"]}, parent, ident=ident)
+
+    def _no_input(self, *_args: Any, **_kwargs: Any) -> str:
+        raise StdinNotImplementedError(
+            "input() can't ask here: this cell runs on a cluster, where nobody types. "
+            "Read the value in a local cell; a %%cloud cell that uses the variable gets it."
+        )
+
+    raw_input = getpass = _no_input
+
+
+class _Usage:
+    """What a cell took: processor seconds of the kernel and its finished children, and peak memory."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._cpu = self._cpu_seconds()
+
+    @staticmethod
+    def _cpu_seconds() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    def spent(self) -> dict[str, float]:
+        spent = {
+            "seconds": time.perf_counter() - self._wall,
+            "cpu_seconds": round(self._cpu_seconds() - self._cpu, 3),
+        }
+        if sys.platform != "win32":
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            spent["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return spent
+
+
+def _die_with_parent() -> None:
+    """Have the operating system end this process when the worker that started it is gone.
+
+    ipykernel's own watch of the parent needs the interpreter lock, which C code may hold for long.
+    """
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    parent = int(os.environ.get("JPY_PARENT_PID") or 0)
+    if parent and os.getppid() != parent:  # it died before the call above
+        os._exit(1)
+
+
+class SessionApp(IPKernelApp):
+    """The process of one session."""
+
+    def init_iopub(self, context: Any) -> None:
+        """A reader that is behind makes the kernel wait; a message is never dropped."""
+        super().init_iopub(context)
+        import zmq
+
+        self.iopub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+
+def main() -> None:
+    """Run one kernel."""
+    _die_with_parent()
+    del sys.path[0]  # the worker's directory, by -m; IPython adds the current one, as it does in any kernel
+    config = Config()
+    # The notebook keeps the history; a second writer on the same file would only fight for its lock.
+    config.HistoryManager.hist_file = ":memory:"
+    config.IPKernelApp.outstream_class = "nbcloud.sessions.streams.OrderedOutStream"
+    config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.SessionKernel"
+    app = SessionApp.instance(config=config)
+    app.initialize(sys.argv[1:])
+    with contextlib.suppress(KeyboardInterrupt):
+        app.start()
+
+
+if __name__ == "__main__":
+    # Not as __main__: that name is the user's namespace.
+    from nbcloud.sessions import kernel
+
+    kernel.main()

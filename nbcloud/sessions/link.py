@@ -1,0 +1,279 @@
+"""One process's connection to one cluster: a thread, a channel to the journal, questions and answers.
+
+The first connection brings the journal and the hosts to the cluster's scheduler and workers. A connection
+that breaks is made again, and the channel goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pickle
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Any
+
+from distributed.comm import Comm, connect
+from distributed.core import rpc
+
+from nbcloud.clusters.base import ClusterInfo
+from nbcloud.clusters.connect import alive
+from nbcloud.config import settings
+from nbcloud.errors import ClusterLost, NbcloudError, SessionError, VersionSkew
+from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.host import Host
+from nbcloud.sessions.journal import PLUGIN, Journal
+
+_CONNECT_SECONDS = 10.0
+_AGAIN_SECONDS = 0.5
+_PATIENCE = 60.0
+_PING_SECONDS = 3.0
+
+Listener = Callable[[dict[str, Any]], None]
+"""Is called in the link's thread; must not block."""
+
+
+class Link:
+    """A connection to a cluster, shared by all that this process does there.
+
+    Parameters
+    ----------
+    info : ClusterInfo
+
+    Raises
+    ------
+    ClusterLost
+        When the scheduler does not answer.
+    VersionSkew
+        When the cluster runs an nbcloud of another protocol.
+    """
+
+    def __init__(self, info: ClusterInfo) -> None:
+        self.info = info
+        self.lost = ""
+        self._identity = secrets.token_hex(8)
+        self._asks: dict[str, tuple[Future[Any], Callable[[str], None] | None]] = {}
+        self._listeners: dict[str, Listener] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._heard = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, daemon=True, name=f"nbcloud-{info.name}")
+        self._thread.start()
+        first: Future[None] = Future()
+        asyncio.run_coroutine_threadsafe(self._serve(first), self._loop)
+        try:
+            first.result(2 * _CONNECT_SECONDS)
+        except FutureTimeout:
+            self.close()
+            raise ClusterLost(
+                f"The scheduler of {info.name!r} at {info.address} does not answer.",
+                f"See %cloud status, or end it: %cloud down {info.name}",
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._channel = Channel(self._received)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    # What others call, from any thread
+
+    def ask(
+        self,
+        operation: str,
+        *,
+        timeout: float | None = 60.0,
+        phase: Callable[[str], None] | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Ask the journal (or, through it, a session) and wait for the answer.
+
+        Raises
+        ------
+        SessionError
+            When the answer is a refusal.
+        ClusterLost
+            When the cluster is gone, or gives no answer within ``timeout`` seconds.
+        """
+        future = self.ask_soon(operation, phase=phase, **fields)
+        try:
+            return future.result(timeout)
+        except FutureTimeout:
+            raise ClusterLost(
+                f"The cluster {self.info.name!r} gave no answer within {timeout:g} s.", "See %cloud status."
+            ) from None
+
+    def ask_soon(
+        self, operation: str, *, phase: Callable[[str], None] | None = None, **fields: Any
+    ) -> Future[Any]:
+        """Ask, and return the future of the answer."""
+        future: Future[Any] = Future()
+        ask = secrets.token_hex(8)
+        with self._lock:
+            if self.lost:
+                raise ClusterLost(self.lost)
+            self._asks[ask] = (future, phase)
+        self.post(operation, ask=ask, **fields)
+        return future
+
+    def post(self, operation: str, **fields: Any) -> None:
+        """Tell the journal something that needs no answer."""
+        self._loop.call_soon_threadsafe(self._channel.post, {"op": operation, **fields})
+
+    def listen(self, key: str, listener: Listener) -> None:
+        """Have messages of a run, a session (by its id), or ``"cluster"`` given to ``listener``."""
+        with self._lock:
+            self._listeners[key] = listener
+
+    def forget(self, key: str) -> None:
+        """Stop listening."""
+        with self._lock:
+            self._listeners.pop(key, None)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the scheduler was last heard of, when something is being waited for; else 0."""
+        return time.monotonic() - self._heard if (self._listeners or self._asks) else 0.0
+
+    def close(self) -> None:
+        """End the connection and its thread."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(RuntimeError):
+            asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        self._thread.join(2)
+
+    async def _stop(self) -> None:
+        self._channel.abort()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.call_soon(self._loop.stop)
+
+    # The thread
+
+    async def _serve(self, first: Future[None]) -> None:
+        since = time.monotonic()
+        while not self._closed:
+            try:
+                comm, welcome = await self._connect()
+            except NbcloudError as error:
+                self._fail(first, error)
+                return
+            except (OSError, TimeoutError) as error:
+                gone = not await asyncio.to_thread(alive, self.info)
+                if gone or not first.done() or time.monotonic() - since > _PATIENCE:
+                    self._fail(first, self._gone(error))
+                    return
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            if not first.done():
+                first.set_result(None)
+            ping = asyncio.create_task(self._ping())
+            try:
+                await self._channel.run(comm, welcome["received"])
+            finally:
+                ping.cancel()
+            since = time.monotonic()
+
+    def _gone(self, error: Exception) -> ClusterLost:
+        if alive(self.info):
+            return ClusterLost(
+                f"The scheduler of {self.info.name!r} at {self.info.address} does not answer ({error}).",
+                f"See %cloud status, or end it: %cloud down {self.info.name}",
+            )
+        return ClusterLost(f"The scheduler of the cluster {self.info.name!r} is gone (stopped or killed).")
+
+    def _fail(self, first: Future[None], error: NbcloudError) -> None:
+        """Nothing more will come: tell everyone who waits."""
+        with self._lock:
+            self.lost = str(error)
+            asks, self._asks = list(self._asks.values()), {}
+            listeners = list(self._listeners.values())
+        if not first.done():
+            first.set_exception(error)
+        for future, _ in asks:
+            if not future.done():
+                future.set_exception(error)
+        for listener in listeners:
+            listener({"op": "cluster_lost", "why": str(error)})
+
+    async def _connect(self) -> tuple[Comm, dict[str, Any]]:
+        security = self.info.security()
+        arguments = security.get_connection_args("client") if security else {}
+        for attempt in range(2):
+            comm = await connect(self.info.address, timeout=_CONNECT_SECONDS, **arguments)
+            hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
+            await comm.write({"op": "nbcloud_client", "hello": hello})
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                welcome = await comm.read()
+            if isinstance(welcome, dict) and "protocol" in welcome:
+                if welcome["protocol"] != PROTOCOL:
+                    raise self._skew(welcome)
+                return comm, welcome
+            comm.abort()
+            if attempt == 0:
+                await self._install(arguments)
+        raise ClusterLost(f"nbcloud could not be brought to the cluster {self.info.name!r}.")
+
+    def _skew(self, welcome: dict[str, Any]) -> VersionSkew:
+        return VersionSkew(
+            f"The cluster {self.info.name!r} runs nbcloud {welcome.get('version', '?')} (protocol "
+            f"{welcome['protocol']}), and this is protocol {PROTOCOL}.",
+            f"Start it anew: %cloud down {self.info.name}, then %cloud up.",
+        )
+
+    async def _install(self, arguments: dict[str, Any]) -> None:
+        """Bring the journal to the scheduler and a host to each worker, now and later."""
+        directory = str(Path(self.info.directory) / "journal") if self.info.directory else None
+        journal = Journal(directory, settings().journal_memory)
+        async with rpc(self.info.address, connection_args=arguments) as scheduler:
+            await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
+            await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)
+
+    async def _ping(self) -> None:
+        self._heard = time.monotonic()
+        while True:
+            await asyncio.sleep(_PING_SECONDS)
+            if self._listeners or self._asks:
+                self._channel.post({"op": "ping", "ask": ""})
+
+    def _received(self, message: dict[str, Any]) -> None:
+        self._heard = time.monotonic()
+        operation = message["op"]
+        if operation in {"answer", "phase"}:
+            self._answered(message)
+            return
+        key = message.get("run") or message.get("session", "")
+        listener = self._listeners.get(key)
+        if listener is not None:
+            listener(message)
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            entry = self._asks.get(message["ask"])
+            if entry is None:
+                return
+            if message["op"] == "answer":
+                del self._asks[message["ask"]]
+        future, phase = entry
+        if message["op"] == "phase":
+            if phase is not None:
+                phase(message["text"])
+        elif not future.done():
+            if message.get("error"):
+                future.set_exception(SessionError(message["error"]))
+            else:
+                future.set_result(message["answer"] if "answer" in message else message)

@@ -1,0 +1,202 @@
+"""One kernel process beside a worker, and its message frames.
+
+Frames are passed on as they are: only a message's header and parent are read here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.session import DELIM
+
+from nbcloud.errors import SessionLost
+
+_READY_SECONDS = 60
+_AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A message as it stands on the wire, unsigned.
+
+    ``header``, ``parent``, ``metadata`` and ``content`` are JSON, as bytes.
+    """
+
+    header: bytes
+    parent: bytes
+    metadata: bytes
+    content: bytes
+    buffers: list[bytes]
+
+
+class _Specs(KernelSpecManager):
+    """The one kernel that sessions run."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:  # noqa: ARG002 - the interface
+        argv = [sys.executable, "-m", "nbcloud.sessions.kernel", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="nbcloud", language="python", interrupt_mode="signal")
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment, without what Dask set for its own threads."""
+    import dask
+
+    environment = dict(os.environ)
+    for key, value in dask.config.get("distributed.nanny.pre-spawn-environ", default={}).items():
+        if environment.get(key) == str(value):
+            del environment[key]
+    for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST"):
+        environment.pop(key, None)
+    return environment
+
+
+class KernelProcess:
+    """A kernel, from its start to its end.
+
+    Parameters
+    ----------
+    directory : Path
+        Private and short, for the connection file, the sockets and the log.
+    on_exit : callable
+        Called in the event loop with the exit code, once, however the process ends.
+    """
+
+    def __init__(self, directory: Path, on_exit: Callable[[int], None]) -> None:
+        self._directory = directory
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        manager = AsyncKernelManager(kernel_spec_manager=_Specs(), kernel_name="nbcloud")
+        manager.connection_file = str(directory / "kernel.json")
+        if os.name == "posix":
+            manager.transport = "ipc"
+            manager.ip = str(directory / "k")
+        self._manager = manager
+        self.pid = 0
+        self.log = directory / "kernel.log"
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers."""
+        with self.log.open("wb") as log:
+            await self._manager.start_kernel(
+                env=_environment(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        process = self._manager.provisioner.process
+        self.pid = process.pid
+        threading.Thread(target=self._wait, args=(process,), daemon=True, name="nbcloud-kernel-exit").start()
+        self._session = self._manager.session
+        self._shell = self._manager.connect_shell()
+        self._iopub = self._manager.connect_iopub()
+        for socket in (self._shell, self._iopub):
+            socket.linger = 0
+        # The same sockets without asyncio: for what needn't wait.
+        self._now = zmq.Socket.shadow(self._iopub.underlying)
+        self._send = zmq.Socket.shadow(self._shell.underlying)
+        async with asyncio.timeout(_READY_SECONDS):
+            ready = asyncio.create_task(self._answers())
+            await asyncio.wait([ready, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                ready.cancel()
+                raise SessionLost(f"The kernel ended at its start, with code {self._ended.result()}:\n{self.last_words()}")
+            await ready
+
+    async def _answers(self) -> None:
+        """Ask until a status message proves that the subscription to iopub is in force."""
+        while True:
+            self.send(self.frames("kernel_info_request", {}))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    while True:
+                        _, header, parent, _ = _split(await self._iopub.recv_multipart())
+                        if header["msg_type"] == "status" and parent.get("msg_type") == "kernel_info_request":
+                            return
+
+    def _wait(self, process: Any) -> None:
+        code = process.wait()
+        with contextlib.suppress(RuntimeError):  # the worker's loop may be gone before its kernels
+            self._loop.call_soon_threadsafe(self._exited, code)
+
+    def _exited(self, code: int) -> None:
+        self._ended.set_result(code)
+        self._on_exit(code)
+
+    def frames(self, msg_type: str, content: dict[str, Any]) -> Frames:
+        """A request of our own."""
+        header = self._session.msg_header(msg_type)
+        return Frames(self._session.pack(header), b"{}", b"{}", self._session.pack(content), [])
+
+    def send(self, frames: Frames) -> None:
+        """Send a request on the shell channel."""
+        parts = [frames.header, frames.parent, frames.metadata, frames.content]
+        signature = self._session.sign(parts)
+        self._send.send_multipart([DELIM, signature, *parts, *frames.buffers])
+
+    async def messages(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
+        """Wait for messages on iopub; returns those that are there: frames, header and parent."""
+        batch = [_parsed(await self._iopub.recv_multipart())]
+        while len(batch) < _AT_ONCE:
+            try:
+                batch.append(_parsed(self._now.recv_multipart(zmq.NOBLOCK)))
+            except zmq.Again:
+                break
+        return batch
+
+    async def discard_replies(self) -> None:
+        """Take replies off the shell channel for ever: iopub says all that they say."""
+        while True:
+            await self._shell.recv_multipart()
+
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs."""
+        await self._manager.interrupt_kernel()
+
+    def kill(self) -> None:
+        """End the process and its children at once."""
+        process = self._manager.provisioner.process if self._manager.provisioner else None
+        if process is None:
+            return
+        try:
+            if os.name == "posix":
+                os.killpg(process.pid, 9)  # the kernel leads a group of its own
+            else:
+                process.kill()
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> None:
+        """Kill the process and remove its files."""
+        self.kill()
+        for name in ("_shell", "_iopub"):
+            if hasattr(self, name):
+                getattr(self, name).close(0)
+        self._manager.cleanup_connection_file()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of what the process wrote to its own standard error, such as a fatal error's stack."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+def _split(parts: list[bytes]) -> tuple[list[bytes], dict[str, Any], dict[str, Any], list[bytes]]:
+    start = parts.index(DELIM) + 2
+    return parts[start : start + 4], json.loads(parts[start]), json.loads(parts[start + 1]), parts[start + 4 :]
+
+
+def _parsed(parts: list[bytes]) -> tuple[Frames, dict[str, Any], dict[str, Any]]:
+    (header, parent, metadata, content), header_dict, parent_dict, buffers = _split(parts)
+    return Frames(header, parent, metadata, content, buffers), header_dict, parent_dict

@@ -1,0 +1,132 @@
+"""Large buffers between processes of one machine: files in memory, mapped and never copied again.
+
+A blob is a file that holds the buffers of one payload one behind the other, each on a 64-byte boundary.
+The reader maps it privately: its arrays are writable, and what it writes stays its own. The bytes of a
+blob never change once it has its name, so one blob can serve many readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from nbcloud.config import private_dir
+from nbcloud.errors import TransferError
+
+_ALIGN = 64
+_TOKEN = "token"  # noqa: S105 - the name of a file, not a secret
+
+
+def layout(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where each buffer of a blob begins, and the blob's size, in bytes."""
+    offsets, end = [], 0
+    for size in sizes:
+        offsets.append(end)
+        end += -(-size // _ALIGN) * _ALIGN
+    return offsets, end
+
+
+def write_blob(directory: Path, name: str, buffers: Sequence[memoryview]) -> None:
+    """Write ``buffers`` as the blob ``name``; readers see all of it or none.
+
+    Raises
+    ------
+    TransferError
+        When the directory's file system is full.
+    """
+    target = directory / name
+    if target.exists():
+        return
+    part = directory / f"{name}.{secrets.token_hex(4)}.part"
+    sizes = [buffer.nbytes for buffer in buffers]
+    offsets, end = layout(sizes)
+    try:
+        # write() reports a full file system as an error; filling a map would end in SIGBUS.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            for offset, buffer in zip(offsets, buffers, strict=True):
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                rest = buffer
+                while rest.nbytes:
+                    rest = rest[os.write(descriptor, rest) :]
+            os.truncate(descriptor, max(end, 1))
+        finally:
+            os.close(descriptor)
+        part.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise TransferError(
+            f"{end:,} bytes don't fit in {directory}: {error.strerror}.",
+            "Free memory there (%cloud reset drops a session's values) or send less.",
+        ) from error
+
+
+def map_blob(path: Path, sizes: Sequence[int]) -> list[memoryview]:
+    """The buffers of a blob, writable, private to this process, not yet read from the file."""
+    offsets, end = layout(sizes)
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < end:
+            raise TransferError(f"The blob {path.name} is shorter than its {end:,} bytes.")
+        view = memoryview(mmap.mmap(file.fileno(), max(end, 1), access=mmap.ACCESS_COPY))
+    return [view[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
+
+
+def _base() -> Path:
+    shared = Path("/dev/shm")  # noqa: S108 - memory; the folder below it is private
+    if sys.platform == "linux" and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 2**30:
+        return shared
+    return Path(tempfile.gettempdir())
+
+
+class Spool:
+    """A private directory of blobs that belongs to one process and is emptied with it.
+
+    ``token`` proves to a client that it reads the same directory, so that both are on one machine.
+    """
+
+    def __init__(self) -> None:
+        uid = os.getuid() if hasattr(os, "getuid") else 0
+        parent = private_dir(_base() / f"nbcloud-{uid}")
+        _remove_orphans(parent)
+        self.directory = private_dir(parent / f"{os.getpid()}-{secrets.token_hex(6)}")
+        self.token = secrets.token_hex(16)
+        (self.directory / _TOKEN).write_text(self.token)
+
+    def close(self) -> None:
+        """Remove the directory; maps that are open stay readable."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def is_shared(directory: str, token: str) -> bool:
+    """Whether this process sees the spool ``directory`` that has ``token``."""
+    try:
+        return (Path(directory) / _TOKEN).read_text() == token
+    except OSError:
+        return False
+
+
+def _remove_orphans(parent: Path) -> None:
+    """Remove what a killed owner left."""
+    for child in parent.iterdir():
+        pid = child.name.partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def chunks(buffers: Iterable[memoryview], size: int) -> Iterator[tuple[int, memoryview]]:
+    """The bytes of a blob, as (offset, piece) of at most ``size`` bytes, for sending it elsewhere."""
+    views = list(buffers)
+    offsets, _ = layout([view.nbytes for view in views])
+    for offset, view in zip(offsets, views, strict=True):
+        for start in range(0, view.nbytes, size):
+            yield offset + start, view[start : start + size]

@@ -1,0 +1,128 @@
+"""The kernel's stdout and stderr: in the order in which they were written, and at once.
+
+ipykernel buffers each stream by itself for 0.2 s, so that text of the two arrives out of order and late.
+Here both share one buffer; the first text after a pause goes out at once, the rest in small batches.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+from ipykernel.iostream import OutStream
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+_READ = 2**16
+_PENDING_LIMIT = 2**25
+_DRAIN_SECONDS = 0.5
+
+
+class OrderedOutStream(OutStream):
+    """One of the two streams; their text waits in one list, in order."""
+
+    flush_interval = 0.02
+    _segments: list[tuple[str, frozenset[Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
+    _segments_lock = threading.RLock()
+    _pending = 0
+    _flushed = 0.0
+
+    def write(self, string: str) -> int:
+        """Add text to the shared buffer; waits when the reader is far behind."""
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string)}")
+        if self.pub_thread is None:
+            raise ValueError("I/O operation on closed file")
+        if not self._is_master_process():
+            # A forked child has its own copy of the buffer and no IO thread: ipykernel knows what to do.
+            return super().write(string) or 0
+        shared = OrderedOutStream
+        parent = frozenset(self.parent_header.items())
+        with self._segments_lock:
+            segments = shared._segments
+            if not segments or segments[-1][0] != self.name or segments[-1][1] != parent:
+                segments.append((self.name, parent, StringIO()))
+            segments[-1][2].write(string)
+            shared._pending += len(string)
+        self._schedule_flush()
+        while shared._pending > _PENDING_LIMIT and threading.current_thread() is not self.pub_thread.thread:
+            self.flush()
+        return len(string)
+
+    def _schedule_flush(self) -> None:
+        shared = OrderedOutStream
+        if shared._flush_pending:
+            return
+        shared._flush_pending = True
+        pause = shared._flushed + self.flush_interval - time.monotonic()
+        if pause <= 0:
+            self.pub_thread.schedule(self._flush)
+        else:
+            self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
+
+    _flush_pending = False
+
+    def _flush(self) -> None:
+        if not self._is_master_process():
+            super()._flush()
+            return
+        shared = OrderedOutStream
+        shared._flush_pending = False
+        for name, parent, text in self._take():
+            self.session.pid = os.getpid()
+            message = self.session.msg("stream", {"name": name, "text": text}, parent=dict(parent))
+            self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
+        shared._flushed = time.monotonic()
+
+    def _take(self) -> Iterator[tuple[str, frozenset[Any], str]]:
+        shared = OrderedOutStream
+        with self._segments_lock:
+            segments, shared._segments, shared._pending = shared._segments, [], 0
+        for name, parent, buffer in segments:
+            yield name, parent, buffer.getvalue()
+
+    # File descriptors 1 and 2: output of C libraries and of child processes.
+
+    def _setup_stream_redirects(self, name: str) -> None:
+        self._reading = threading.Lock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        super()._setup_stream_redirects(name)
+
+    def _watch_pipe_fd(self) -> None:
+        try:
+            while self._should_watch:
+                select.select([self._fid], [], [])
+                with self._reading:
+                    if self._should_watch and self._readable():
+                        self._read()
+        except Exception:  # noqa: BLE001 - kept for close(), as ipykernel does
+            self._exc = sys.exc_info()
+
+    def _readable(self) -> int:
+        return int(struct.unpack("i", fcntl.ioctl(self._fid, termios.FIONREAD, b"\0" * 4))[0])
+
+    def _read(self) -> None:
+        text = self._decoder.decode(os.read(self._fid, _READ))
+        if text:
+            self.write(text)
+
+    def drain(self) -> None:
+        """Take in what was written to the file descriptor up to now."""
+        if not self._should_watch:
+            return
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            with self._reading:
+                if not self._readable():
+                    return
+                self._read()

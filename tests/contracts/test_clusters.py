@@ -1,0 +1,133 @@
+"""What every kind of cluster promises; each backend subclasses the suite."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import distributed
+import pytest
+
+from nbcloud.clusters import connect, existing, local, registry
+from nbcloud.clusters.base import Backend, ClusterInfo
+from nbcloud.errors import ClusterNotFound, UsageError
+
+TCP_SCHEDULER = """
+import asyncio
+import distributed
+
+async def main():
+    options = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    async with distributed.Scheduler(**options) as scheduler, distributed.Worker(scheduler.address, host="127.0.0.1"):
+        print(scheduler.address, flush=True)
+        await scheduler.finished()
+
+asyncio.run(main())
+"""
+
+
+class ClusterContract:
+    backend: Backend
+    name: str
+
+    @pytest.fixture
+    def up(self) -> Callable[[], ClusterInfo]:
+        """Bring the cluster of this test up; each call does the same."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def info(self, up: Callable[[], ClusterInfo]) -> Iterator[ClusterInfo]:
+        info = up()
+        yield info
+        self.backend.down(info)
+
+    def test_is_complete_alive_and_registered(self, info: ClusterInfo) -> None:
+        assert info.ready
+        assert info.kind == self.backend.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+        assert self.backend.alive(info)
+        assert info.workers >= 1
+        assert info.threads >= 1
+        assert info.memory > 0
+        assert registry.get(info.name) == info
+        assert registry.entries() == [info]
+
+    def test_is_plain_data(self, info: ClusterInfo) -> None:
+        assert ClusterInfo.from_json(info.to_json()) == info
+        assert pickle.loads(pickle.dumps(info)) == info
+
+    def test_up_again_finds_the_same(self, info: ClusterInfo, up: Callable[[], ClusterInfo]) -> None:
+        again = up()
+        assert (again.name, again.address) == (info.name, info.address)
+        assert len(registry.entries()) == 1
+
+    def test_is_found_by_name_and_by_address(self, info: ClusterInfo) -> None:
+        assert connect.resolve(info.name) == info
+        assert connect.resolve(info.address) == info
+
+    def test_a_dask_client_computes_on_it(self, info: ClusterInfo) -> None:
+        with distributed.Client(info.address, security=info.security(), set_as_default=False) as client:
+            assert client.submit(pow, 2, 10).result(timeout=20) == 1024
+
+    def test_tells_its_workers(self, info: ClusterInfo) -> None:
+        status = connect.status(info)
+        assert status["address"] == info.address
+        assert len(status["workers"]) == info.workers
+        worker = status["workers"][0]
+        assert worker["address"].startswith(info.address[:3])
+        assert worker["nthreads"] == info.threads
+        assert worker["memory_limit"] == info.memory
+        assert set(worker) >= {"name", "memory", "cpu", "resources", "pid", "last_seen"}
+
+    @pytest.mark.parametrize("n", [0, -1])
+    def test_less_than_one_worker_is_refused(self, info: ClusterInfo, n: int) -> None:
+        with pytest.raises(UsageError):
+            connect.scale(info, n)
+
+    def test_down_forgets_it_and_may_be_said_twice(self, info: ClusterInfo) -> None:
+        self.backend.down(info)
+        assert registry.entries() == []
+        with pytest.raises(ClusterNotFound):
+            connect.resolve(info.name, start=False)
+        self.backend.down(info)
+
+    def test_down_spares_a_later_cluster_of_the_same_name(self, info: ClusterInfo) -> None:
+        self.backend.down(replace(info, id="00000000", pid=None))
+        assert registry.get(info.name) == info
+        assert self.backend.alive(info)
+
+
+class TestLocal(ClusterContract):
+    backend = local
+
+    @pytest.fixture
+    def up(self) -> Callable[[], ClusterInfo]:
+        return lambda: local.up("contract", workers=1, threads=1, memory="1GiB", idle_timeout=300)
+
+
+class TestExistingWithoutTLS(ClusterContract):
+    backend = existing
+
+    @pytest.fixture
+    def up(self, other_process: Callable[[str], subprocess.Popen[str]]) -> Callable[[], ClusterInfo]:
+        scheduler = other_process(TCP_SCHEDULER)
+        assert scheduler.stdout is not None
+        address = scheduler.stdout.readline().strip()
+        return lambda: existing.up(address)
+
+
+class TestExistingWithTLS(ClusterContract):
+    backend = existing
+
+    @pytest.fixture
+    def up(
+        self,
+        local_cluster: ClusterInfo,
+        nbcloud_dirs: object,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Callable[[], ClusterInfo]:
+        # In a registry of its own, where nobody knows that the cluster is one of ours.
+        monkeypatch.setenv("NBCLOUD_RUNTIME_DIR", str(tmp_path_factory.mktemp("registry")))
+        return lambda: existing.up(local_cluster.address, "office", tls=local_cluster.tls)
