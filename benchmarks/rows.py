@@ -68,7 +68,7 @@ class FirstOutput(Row):
             kernel,
             contender,
             contender.cell(body),
-            shown=lambda screen: screen.text.count(_MARK) == contender.copies,
+            shown=lambda screen: screen.text.count(_MARK) >= contender.copies,
         )
         first = cell.first(_MARK.encode())
         if first > 1:

@@ -7,10 +7,10 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
-from nbcloud.cells.bytecode import CodeNames, code_names, module_names
-from nbcloud.cells.flow import Flow
+from nbcloud.cells.bytecode import code_names
 from nbcloud.cells.magics import AUTOMAGIC
 from nbcloud.cells.source import NOT_PYTHON, ParsedCell, parse, position, split_lines
+from nbcloud.cells.visitor import CellVisitor
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,22 @@ def function_binds(code: types.CodeType) -> frozenset[str]:
 
 
 def _names(source: str, cell: ParsedCell, automagic: bool) -> CellNames:
-    flow = Flow()
+    visitor = CellVisitor()
     if automagic:
-        flow.doubt()
+        visitor.doubt()
     try:
-        flow.visit_cell(cell)
+        visitor.visit_cell(cell)
     except RecursionError:  # an expression of a thousand terms
-        names = CodeNames()
-        for code in cell.codes:
-            names |= module_names(code)
-        return CellNames(names.reads, names.binds, names.deletes, imports=names.imports, star=True)
+        every = cell.names
+        return CellNames(every.reads, every.binds, every.deletes, imports=every.imports, star=True)
     return CellNames(
-        reads=frozenset(flow.reads),
-        binds=frozenset(flow.binds),
-        deletes=frozenset(flow.deletes),
-        required=_required(source, flow.required),
-        imports=frozenset(flow.imports),
-        star=flow.unseen,
-        secrets=frozenset(flow.secrets),
+        reads=frozenset(visitor.reads),
+        binds=frozenset(visitor.binds),
+        deletes=frozenset(visitor.deletes),
+        required=_required(source, visitor.required),
+        imports=frozenset(visitor.imports),
+        star=visitor.unseen,
+        secrets=frozenset(visitor.secrets),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
@@ -34,12 +35,14 @@ _NAME_OPERATIONS = _LOADS | {
     _IMPORT_FROM,
 }
 
-# Calls that look names up by their text: every identifier in a string constant may be such a name.
+# Functions that look names up by their text: every identifier in a string may be such a name.
 _BY_TEXT = frozenset({"globals", "locals", "vars", "eval", "exec", "get_ipython"})
-# Methods that read the variables of their caller from inside a query, as pandas and DuckDB do.
-_BY_QUERY = frozenset({"query", "eval", "sql", "execute"})
 _IDENTIFIER = re.compile(r"(?<![\w.])[^\W\d]\w*")
-_IN_QUERY = re.compile(r"(?:@|\b(?:from|join|into|update)\s+)([^\W\d]\w*)", re.IGNORECASE)
+# Methods that read variables of their caller: ``@name`` in pandas, tables in DuckDB.
+_BY_EXPRESSION = frozenset({"query", "eval"})
+_IN_EXPRESSION = re.compile(r"@([^\W\d]\w*)")
+_BY_SQL = frozenset({"sql", "query", "execute"})
+_IN_SQL = re.compile(r"\b(?:from|join|into|update)\s+([^\W\d]\w*)", re.IGNORECASE)
 # The calls in a formula of statsmodels or patsy ("y ~ np.log(x)") are looked up in the caller.
 _FORMULA = re.compile(r"\w\s*~")
 _CALLED_IN_FORMULA = re.compile(r"(?<![\w.])([^\W\d]\w*)\s*(?=[.(])")
@@ -92,21 +95,24 @@ def module_names(code: CodeType) -> CodeNames:
     return names
 
 
-def names_in_string(text: str, attributes: frozenset[str]) -> set[str]:
-    """Names that a string constant may make its surrounding code read.
+def names_in_string(text: str, reads: AbstractSet[str], attributes: AbstractSet[str]) -> set[str]:
+    """Names that a string constant may make the code around it read.
 
     Parameters
     ----------
     text : str
         The string constant.
-    attributes : frozenset of str
-        All names that occur in the surrounding code; they say what may be done to the string.
+    reads, attributes : set of str
+        Names that the code around it reads, and all names that occur there: they say what the string
+        may be for.
     """
-    if attributes & _BY_TEXT:
+    if reads & _BY_TEXT:
         return set(_IDENTIFIER.findall(text))
     names: set[str] = set()
-    if attributes & _BY_QUERY:
-        names.update(_IN_QUERY.findall(text))
+    if attributes & _BY_EXPRESSION:
+        names.update(_IN_EXPRESSION.findall(text))
+    if attributes & _BY_SQL:
+        names.update(_IN_SQL.findall(text))
     if "~" in text and _FORMULA.search(text):
         names.update(_CALLED_IN_FORMULA.findall(text))
     return names
@@ -133,7 +139,7 @@ def _own_names(code: CodeType, stores: frozenset[int], deletes: frozenset[int]) 
     attributes = frozenset(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, str):
-            reads |= names_in_string(constant, attributes)
+            reads |= names_in_string(constant, reads, attributes)
     return CodeNames(
         # Each kernel has its own get_ipython.
         frozenset(reads - {"get_ipython"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -116,6 +116,25 @@ def expanded_names(text: str) -> frozenset[str]:
         if expression:
             names |= _names_in_expression(f"{expression}:{rest}" if rest else expression)
     return frozenset(names)
+
+
+def shell_call(method: str, arguments: Sequence[ast.expr]) -> MagicEffect | None:
+    """Effect of ``get_ipython().method(...)``, which IPython makes of a magic; None where that is unknown."""
+    texts = [argument.value for argument in arguments if isinstance(argument, ast.Constant)]
+    match method, texts:
+        case "run_line_magic", [str(name), str(line)]:
+            return line_magic(name, line)
+        case "run_cell_magic", [str(name), str(line), str(body)]:
+            return cell_magic(name, line, body)
+        case "magic", [str(text)]:
+            name, _, line = text.lstrip("%").partition(" ")
+            return line_magic(name, line)
+        case (("system" | "getoutput"), [str(command)]):
+            return MagicEffect(expanded_names(command))
+        case "show_usage", []:
+            return MagicEffect()
+        case _:
+            return None
 
 
 def line_magic(name: str, line: str) -> MagicEffect:

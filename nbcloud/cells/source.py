@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import CodeType
 
-from nbcloud.cells.bytecode import CodeNames, code_names, nested_codes
+from nbcloud.cells.bytecode import CodeNames, code_names, module_names, nested_codes
 
 # What compile() raises for text that is not a program.
 NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
@@ -26,8 +26,8 @@ class ParsedCell:
     ----------
     tree : ast.Module
         The cell with its magics replaced by the calls that IPython makes of them.
-    codes : tuple of CodeType
-        The compiled tree, in one piece or by statements.
+    names : CodeNames
+        All global names in it.
     functions : dict
         Names in each function and lambda, by code name and first line in ``tree``.
     lines : sequence of int
@@ -35,7 +35,7 @@ class ParsedCell:
     """
 
     tree: ast.Module
-    codes: tuple[CodeType, ...]
+    names: CodeNames
     functions: dict[tuple[str, int], CodeNames]
     lines: Sequence[int]
 
@@ -58,9 +58,11 @@ def parse(source: str, first_line: int = 1) -> ParsedCell:
     tree, lines = _parse_as_typed(source, first_line)
     tree, codes = _compile_as_run(tree)
     functions: dict[tuple[str, int], CodeNames] = {}
+    names = CodeNames()
     for code in codes:
+        names |= module_names(code)
         _index_functions(code, functions)
-    return ParsedCell(tree, codes, functions, lines)
+    return ParsedCell(tree, names, functions, lines)
 
 
 def position(source_lines: Sequence[str], name: str, line: int, column: int) -> tuple[int, int]:
@@ -143,7 +145,9 @@ def _compile_as_run(tree: ast.Module) -> tuple[ast.Module, tuple[CodeType, ...]]
 
 
 def _compile(tree: ast.Module) -> CodeType:
-    return compile(tree, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True, optimize=0)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code: CodeType = compile(tree, "<cell>", "exec", flags, dont_inherit=True, optimize=0)
+    return code
 
 
 def _index_functions(code: CodeType, index: dict[tuple[str, int], CodeNames]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbcloud
 from nbcloud.clusters import process, registry
 from nbcloud.clusters.base import ClusterInfo, TLSFiles
 
@@ -84,7 +85,7 @@ def _start_forkserver() -> None:
 async def _run(info: ClusterInfo) -> None:
     main_task = asyncio.current_task()
     assert main_task is not None
-    with suppress(NotImplementedError):  # Windows
+    if sys.platform != "win32":
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, _once(main_task.cancel))
         # Handlers, not SIG_IGN: that would be inherited by the kernels.
@@ -138,7 +139,7 @@ def _sized(info: ClusterInfo) -> ClusterInfo:
         workers=workers,
         threads=info.threads or max(1, CPU_COUNT // workers),
         memory=info.memory or MEMORY_LIMIT // workers,
-        version=_version(),
+        version=nbcloud.__version__,
     )
 
 
@@ -153,15 +154,6 @@ def _worker_options(info: ClusterInfo) -> dict[str, Any]:
         "local_directory": str(Path(info.directory or "") / "scratch"),
         "silence_logs": logging.WARNING,
     }
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nbcloud")
-    except PackageNotFoundError:  # run from its source
-        return ""
 
 
 def _write_certificates(directory: Path) -> TLSFiles:

@@ -24,8 +24,11 @@ def ask(info: ClusterInfo, op: str, *, timeout: float = 5.0, **message: Any) -> 
             f"The cluster {info.name!r} is gone (its process was {info.pid}).", f"Type: %cloud up {info.name}"
         )
     # A notebook's thread already runs an event loop, so that the question is asked from another thread.
-    with ThreadPoolExecutor(1, thread_name_prefix="nbcloud-ask") as executor:
+    executor = ThreadPoolExecutor(1, thread_name_prefix="nbcloud-ask")
+    try:
         return executor.submit(lambda: asyncio.run(_ask(info, op, timeout, message))).result()
+    finally:
+        executor.shutdown(wait=False)  # an interrupt does not wait for the answer
 
 
 async def _ask(info: ClusterInfo, op: str, timeout: float, message: dict[str, Any]) -> Any:
@@ -43,6 +46,18 @@ async def _ask(info: ClusterInfo, op: str, timeout: float, message: dict[str, An
             f"The scheduler of the cluster {info.name!r} at {info.address} gives no answer ({timeout:g} s).",
             f"If it stays so, type: %cloud down {info.name}",
         ) from error
+    finally:
+        _close_sockets()
+
+
+def _close_sockets() -> None:
+    """Close what Dask and tornado leave open when a handshake hangs: nobody else holds it."""
+    from tornado.ioloop import IOLoop
+
+    loop: Any = IOLoop.current()
+    for descriptor, (open_file, _) in list(loop.handlers.items()):
+        loop.remove_handler(descriptor)
+        loop.close_fd(open_file)
 
 
 async def _connect(info: ClusterInfo, timeout: float) -> Any:

@@ -69,22 +69,22 @@ class MessageLogs:
                 _drop_torn_line(handle, file)
                 return next((m["n"] for m in map(_message, _backwards(file)) if m), 0)
 
-    def remove(self, run_id: str, size: int) -> bool:
-        """Remove the log, unless it has grown beyond ``size`` bytes of whole lines; False if it has."""
+    @contextlib.contextmanager
+    def closing(self, run_id: str) -> Iterator[None]:
+        """Let nothing be appended inside the block, and remove the log at its end, unless it raises."""
         path = RunFiles(self._root, run_id).messages
-        with self._lock, path.open("rb") as file:
-            handle = self._handle(run_id, path)
+        handle = os.open(path, os.O_RDWR)
+        try:
             with _locked(handle):
-                _drop_torn_line(handle, file)
-                if os.fstat(handle).st_size > size:
-                    return False
+                yield
                 if sys.platform != "win32":
                     path.unlink()
+        finally:
+            os.close(handle)
         self.close(run_id)
         if sys.platform == "win32":  # which removes no open file; a log that stays does no harm
             with contextlib.suppress(PermissionError):
                 path.unlink()
-        return True
 
     def close(self, run_id: str | None = None) -> None:
         """Close the descriptor of one run, or of all."""
@@ -135,11 +135,6 @@ class MessageReader:
             if message and message["n"] > self._last:
                 self._last = message["n"]
                 yield message
-
-    @property
-    def position(self) -> int:
-        """Bytes of the log that were read."""
-        return self._file.tell()
 
     def __enter__(self) -> Self:
         return self

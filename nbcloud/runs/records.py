@@ -138,7 +138,7 @@ class Records:
         run = self.get(run_id)
         files = self.files(run.id)
         with explained("Reading a run's messages", files.messages), contextlib.suppress(FileNotFoundError):
-            return self._composed(files)[0]
+            return self._composed(files)
         return files.read_outputs()
 
     def text(self, run_id: str, ansi: bool = False) -> str:
@@ -197,14 +197,12 @@ class Records:
         hint = f"The nearest is {near[0]}; nbcloud runs lists them all." if near else "There are no runs yet."
         return RunNotFound(f"There is no run {wanted!r} on record.", hint, run=wanted)
 
-    def _composed(self, files: RunFiles) -> tuple[list[dict[str, Any]], int]:
-        """The outputs that the log leaves, and how many bytes of it were read for that."""
+    def _composed(self, files: RunFiles) -> list[dict[str, Any]]:
         composer = OutputComposer()
         with MessageReader(files.messages) as reader:
             for message in reader.new():
                 composer.add(message["msg_type"], message["content"])
-            size = reader.position
-        return redact_outputs(self.redactor, composer.outputs()), size
+        return redact_outputs(self.redactor, composer.outputs())
 
 
 def _ambiguous(prefix: str, found: list[Run]) -> UsageError:

@@ -220,10 +220,8 @@ class Store(Records):
                 return  # another process is at it
             if files.messages.exists() or not files.notebook.exists():
                 files.create()
-                outputs, size = self._composed(files)
-                files.write_notebook(run, outputs)
-                while run.state is not RunState.LOST and not self._logs.remove(run.id, size):
-                    outputs, size = self._composed(files)  # something was appended meanwhile
-                    files.write_notebook(run, outputs)
+                lost = run.state is RunState.LOST
+                with contextlib.nullcontext() if lost else self._logs.closing(run.id):
+                    files.write_notebook(run, self._composed(files))
         done = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
         self._database.write(lambda connection: connection.execute(done, (id_number(run.id), run.state)))

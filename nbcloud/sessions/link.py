@@ -114,11 +114,11 @@ class Link:
             ) from None
 
     def ask_soon(
-        self, operation: str, *, phase: Callable[[str], None] | None = None, **fields: Any
+        self, operation: str, *, phase: Callable[[str], None] | None = None, ask: str = "", **fields: Any
     ) -> Future[Any]:
-        """Ask, and return the future of the answer."""
+        """Ask, and return the future of the answer; ``ask`` is what the question is known by."""
         future: Future[Any] = Future()
-        ask = secrets.token_hex(8)
+        ask = ask or secrets.token_hex(8)
         with self._lock:
             if self.lost:
                 raise ClusterLost(self.lost)

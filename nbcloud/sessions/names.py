@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.cells.ledger import ATOMS, Ledger
-from nbcloud.cells.payloads import Payload, encode
+from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
 from nbcloud.sessions.modules import RemoteModules
-from nbcloud.sessions.parcels import Parcels, open_parcel
+from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
 
 _HISTORY = re.compile(r"_+|_i+|_i?\d+|_oh|_ih|_dh|_sh|In|Out|get_ipython|exit|quit|open|__\w+__")
 _GATHER_SECONDS = 0.25
@@ -106,7 +106,7 @@ class RemoteNames:
             return dict.fromkeys(entry["names"], importlib.import_module(entry["module"]))
         if entry["kind"] == "handle":
             return dict.fromkeys(entry["names"], self._held(entry["id"], entry["names"][0]))
-        return open_parcel(entry, buffers, spool, self._namespace)
+        return open_parcel(entry, buffers, SpooledBlobs(spool), self._namespace)
 
     def _held(self, handle: str, name: str) -> Any:
         try:
@@ -165,13 +165,14 @@ class RemoteNames:
         removed = sorted(self._before.keys() - after.keys())
         self._ledger.forget(removed)
         home = _Homecoming(self, Path(request["spool"]))
+        heavy = [package.encode() for package in request.get("heavy", ())]
         asked = set(request.get("out", ()))
         home.bring(asked, after, limit=request["out_limit"], seconds=None)
         if request.get("auto", True):
             bound = set(request["binds"]) & after.keys()
             bound |= {name for name, value in after.items() if self._before.get(name) != id(value)}
             bound |= self._changed(request, after, bound)
-            home.bring(bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS)
+            home.bring(bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy)
         return {
             "results": home.results,
             "added": sorted(after.keys() - self._before.keys()),
@@ -224,6 +225,8 @@ class RemoteNames:
         if method == "push":
             request = {**arguments, "inputs": arguments["inputs"]}
             return self.bind(request, buffers), []
+        if method == "hold":
+            return {"names": [arguments["name"]], **self.hold(self._namespace[arguments["name"]])}, []
         if method == "pull":
             home = _Homecoming(self, Path(arguments["spool"]) if arguments.get("spool") else None)
             if "handle" in arguments:
@@ -240,12 +243,20 @@ class _Homecoming:
 
     def __init__(self, names: RemoteNames, spool: Path | None) -> None:
         self._names = names
-        self.parcels = Parcels(spool)
+        self.parcels = Parcels(SpooledBlobs(spool) if spool else None)
         self.results: list[dict[str, Any]] = []
         self.sources: list[dict[str, Any]] = []
 
-    def bring(self, wanted: Iterable[str], after: dict[str, Any], *, limit: int, seconds: float | None) -> None:
-        """By value what fits into ``limit`` bytes and ``seconds``, as handles the rest."""
+    def bring(
+        self,
+        wanted: Iterable[str],
+        after: dict[str, Any],
+        *,
+        limit: int,
+        seconds: float | None,
+        heavy: Iterable[bytes] = (),
+    ) -> None:
+        """By value what fits into ``limit`` bytes and ``seconds`` and needs no ``heavy`` package; else as handles."""
         ledger = self._names._ledger
         values = set()
         for name in sorted(wanted):
@@ -257,12 +268,16 @@ class _Homecoming:
                 values.add(name)
         bundles, refused = ledger.bundles(values, limit=limit, seconds=seconds)
         for bundle in bundles:
+            needed = next((package.decode() for package in heavy if package in bundle.payload.data), "")
+            if needed:
+                refused.update(dict.fromkeys(bundle.names, TooLarge(f"It needs {needed}, not imported here yet.")))
+                continue
             types_ = {name: describe(after[name])["type"] for name in bundle.names if name in after}
             self.value(bundle.names, bundle.payload, types_)
             ledger.sent(bundle)
         ledger.forget(refused)
         for name, error in refused.items():
-            if name in values:
+            if name in after:
                 entry = {"kind": "handle", **self._names.hold(after[name]), "reason": str(error)}
                 self.results.append({"names": [name], **entry})
 

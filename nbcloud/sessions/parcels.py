@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nbcloud.cells.payloads import Payload, decode
 from nbcloud.errors import TransferError
@@ -18,26 +18,58 @@ INLINE = 2**17
 """Buffers of one payload up to this many bytes travel in the message itself."""
 
 
+class Blobs(Protocol):
+    """Where large buffers are: a spool on this machine, or one on another."""
+
+    def write(self, name: str, buffers: Sequence[memoryview]) -> None:
+        """Keep buffers under a name; TransferError when there is no room."""
+
+    def read(self, name: str, sizes: Sequence[int]) -> list[memoryview]:
+        """The buffers again, writable; FileNotFoundError when they are gone."""
+
+
+class SpooledBlobs:
+    """Blobs in a spool of this machine.
+
+    Parameters
+    ----------
+    directory : Path
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, name: str, buffers: Sequence[memoryview]) -> None:
+        """See `Blobs`."""
+        write_blob(self._directory, name, buffers)
+
+    def read(self, name: str, sizes: Sequence[int]) -> list[memoryview]:
+        """See `Blobs`."""
+        if not name.isalnum():  # anything else could lead out of the spool
+            raise TransferError(f"{name!r} is not the name of a blob.")
+        return map_blob(self._directory / name, sizes)
+
+
 class Parcels:
     """The buffers of one message that is being put together.
 
     Parameters
     ----------
-    spool : Path or None
+    blobs : Blobs or None
         Where large buffers go; None puts them all into the message.
     """
 
-    def __init__(self, spool: Path | None) -> None:
+    def __init__(self, blobs: Blobs | None) -> None:
         self.buffers: list[Any] = []
-        self._spool = spool
+        self._blobs = blobs
 
     def add(self, payload: Payload) -> dict[str, Any]:
         """Take in a payload; returns the part of the JSON entry that finds it again."""
         entry: dict[str, Any] = {"hash": payload.hash, "nbytes": payload.nbytes, "data": self._put(payload.data)}
         sizes = [buffer.nbytes for buffer in payload.buffers]
-        if self._spool is not None and sum(sizes) > INLINE:
+        if self._blobs is not None and sum(sizes) > INLINE:
             try:
-                write_blob(self._spool, payload.hash, payload.buffers)
+                self._blobs.write(payload.hash, payload.buffers)
             except TransferError:
                 pass  # the spool is full: the slow way still works
             else:
@@ -54,10 +86,10 @@ class Parcels:
 def open_parcel(
     entry: dict[str, Any],
     buffers: Sequence[Any],
-    spool: Path | None,
+    blobs: Blobs | None,
     namespace: MutableMapping[str, Any],
-) -> Any:
-    """The value of an entry that :meth:`Parcels.add` made.
+) -> dict[str, Any]:
+    """The named values of an entry that :meth:`Parcels.add` made.
 
     Raises
     ------
@@ -65,12 +97,9 @@ def open_parcel(
         When its blob is gone.
     """
     if "blob" in entry:
-        if spool is None:
+        if blobs is None:
             raise FileNotFoundError(entry["blob"]["file"])
-        # Names of blobs are hashes; anything else could lead out of the spool.
-        if not str(entry["blob"]["file"]).isalnum():
-            raise TransferError(f"{entry['blob']['file']!r} is not the name of a blob.")
-        parts: list[Any] = list(map_blob(spool / entry["blob"]["file"], entry["blob"]["sizes"]))
+        parts: list[Any] = list(blobs.read(entry["blob"]["file"], entry["blob"]["sizes"]))
     else:
         # A copy of its own, because a message's memory can't be written to.
         parts = [bytearray(buffers[index]) for index in entry["buffers"]]

@@ -26,6 +26,8 @@ if sys.platform != "win32":
 _READ = 2**16
 _PENDING_LIMIT = 2**25
 _DRAIN_SECONDS = 0.5
+_TOGETHER = 0.002
+"""Seconds in which print() writes its text and then its newline."""
 
 
 class OrderedOutStream(OutStream):
@@ -64,11 +66,8 @@ class OrderedOutStream(OutStream):
         if shared._flush_pending:
             return
         shared._flush_pending = True
-        pause = shared._flushed + self.flush_interval - time.monotonic()
-        if pause <= 0:
-            self.pub_thread.schedule(self._flush)
-        else:
-            self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
+        pause = max(_TOGETHER, shared._flushed + self.flush_interval - time.monotonic())
+        self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
 
     _flush_pending = False
 

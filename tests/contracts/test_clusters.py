@@ -20,9 +20,10 @@ import distributed
 
 async def main():
     options = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
-    async with distributed.Scheduler(**options) as scheduler, distributed.Worker(scheduler.address, host="127.0.0.1"):
-        print(scheduler.address, flush=True)
-        await scheduler.finished()
+    async with distributed.Scheduler(**options) as scheduler:
+        async with distributed.Worker(scheduler.address, host="127.0.0.1"):
+            print(scheduler.address, flush=True)
+            await scheduler.finished()
 
 asyncio.run(main())
 """

@@ -1,0 +1,61 @@
+"""Command lines that answer mistakes with one sentence and the nearest right word."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from typing import Any, NoReturn
+
+from nbcloud.errors import UsageError
+
+
+class Help(Exception):  # noqa: N818 - not an error: the answer to --help
+    """The manual page that was asked for."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of ending the process.
+
+    Flags can't be shortened: a script must not change its meaning when a flag is added.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse, with the nearest valid word where there is one."""
+        raise UsageError(f"{self.prog}: {message}.", self._hint(message))
+
+    def _hint(self, message: str) -> str:
+        unknown = message.rpartition(": ")[2].split() if "unrecognized" in message else []
+        for word in unknown:
+            near = difflib.get_close_matches(word.partition("=")[0], self.flags(), n=1)
+            if near:
+                return f"Did you mean {near[0]}?"
+        return f"See: {self.prog} --help" if unknown == [] else f"There are: {', '.join(self.flags())}."
+
+    def flags(self) -> list[str]:
+        """All flags, the long form of each where there is one."""
+        return [max(action.option_strings, key=len) for action in self._actions if action.option_strings]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(f"{self.prog} has no {value!r}.", f"{hint}There are: {', '.join(choices)}.")
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - the interface
+        """Hand the manual page to whoever shows it."""
+        raise Help(self.format_help())
+
+    def parse_line(self, line: str) -> argparse.Namespace:
+        """Parse what was typed behind the command."""
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{self.prog}: {line!r} can't be read: {error}.", "Close the quotation.") from None
+        return self.parse_args(words)

@@ -1,0 +1,1 @@
+"""The one road: a cell's text becomes a run on a cluster, with a record that outlives both."""

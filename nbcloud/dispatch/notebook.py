@@ -1,0 +1,296 @@
+"""A notebook on its way to clusters: who it is, its sessions, and how a cell of it becomes a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbcloud import secret_values
+from nbcloud.cells.analysis import CellNames, analyze
+from nbcloud.clusters.base import Progress, silent
+from nbcloud.config import settings
+from nbcloud.dispatch.links import connect
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.run import CloudRun
+from nbcloud.errors import NotPicklable, UsageError
+from nbcloud.runs.record import Run
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.client import Limits, Parcel, Session
+    from nbcloud.sessions.link import Link
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which notebook this is: the same after a restart of its kernel."""
+
+    path: str
+    session: str
+    lasting: bool
+    """Whether the notebook is likely to come back after its kernel ended."""
+
+
+def identify(namespace: MutableMapping[str, Any]) -> Identity:
+    """Find out which notebook the kernel of this process belongs to."""
+    path = os.environ.get("JPY_SESSION_NAME") or str(namespace.get("__vsc_ipynb_file__") or "")
+    if path:
+        digest = hashlib.blake2b(str(Path(path)).encode(), digest_size=2).hexdigest()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
+        return Identity(path, f"{stem}-{digest}", lasting=True)
+    app = sys.modules.get("ipykernel.kernelapp")
+    kernel = app.IPKernelApp.instance() if app is not None and app.IPKernelApp.initialized() else None
+    if kernel is not None:
+        name = Path(kernel.abs_connection_file).stem.removeprefix("kernel-")
+        return Identity("", f"kernel-{name[:8]}", lasting=False)
+    return Identity("", f"ipython-{os.getpid()}", lasting=False)
+
+
+class Undefined(UsageError, NameError):
+    """A cell needs a name that nobody has; carries its place in the cell."""
+
+
+class Notebook:
+    """What one notebook does on clusters.
+
+    Parameters
+    ----------
+    namespace : mapping
+        Its variables.
+    shell : object, optional
+        Its IPython shell.
+    """
+
+    def __init__(self, namespace: MutableMapping[str, Any], shell: Any = None) -> None:
+        self.namespace = namespace
+        self.shell = shell
+        self.identity = identify(namespace)
+        self.recorder = Recorder()
+        self.runs: dict[str, CloudRun] = {}
+        self.on_outside: Callable[[Session, list[dict[str, Any]]], None] | None = None
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._told: list[str] = []
+
+    # Sessions
+
+    def limits(self) -> Limits:
+        """Sizes up to which results come home."""
+        from nbcloud.sessions.client import Limits
+
+        return Limits(settings().home_limit, settings().out_limit)
+
+    def session(self, options: CellOptions, progress: Progress = silent) -> Session:
+        """The session of a cell: found, or started."""
+        link = connect(options.cluster, progress=progress)
+        name = options.session or self.identity.session
+        if options.fresh:
+            name = f"{name}-fresh-{secrets.token_hex(3)}"
+        known = self._sessions.get((link.info.id, name))
+        if known is not None and not known.lost and not link.lost:
+            self._check_resources(known, options)
+            return known
+        return self._open(link, name, options, progress)
+
+    def _open(self, link: Link, name: str, options: CellOptions, progress: Progress) -> Session:
+        from nbcloud.sessions.client import Session
+
+        facts = link.ask(
+            "open",
+            timeout=None,
+            phase=progress,
+            name=name,
+            notebook=self.identity.path,
+            resources=options.resources,
+            memory=options.memory,
+            ephemeral=options.fresh,
+            lasting=self.identity.lasting or options.session is not None,
+        )
+        hidden = getattr(self.shell, "user_ns_hidden", None)
+        session = Session(link, facts, self.namespace, hidden=hidden, shell=self.shell)
+        session.resources = facts["resources"]
+        self._check_resources(session, options)
+        link.listen(session.id, lambda message: self._of_session(session, message))
+        before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
+        if before is not None:
+            self._told.append(
+                f"The session {name!r} was lost ({before.lost}). This is a new one; variables that only it had are gone."
+            )
+        elif session.resumed:
+            self._told.append(
+                f"The session {name!r} still holds {len(session.names)} names from before: "
+                f"{_some(sorted(session.names))}. To begin anew: %cloud reset"
+            )
+        for key in [key for key in self._sessions if key[1] == name]:
+            del self._sessions[key]
+        self._sessions[link.info.id, name] = session
+        return session
+
+    def _check_resources(self, session: Session, options: CellOptions) -> None:
+        for resource, wanted in options.resources.items():
+            held = session.resources.get(resource, 0)
+            if held < wanted:
+                flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
+                raise UsageError(
+                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started with {held:g}.",
+                    "Name another session (-s NAME), use a one-off (--fresh), or start it anew: %cloud reset",
+                )
+
+    def _of_session(self, session: Session, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "session_lost" | "cluster_lost":
+                session.lost = message["why"]
+                session.link.forget(session.id)
+            case "outside":
+                if self.on_outside is not None:
+                    import json
+
+                    self.on_outside(session, [json.loads(line) for line in message["lines"].splitlines()])
+
+    def told(self) -> list[str]:
+        """Sentences that the user must read with the next cell."""
+        told, self._told = self._told, []
+        return told
+
+    def find(self, name: str | None = None) -> Session | None:
+        """A session of this notebook that is open: the one named, or the default one."""
+        wanted = name or self.identity.session
+        return next((s for key, s in self._sessions.items() if key[1] == wanted and not s.lost), None)
+
+    # Runs
+
+    def submit(
+        self,
+        code: str,
+        options: CellOptions,
+        *,
+        count: int = 1,
+        header: dict[str, Any] | None = None,
+        cell_id: str = "",
+        progress: Progress = silent,
+        prepare: Callable[[CloudRun], None] | None = None,
+    ) -> tuple[CloudRun, Session]:
+        """Send a cell.
+
+        Parameters
+        ----------
+        code : str
+            The cell's text, without the ``%%cloud`` line.
+        options : CellOptions
+        count : int
+            The cell's number in the notebook.
+        header : dict, optional
+            Header of the notebook's own execute request.
+        prepare : callable, optional
+            Is given the run before anything can come of it.
+
+        Raises
+        ------
+        Undefined
+            When the cell needs a name that nobody has; nothing was sent.
+        NotPicklable
+            When a value that the cell certainly needs can't travel; nothing was sent.
+        """
+        cell = analyze(code)
+        session = self.session(options, progress)
+        self._check_names(cell, session, options)
+        parcel = self._pack(cell, session, options)
+        run = CloudRun(session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder)
+        if prepare is not None:
+            prepare(run)
+        self.recorder.begin(run.record, str(Path.cwd()))
+        session.link.listen(run.id, run.listen)
+        self.runs[run.id] = run
+        self.send(run, session, cell, parcel, code, options, count, header)
+        return run, session
+
+    def _check_names(self, cell: CellNames, session: Session, options: CellOptions) -> None:
+        lacking = session.undefined(cell)
+        if lacking:
+            first = lacking[0]
+            raise Undefined(
+                f"name '{first.name}' is not defined", lineno=first.lineno, column=first.col_offset, name=first.name
+            )
+        for name in options.inputs:
+            if name not in self.namespace and name not in session.names:
+                raise UsageError(f"-i {name}: the notebook has no variable {name!r}.")
+
+    def _pack(self, cell: CellNames, session: Session, options: CellOptions) -> Parcel:
+        parcel = session.pack(cell.reads | set(options.inputs))
+        certain = {required.name for required in cell.required} | set(options.inputs)
+        for name, error in parcel.refused.items():
+            if name in certain and name not in session.names:
+                path, reason = getattr(error, "path", ""), getattr(error, "reason", str(error))
+                raise NotPicklable(
+                    f"{name} can't travel to the cluster: {path or name} can't be pickled ({reason}).",
+                    f"Make it in the cell itself, or leave that part out: %%cloud cells that don't use {name} still run.",
+                    path=path,
+                    reason=reason,
+                )
+        return parcel
+
+    def _record(
+        self, code: str, options: CellOptions, session: Session, parcel: Parcel, count: int, cell_id: str
+    ) -> Run:
+        info = session.link.info
+        return Run(
+            name=options.name,
+            code=code,
+            notebook=self.identity.path,
+            cell_id=cell_id,
+            execution_count=count,
+            cluster=info.name,
+            cluster_id=info.id,
+            session=session.name,
+            inputs=parcel.records,
+            resources={"cpus": options.cpus, "memory": options.memory, "timeout": options.timeout},
+            tags=options.tags,
+        )
+
+    def send(
+        self,
+        run: CloudRun,
+        session: Session,
+        cell: CellNames,
+        parcel: Parcel,
+        code: str,
+        options: CellOptions,
+        count: int,
+        header: dict[str, Any] | None,
+    ) -> None:
+        """Send a run's request; once more, when its session turns out to lack values."""
+        from nbcloud.sessions.client import execute_frames
+
+        request, buffers = session.request(
+            run.id,
+            cell,
+            parcel,
+            count=count,
+            out=options.outputs,
+            auto=not options.background,
+            limits=self.limits(),
+            secret_values=secret_values.known(cell.secrets),
+        )
+
+        def again(hashes: list[str]) -> None:
+            session.missing(hashes)
+            anew = self._pack(cell, session, options)
+            self.send(run, session, cell, anew, code, options, count, header)
+
+        run.again = again
+        if options.background:
+            run.on_missing = again
+        frames = execute_frames(code, request, buffers, header)
+        session.link.post("run", run=run.id, session=session.id, timeout=options.timeout, ask="", **frames)
+        session.sent(parcel)
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown}, …" if len(names) > most else shown

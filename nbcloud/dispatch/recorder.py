@@ -1,0 +1,97 @@
+"""Runs are put on record by a thread of their own, so that no cell waits for the disk."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from nbcloud.errors import NbcloudError
+from nbcloud.runs.record import Run, environment_facts, git_facts
+from nbcloud.runs.redact import Redactor
+from nbcloud.runs.store import Store
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 30.0
+
+
+class Recorder:
+    """Writes runs into the local store, in order, behind the caller's back.
+
+    Trouble with the store never stops a cell: it is kept in ``trouble``, for the next status to show.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._runs: dict[str, Run] = {}
+        self.redactor = Redactor({})
+        self.trouble = ""
+
+    def begin(self, run: Run, cwd: str | None) -> None:
+        """A run is about to be sent."""
+
+        def work(store: Store) -> None:
+            facts = replace(run, versions=environment_facts() | run.versions, git=git_facts(cwd) if cwd else None)
+            self._runs[run.id] = store.begin(facts)
+
+        self._do(work)
+
+    def lines(self, run_id: str, lines: bytes) -> None:
+        """Messages of a run, as the journal's lines."""
+        self._do(lambda store: store.append(run_id, lines))
+
+    def change(self, run_id: str, **changes: Any) -> None:
+        """Something about a run is known now; a state that is an end finishes its record."""
+
+        def work(store: Store) -> None:
+            run = store.update(run_id, **changes)
+            if run.state.ended:
+                self._runs.pop(run_id, None)
+
+        self._do(work)
+
+    def _do(self, work: Callable[[Store], None]) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="nbcloud-recorder")
+                self._thread.start()
+                atexit.register(self.flush)
+        self._queue.put(work)
+
+    def _work(self) -> None:
+        store: Store | None = None
+        while True:
+            work = self._queue.get()
+            if work is None:
+                break
+            try:
+                store = store or Store(redactor=self.redactor)
+                work(store)
+            except (NbcloudError, OSError) as error:
+                self.trouble = str(error)
+                logger.warning("nbcloud could not keep a record: %s", error)
+        if store is not None:
+            store.close()
+
+    def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
+        """Wait until all that was given is on record; whether it is."""
+        if self._thread is None:
+            return True
+        done = threading.Event()
+        self._queue.put(lambda _store: done.set())
+        return done.wait(timeout)
+
+    def close(self) -> None:
+        """Flush, and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            thread.join(_FLUSH_SECONDS)
+            atexit.unregister(self.flush)

@@ -1,0 +1,284 @@
+"""A run as its asker holds it: what it says, how it ends, and how to stop it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.errors import (
+    NbcloudError,
+    RemoteError,
+    RunCancelled,
+    RunLost,
+    RunTimeout,
+    UsageError,
+)
+from nbcloud.runs.record import Run, RunState
+from nbcloud.sessions.link import Link
+from nbcloud.sessions.runlog import DROPPED, STARTED
+
+Event = tuple[str, Any]
+"""``("line", message)``, ``("missing", hashes)`` or ``("end", None)``."""
+
+_LIVE_BYTES = 2**23
+_TICK = 1.0
+
+
+class CloudRun:
+    """One run on a cluster, shaped like a future.
+
+    Parameters
+    ----------
+    link : Link
+    run : Run
+        Its record at the start.
+    recorder : Recorder
+    """
+
+    def __init__(self, link: Link, run: Run, recorder: Recorder) -> None:
+        self.link = link
+        self.record = run
+        self.id = run.id
+        self.state = run.state
+        self.message = ""
+        self.last = 0
+        self.error: dict[str, Any] | None = None
+        self._recorder = recorder
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._unread = 0
+        self._ended = threading.Event()
+        self._end: dict[str, Any] = {}
+        self._live = True
+        self._collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]] | None = None
+        self._values: dict[str, Any] = {}
+        self.on_line: Callable[[dict[str, Any]], None] | None = None
+        self.on_end: Callable[[CloudRun], None] | None = None
+        self.on_missing: Callable[[list[str]], None] | None = None
+
+    # The link's thread
+
+    def listen(self, message: dict[str, Any]) -> None:
+        """One message of the journal about this run."""
+        match message["op"]:
+            case "messages":
+                self._take(message["last"], message["lines"])
+            case "end":
+                self._finish(message)
+            case "missing":
+                hashes = json.loads(message["content"])["missing"]
+                if self.on_missing is not None:
+                    threading.Thread(target=self.on_missing, args=(hashes,), daemon=True).start()
+                else:
+                    self._events.put(("missing", hashes))
+            case "cluster_lost":
+                self._finish({"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []})
+
+    def _take(self, last: int, lines: bytes) -> None:
+        if last <= self.last:
+            return
+        self._recorder.lines(self.id, lines)
+        self.last = last
+        if self._unread > _LIVE_BYTES:
+            # Whoever shows it is far behind; the record has it all.
+            lines = _without_streams(lines)
+        self._unread += len(lines)
+        for line in lines.splitlines():
+            message = json.loads(line)
+            self._note(message)
+            if self.on_line is not None:
+                self.on_line(message)
+            elif self._live:
+                message["size"] = len(line)
+                self._events.put(("line", message))
+
+    def _note(self, message: dict[str, Any]) -> None:
+        kind, content = message["msg_type"], message["content"]
+        if kind == STARTED:
+            self.state = RunState.RUNNING
+            where = {"worker": content["worker"], "host": content["host"], "session": self.record.session}
+            self._recorder.change(self.id, state=RunState.RUNNING, started=message["time"], **where)
+        elif kind == "error":
+            self.error = {key: content[key] for key in ("ename", "evalue", "traceback")}
+        elif kind == DROPPED:
+            self.message = f"the journal had to drop messages {content['first']} to {content['last']}: {content['why']}"
+
+    def _finish(self, message: dict[str, Any]) -> None:
+        if self._ended.is_set():
+            return
+        self._end = message
+        self.link.forget(self.id)
+        self.state = RunState(message["state"])
+        self.message = message["why"] or self.message
+        content = json.loads(message["content"]) if message["content"] else {}
+        names = content.get("names", {})
+        usage = content.get("usage", {})
+        if self.error is None and content.get("status") in {"error", "refused"}:
+            self.error = {"ename": content["ename"], "evalue": content["evalue"], "traceback": []}
+        results = [
+            {"name": name, "kind": entry["kind"], "bytes": entry.get("nbytes") or 0, "type": _type(entry, name)}
+            for entry in names.get("results", ())
+            for name in entry["names"]
+        ]
+        self._recorder.change(
+            self.id,
+            state=self.state,
+            finished=time.time(),
+            error={key: self.error[key] for key in ("ename", "evalue")} if self.error else None,
+            message=self.message,
+            results=results,
+            used=usage,
+            exit_info={"code": message["exit_code"]} if message["exit_code"] is not None else None,
+        )
+        self._ended.set()
+        self._events.put(("end", None))
+        if self.on_end is not None:
+            self.on_end(self)
+
+    # The asker's thread
+
+    def events(self) -> queue.SimpleQueue[Event]:
+        """What comes, for the one who shows it."""
+        return self._events
+
+    def shown(self, size: int) -> None:
+        """The one who shows it has shown so many bytes."""
+        self._unread -= size
+
+    @property
+    def end(self) -> tuple[dict[str, Any], list[Any]]:
+        """What the kernel said at the end: JSON and buffers; empty when it could say nothing."""
+        content = self._end.get("content")
+        return (json.loads(content), list(self._end["buffers"])) if content else ({}, [])
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; whether it has come."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._ended.wait(_TICK if deadline is None else max(0.0, min(_TICK, deadline - time.monotonic()))):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        return True
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in it."""
+        self.link.post("interrupt", run=self.id, ask="")
+
+    def kill(self, session: str) -> None:
+        """End its kernel."""
+        why = "its kernel was ended by a second interrupt"
+        self.link.post("kill", session=session, state="cancelled", why=why, ask="")
+
+    def cancel(self) -> None:
+        """Stop it for sure: interrupted, and killed if it goes on."""
+        self.link.post("cancel", run=self.id, ask="")
+
+    def running(self) -> bool:
+        """Whether it runs at this moment."""
+        return self.state is RunState.RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether it ended because it was cancelled."""
+        return self.state is RunState.CANCELLED
+
+    def exception(self, timeout: float | None = None) -> NbcloudError | None:
+        """Wait for the end; the error that it ended with, or None."""
+        if not self.wait(timeout):
+            raise TimeoutError(f"Run {self.id} is still {self.state}.")
+        return failure(self)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end; the value of its ``-o`` name, or a dict of them when there are several.
+
+        Raises
+        ------
+        RunError
+            When it did not end well.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        self.collect()
+        values = list(self._values.values())
+        return values[0] if len(values) == 1 else (dict(self._values) or None)
+
+    def collect(self) -> None:
+        """Bind what it left in the notebook's namespace, once."""
+        collect, self._collect = self._collect, None
+        if collect is not None and self._end.get("content"):
+            collect(*self.end)
+
+    def collects(self, collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]]) -> None:
+        """Say what binds the results, when someone asks for them."""
+        self._collect = collect
+
+    def has(self, values: dict[str, Any]) -> None:
+        """The values of its ``-o`` names."""
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of one of its ``-o`` names; waits for the end."""
+        self.result()
+        if name not in self._values:
+            raise UsageError(f"Run {self.id} has no result {name!r}; it has: {', '.join(self._values) or 'none'}.")
+        return self._values[name]
+
+    def text(self) -> str:
+        """All that it has printed up to now, from the record."""
+        from nbcloud.runs.store import Store
+
+        self._recorder.flush()
+        with Store() as store:
+            return store.text(self.id)
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """Its outputs up to now, as nbformat."""
+        from nbcloud.runs.store import Store
+
+        self._recorder.flush()
+        with Store() as store:
+            return store.outputs(self.id)
+
+    def __repr__(self) -> str:
+        name = f" {self.record.name!r}" if self.record.name else ""
+        why = f": {self.message}" if self.message else ""
+        return f"<run {self.id}{name} on {self.link.info.name!r}, {self.state}{why}>"
+
+
+def _type(entry: dict[str, Any], name: str) -> str:
+    return str(entry.get("types", {}).get(name) or entry.get("type") or entry["kind"])
+
+
+def _without_streams(lines: bytes) -> bytes:
+    return b"".join(line for line in lines.splitlines(keepends=True) if b'"msg_type":"stream"' not in line[:80])
+
+
+def failure(run: CloudRun) -> NbcloudError | None:
+    """The error that a run ended with, or None."""
+    where = {"run": run.id}
+    match run.state:
+        case RunState.DONE:
+            return None
+        case RunState.FAILED:
+            error = run.error or {"ename": "Error", "evalue": "", "traceback": []}
+            return RemoteError(f"{error['ename']}: {error['evalue']}", **error, **where)
+        case RunState.CANCELLED:
+            return RunCancelled(f"Run {run.id} was stopped: {run.message}.", **where)
+        case RunState.TIMEOUT:
+            return RunTimeout(f"Run {run.id} was stopped: {run.message}.", **where)
+        case _:
+            return RunLost(
+                f"Run {run.id} was lost: {run.message}.",
+                "What it printed is kept; the values of its session are gone.",
+                **where,
+            )
+
+

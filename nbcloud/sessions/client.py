@@ -1,0 +1,441 @@
+"""The notebook's side of a session: what a cell needs is sent, what it left is bound.
+
+One per notebook and session. Not thread-safe: it belongs to the thread that runs the notebook's cells.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import secrets
+import sys
+import types
+from collections import deque
+from collections.abc import Iterable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.session import Session as JupyterSession
+
+from nbcloud.cells.analysis import CellNames
+from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
+from nbcloud.cells.modules import ModuleFile, local_modules
+from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
+from nbcloud.sessions.handles import Handle, LazyModule
+from nbcloud.sessions.kernel import CALL
+from nbcloud.sessions.link import Link
+from nbcloud.sessions.names import cell_sources
+from nbcloud.sessions.parcels import Blobs, Parcels, SpooledBlobs, open_parcel
+from nbcloud.sessions.relay import RelayedBlobs
+from nbcloud.sessions.spool import is_shared
+
+HEAVY = ("torch", "tensorflow", "keras", "jax")
+"""Packages that a result does not import into the notebook's kernel unasked."""
+
+_HISTORY = re.compile(r"_+|_i+|_i?\d+|_oh|_ih|_dh|_sh|In|Out|get_ipython|exit|quit|open|__\w+__")
+_messages = JupyterSession()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes up to which results come home by value, in bytes."""
+
+    home: int
+    out: int
+
+
+@dataclass
+class Parcel:
+    """What one cell sends: the JSON of its inputs, the buffers, and what is known of them afterwards."""
+
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    buffers: list[Any] = field(default_factory=list)
+    sent: list[Bundle] = field(default_factory=list)
+    refused: dict[str, Exception] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+
+
+class Session:
+    """A session as one notebook sees it.
+
+    Parameters
+    ----------
+    link : Link
+    facts : dict
+        The journal's answer to ``open``.
+    namespace : mapping
+        The notebook's.
+    hidden : mapping
+        Names that the notebook's shell put there by itself.
+    shell : object, optional
+        The notebook's IPython shell; its cells' texts go with functions defined in them.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        facts: dict[str, Any],
+        namespace: MutableMapping[str, Any],
+        *,
+        hidden: MutableMapping[str, Any] | None = None,
+        shell: Any = None,
+    ) -> None:
+        self.link = link
+        self.id: str = facts["id"]
+        self.name: str = facts["name"]
+        self.worker: str = facts["worker"]
+        self.host: str = facts["host"]
+        self.names: set[str] = set(facts["names"])
+        self.resumed = bool(facts["names"])
+        self.lost = ""
+        self.released: deque[str] = deque()
+        self.shared = is_shared(facts["spool"], facts["token"])
+        self.namespace = namespace
+        self._hidden = hidden if hidden is not None else {}
+        self._shell = shell
+        self._spool: str = facts["spool"]
+        self._ledger = Ledger(namespace)
+        self._uses: dict[str, frozenset[str]] = {}
+        self._mirrored: set[str] = set()
+        self._modules: dict[str, str] = {}
+        self._sources: set[str] = set()
+        self._blobs: Blobs = SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
+
+    @property
+    def where(self) -> str:
+        """For people: which session on which cluster."""
+        return f"session {self.name!r} of cluster {self.link.info.name!r}"
+
+    # Out
+
+    def visible(self, name: str) -> bool:
+        """Whether ``name`` is the user's own, rather than put there by IPython."""
+        absent = object()
+        return (
+            name in self.namespace
+            and not _HISTORY.fullmatch(name)
+            and self._hidden.get(name, absent) is not self.namespace[name]
+        )
+
+    def undefined(self, cell: CellNames) -> list[Any]:
+        """Names that the cell certainly needs and nobody has, as the analysis found them."""
+        lacking = [
+            required
+            for required in cell.required
+            if required.name not in self.namespace
+            and required.name not in self.names
+            and not hasattr(builtins, required.name)
+        ]
+        if lacking:  # another notebook may have bound it meanwhile
+            facts = next((f for f in self.link.ask("sessions") if f["id"] == self.id), None)
+            if facts is None or facts["active"] or facts["queued"]:
+                return []
+            self.names = set(facts["names"])
+        return [required for required in lacking if required.name not in self.names]
+
+    def pack(self, wanted: Iterable[str], *, resend: bool = False) -> Parcel:
+        """Pack the values of names, and of all that functions among them use in turn.
+
+        Parameters
+        ----------
+        wanted : iterable of str
+            Names that the cell may read; those that the notebook lacks are passed over.
+        resend : bool
+            Send values although they were sent before.
+        """
+        parcel = Parcel()
+        values: set[str] = set()
+        pending = {name for name in wanted if self.visible(name)}
+        while pending:
+            parcel.names |= pending
+            values |= {name for name in pending if not self._by_name(name, parcel)}
+            known = set() if resend else {name for name in values if self._ledger.unchanged(name)}
+            parcel.sent, parcel.refused = self._ledger.bundles(values - known)
+            uses = {use for bundle in parcel.sent for use in bundle.payload.uses}
+            uses |= {use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())}
+            pending = {name for name in uses if self.visible(name)} - parcel.names
+        parcels = Parcels(self._blobs)
+        hashes = {self._ledger.agreed_hash(name) for name in values if not resend and self._ledger.unchanged(name)}
+        for value_hash in sorted(h for h in hashes if h):
+            names = next(self._ledger.bundle_of(n) for n in values if self._ledger.agreed_hash(n) == value_hash)
+            parcel.inputs.append({"names": list(names), "kind": "value", "hash": value_hash, "data": None})
+            parcel.records += [{"name": name, "hash": value_hash, "kind": "value", "bytes": 0} for name in names]
+        for bundle in parcel.sent:
+            payload = bundle.payload
+            parcel.inputs.append({"names": list(bundle.names), "kind": "value", **parcels.add(payload)})
+            parcel.files |= payload.files
+            parcel.records += [
+                {"name": name, "hash": payload.hash, "kind": "value", "bytes": payload.nbytes} for name in bundle.names
+            ]
+        parcel.buffers = parcels.buffers
+        return parcel
+
+    def _by_name(self, name: str, parcel: Parcel) -> bool:
+        """Send modules and handles by what they are called; False for other values."""
+        value = self.namespace[name]
+        if isinstance(value, types.ModuleType):
+            parcel.inputs.append({"names": [name], "kind": "module", "module": value.__name__})
+            return True
+        if isinstance(value, Handle):
+            if not value.held_by(self):
+                raise TransferError(
+                    f"{value!r} is in another session than the cell.",
+                    f"Bring it here first: {name} = {name}.get()",
+                )
+            parcel.inputs.append({"names": [name], "kind": "handle", "id": value.id})
+            return True
+        return False
+
+    def request(
+        self,
+        run: str,
+        cell: CellNames,
+        parcel: Parcel,
+        *,
+        count: int,
+        out: Sequence[str],
+        auto: bool,
+        limits: Limits,
+        secret_values: dict[str, str],
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """The ``nbcloud`` part of a cell's metadata, and all buffers."""
+        buffers = list(parcel.buffers)
+        modules = self._local_modules(cell, parcel, buffers)
+        dropped = sorted(name for name in cell.reads & self._mirrored if name not in self.namespace)
+        released = [self.released.popleft() for _ in range(len(self.released))]
+        request = {
+            "run": run,
+            "count": count,
+            "spool": self._spool,
+            "cwd": _cwd(),
+            "path": [entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))],
+            "inputs": parcel.inputs,
+            "reads": sorted(name for name in parcel.names if not isinstance(self.namespace.get(name), ATOMS)),
+            "binds": sorted(cell.binds),
+            "drop": dropped,
+            "out": list(out),
+            "auto": auto,
+            "home_limit": limits.home,
+            "out_limit": limits.out,
+            "heavy": [package for package in HEAVY if package not in sys.modules],
+            "modules": modules,
+            "sources": cell_sources(self._shell, parcel.files, self._sources) if self._shell else [],
+            "released": released,
+            "secrets": secret_values,
+        }
+        return request, buffers
+
+    def _local_modules(self, cell: CellNames, parcel: Parcel, buffers: list[Any]) -> list[dict[str, Any]]:
+        """Modules of the user's own that the cell may import or uses by name."""
+        names = set(cell.imports) | {entry["module"] for entry in parcel.inputs if entry["kind"] == "module"}
+        names |= {
+            str(getattr(self.namespace.get(name), "__module__", "") or "")
+            for name in parcel.names
+            if callable(self.namespace.get(name))
+        }
+        entries = []
+        for file in local_modules(names - {"__main__", ""}).values():
+            entry = _module_entry(file)
+            if not self.shared and self._modules.get(file.name) != file.hash:
+                entry["data"] = len(buffers)
+                buffers.append(file.path.read_bytes())
+            entries.append(entry)
+            self._modules[file.name] = file.hash
+        return entries
+
+    def sent(self, parcel: Parcel) -> None:
+        """The session has the parcel's values now."""
+        for bundle in parcel.sent:
+            self._ledger.sent(bundle)
+            self._uses[bundle.payload.hash] = bundle.payload.uses
+        self._mirrored |= parcel.names
+        self.names |= {name for entry in parcel.inputs for name in entry["names"]}
+
+    def missing(self, hashes: Iterable[str]) -> None:
+        """The session lacks what it was believed to have: forget that it was sent."""
+        lacking = set(hashes)
+        for name in list(self.namespace):
+            if self._ledger.agreed_hash(name) in lacking:
+                self._ledger.forget([name])
+        self._modules = {name: value for name, value in self._modules.items() if value not in lacking}
+
+    # Home
+
+    def receive(self, names: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
+        """Bind what a cell left in the notebook's namespace.
+
+        Returns
+        -------
+        list of dict
+            For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
+        """
+        for source in names.get("sources", ()):
+            self._learn_source(source)
+        report: list[dict[str, Any]] = []
+        for entry in names["results"]:
+            report += self._bind(entry, buffers, limits)
+        for name in names.get("removed", ()):
+            if name in self._mirrored:
+                self.namespace.pop(name, None)
+                self._mirrored.discard(name)
+        self.names.difference_update(names.get("removed", ()))
+        self.names.update(names.get("added", ()))
+        if names.get("cwd") and self.shared and Path(names["cwd"]).is_dir():
+            os.chdir(names["cwd"])
+        return report
+
+    def _bind(self, entry: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
+        named = entry["names"]
+        if entry["kind"] == "missing":
+            return [{"name": name, "kind": "missing", "bytes": 0, "type": ""} for name in named]
+        self._mirrored.update(named)
+        if entry["kind"] == "module":
+            module = sys.modules.get(entry["module"]) or LazyModule(entry["module"])
+            self.namespace.update(dict.fromkeys(named, module))
+            return []
+        if entry["kind"] == "value":
+            try:
+                values = self._open(entry, buffers)
+            except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
+                return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
+            self.namespace.update(values)
+            self._ledger.received(named, entry["hash"], limit=max(limits.home, 2**20))
+            kinds = entry["types"]
+            return [
+                {"name": name, "kind": "value", "bytes": entry["nbytes"], "type": kinds.get(name, "")} for name in named
+            ]
+        for name in named:
+            self.namespace[name] = Handle(self, name, entry)
+        self._ledger.forget(named)
+        facts = {"kind": "handle", "bytes": entry.get("nbytes") or 0, "type": entry["type"]}
+        return [{"name": name, **facts, "reason": entry.get("reason", "")} for name in named]
+
+    def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
+        held = self.call("hold", {"name": name})[0]
+        self.namespace[name] = Handle(self, name, held)
+        self._ledger.forget([name])
+        return {"name": name, "kind": "handle", "bytes": entry["nbytes"], "type": held["type"], "reason": reason}
+
+    def _open(self, entry: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:
+        return open_parcel(entry, buffers, self._blobs, self.namespace)
+
+    def _learn_source(self, source: dict[str, Any]) -> None:
+        import linecache
+
+        name, text = source["file"], source["text"]
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        if self._shell is not None and source.get("count") is not None:
+            self._shell.compile._filename_map[name] = source["count"]
+
+    # Between cells
+
+    def call(
+        self, method: str, arguments: dict[str, Any], buffers: Sequence[Any] = (), timeout: float | None = None
+    ) -> tuple[Any, list[Any]]:
+        """Ask the session's kernel something; waits until it is idle.
+
+        Raises
+        ------
+        SessionError
+            When it is gone, or refuses.
+        """
+        ask = secrets.token_hex(8)
+        content = {"call": ask, "method": method, "arguments": {"spool": self._spool, **arguments}}
+        future = self.link.ask_soon("call", ask=ask, session=self.id, **frames(CALL, content, buffers=buffers))
+        message = future.result(timeout)
+        answer = _messages.unpack(message["content"])
+        if answer["status"] != "ok":
+            kind = NotPicklable if answer["ename"] == "NotPicklable" else SessionError
+            raise kind(answer["evalue"] or answer["ename"])
+        return answer["answer"], list(message["buffers"])
+
+    def pull_handle(self, handle: str, name: str) -> Any:
+        """The value of a handle."""
+        answer, buffers = self.call("pull", {"handle": handle, "name": name})
+        for source in answer["sources"]:
+            self._learn_source(source)
+        return self._open(answer["results"][0], buffers)[""]
+
+    def pull(self, names: Sequence[str], limits: Limits) -> list[dict[str, Any]]:
+        """Bind the session's values of ``names`` here."""
+        answer, buffers = self.call("pull", {"names": list(names), "limit": limits.out})
+        return self.receive(answer, buffers, limits)
+
+    def push(self, names: Sequence[str], limits: Limits) -> Parcel:
+        """Bind this notebook's values of ``names`` there."""
+        absent = [name for name in names if not self.visible(name)]
+        if absent:
+            raise UsageError(f"The notebook has no variable {absent[0]!r}.")
+        parcel = self.pack(names, resend=True)
+        for name, error in parcel.refused.items():
+            raise type(error)(f"{name} can't travel: {error}")
+        request, buffers = self.request(
+            "", CellNames(), parcel, count=0, out=(), auto=False, limits=limits, secret_values={}
+        )
+        self.call("push", request, buffers)
+        self.sent(parcel)
+        return parcel
+
+    def list_names(self) -> list[dict[str, Any]]:
+        """The session's names with type, size and shape."""
+        return list(self.call("names", {})[0])
+
+    def close(self) -> None:
+        """End the session and its kernel."""
+        self.link.ask("close", session=self.id)
+
+
+def _cwd() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # the directory was removed under the notebook
+        return None
+
+
+def _module_entry(file: ModuleFile) -> dict[str, Any]:
+    return {"name": file.name, "relative": file.relative, "path": str(file.path), "hash": file.hash}
+
+
+def frames(
+    msg_type: str,
+    content: dict[str, Any],
+    *,
+    header: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
+    buffers: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """A Jupyter message as the fields that a host passes on to a kernel.
+
+    Parameters
+    ----------
+    header : dict, optional
+        The header of the notebook's own request, so that what the kernel says of it names that as its parent.
+    """
+    own = header or _messages.msg_header(msg_type)
+    own = {**own, "msg_type": msg_type, "date": str(own["date"])}
+    return {
+        "header": _messages.pack(own),
+        "parent": b"{}",
+        "metadata": _messages.pack(metadata or {}),
+        "content": _messages.pack(content),
+        "buffers": [bytes(buffer) for buffer in buffers],
+    }
+
+
+def execute_frames(
+    code: str, request: dict[str, Any], buffers: Sequence[Any], header: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The ``execute_request`` of a cell."""
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
+    return frames("execute_request", content, header=header, metadata={"nbcloud": request}, buffers=buffers)
