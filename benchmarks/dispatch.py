@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.only:
             row = ROWS[name]
             bench.compare(row, row.rounds(options.rounds))
+        results.complete = True
     except KeyboardInterrupt:
         print("\nstopped; what was measured until now:")
     finally:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.show(results, options.only, options.contenders)
     installed = {"product": versions(pythons[True]), "peers": versions(pythons[False])}
     print(f"\nkept in {report.keep(results, installed, facts)}")
-    return 0 if results.samples else 1
+    return 0 if results.complete else 130
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

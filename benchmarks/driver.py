@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
@@ -33,20 +33,21 @@ class UnfinishedError(Exception):
 
 @dataclass
 class Cell:
-    """One executed cell."""
+    """One executed cell: what came of it, and when."""
 
     sent: float
-    finished: float
-    messages: list[Message]
-    screen: Screen
+    replied: float = 0
+    idle: float = 0
+    finished: float = 0
+    failure: str = ""
+    messages: list[Message] = field(default_factory=list)
+    screen: Screen = field(default_factory=Screen)
+    iopub_bytes: int = 0
+    _folded: int = 0
 
     @property
     def seconds(self) -> float:
         return self.finished - self.sent
-
-    @property
-    def iopub_bytes(self) -> int:
-        return sum(message.size for message in self.messages)
 
     def first(self, text: bytes) -> float:
         """Seconds until ``text`` first came, in an output of any kind."""
@@ -54,6 +55,18 @@ class Cell:
             if message.is_output and text in message.content:
                 return message.at - self.sent
         raise CellError(f"{text.decode()} was never shown")
+
+    def fold(self) -> Screen:
+        """Bring the screen up to date."""
+        for message in self.messages[self._folded :]:
+            if message.is_output:
+                self.screen.add(message)
+        self._folded = len(self.messages)
+        return self.screen
+
+    def finish(self, *, with_output: bool) -> None:
+        last = max((message.at for message in self.messages if message.is_output), default=0)
+        self.finished = max(self.replied, self.idle, last if with_output else 0)
 
 
 class Kernel:
@@ -80,6 +93,7 @@ class Kernel:
         self._client.wait_for_ready(timeout=60)
         self._shell = self._client.shell_channel.socket
         self._iopub = self._client.iopub_channel.socket
+        self._busy = False
         self._poller = zmq.Poller()
         self._poller.register(self._shell, zmq.POLLIN)
         self._poller.register(self._iopub, zmq.POLLIN)
@@ -101,56 +115,49 @@ class Kernel:
         ``shown`` covers contenders whose output comes after the cell has ended.
         """
         self._drain()
-        messages: list[Message] = []
-        screen = Screen()
-        sent = time.perf_counter()
+        self._busy = True
+        cell = Cell(time.perf_counter())
         request = self._client.execute(code, allow_stdin=False)
-        replied = idle = None
-        failure = ""
-        folded = flood = 0
         while True:
-            wait = sent + limit - time.perf_counter()
-            ready = dict(self._poller.poll(max(0, 1000 * min(wait, 1))))
-            if wait < 0:
-                raise UnfinishedError(f"not finished in {limit:.0f} s")
-            if not ready and not self._manager.is_alive():
-                raise UnfinishedError("the kernel died")
-            now = time.perf_counter()
-            if self._iopub in ready:
-                header, parent, content, size = _receive(self._iopub)
-                messages.append(Message(now, header["msg_type"], content, size))
-                flood += size
-                if flood > _FLOOD:
-                    raise UnfinishedError(
-                        f"not finished after {_FLOOD >> 30} GiB of messages to the front end"
-                    )
-                if (
-                    parent.get("msg_id") == request
-                    and header["msg_type"] == "status"
-                    and b'"idle"' in content
-                ):
-                    idle = now
-            if self._shell in ready:
-                _, parent, content, _ = _receive(self._shell)
-                if parent.get("msg_id") == request:
-                    replied = now
-                    reply = json.loads(content)
-                    if reply["status"] != "ok":
-                        failure = f"{reply.get('ename')}: {reply.get('evalue')}"
-            if replied and idle:
-                if failure and not may_fail:
-                    raise CellError(plain(failure))
-                if self._iopub.poll(0):
-                    continue  # folding is slow, so take all that has arrived first
-                for message in messages[folded:]:
-                    if message.is_output:
-                        screen.add(message)
-                folded = len(messages)
-                if shown is None:
-                    return Cell(sent, max(replied, idle), messages, screen)
-                if shown(screen):
-                    last = max((message.at for message in messages if message.is_output), default=0)
-                    return Cell(sent, max(replied, idle, last), messages, screen)
+            self._take(cell, request, limit)
+            if not (cell.replied and cell.idle) or self._iopub.poll(0):
+                continue  # folding is slow, so take all that has arrived first
+            if cell.failure and not may_fail:
+                self._busy = False
+                raise CellError(plain(cell.failure))
+            screen = cell.fold()
+            if shown is None or shown(screen):
+                break
+        self._busy = False
+        cell.finish(with_output=shown is not None)
+        return cell
+
+    def _take(self, cell: Cell, request: str, limit: float) -> None:
+        """Wait a while for the next message, and note what it says about ``cell``."""
+        wait = cell.sent + limit - time.perf_counter()
+        ready = dict(self._poller.poll(1000 * max(0, min(wait, 1))))
+        now = time.perf_counter()
+        if wait < 0:
+            raise UnfinishedError(f"not finished in {limit:.0f} s")
+        if cell.iopub_bytes > _FLOOD:
+            raise UnfinishedError(f"not finished after {_FLOOD >> 30} GiB of messages to the front end")
+        if not ready and not self._manager.is_alive():
+            raise UnfinishedError("the kernel died")
+        if self._iopub in ready:
+            header, parent, content, size = _receive(self._iopub)
+            cell.messages.append(Message(now, header["msg_type"], content))
+            cell.iopub_bytes += size
+            is_status = header["msg_type"] == "status" and parent.get("msg_id") == request
+            if is_status and b'"idle"' in content:
+                cell.idle = now
+        if self._shell in ready:
+            _, parent, content, _ = _receive(self._shell)
+            if parent.get("msg_id") == request:
+                reply = json.loads(content)
+                cell.replied = now
+                cell.failure = (
+                    "" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"
+                )
 
     def _drain(self) -> None:
         """Drop what an earlier cell still sends, until it is quiet."""
@@ -158,6 +165,11 @@ class Kernel:
             for socket in (self._shell, self._iopub):
                 while socket.poll(0):
                     socket.recv_multipart()
+
+    def interrupt(self) -> None:
+        """Stop the cell that was given up, if there is one."""
+        if self._busy:
+            self._manager.interrupt_kernel()
 
     def close(self) -> None:
         try:

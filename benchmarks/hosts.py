@@ -37,6 +37,7 @@ class Host:
             return
         kernel, self.kernel = self.kernel, None
         try:
+            kernel.interrupt()
             for code in self.teardown:
                 kernel.run(code, limit=30, may_fail=True)
         except FAILURES as error:

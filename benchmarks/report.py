@@ -32,6 +32,7 @@ class Results:
     samples: dict[str, Samples] = field(default_factory=dict)
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
     echo: list[float] = field(default_factory=list)
+    complete: bool = False
 
     def add(self, row: str, contender: str, figures: dict[str, float]) -> None:
         of_contender = self.samples.setdefault(row, {}).setdefault(contender, {})
@@ -150,6 +151,7 @@ def keep(results: Results, versions: dict[str, dict[str, str]], facts: dict[str,
     file = RESULTS / f"dispatch-{now:%Y%m%dT%H%M%SZ}.json"
     content = {
         "date": now.isoformat(timespec="seconds"),
+        "complete": results.complete,
         "machine": facts,
         "load after": os.getloadavg(),
         "versions": versions,

@@ -25,7 +25,6 @@ class Message:
     at: float
     kind: str
     content: bytes
-    size: int
 
     @property
     def is_output(self) -> bool:

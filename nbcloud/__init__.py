@@ -1,3 +1,50 @@
-"""Run Jupyter cells on Dask clusters as if they ran here."""
+"""Run Jupyter cells on Dask clusters as if they ran here.
+
+In a notebook: ``%load_ext nbcloud``, then ``%%cloud`` on top of a cell; ``%cloud --help`` and ``%%cloud?`` tell
+more. In a shell: ``nbcloud --help``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "CloudRun": "nbcloud.dispatch.run",
+    "Handle": "nbcloud.sessions.handles",
+    "NbcloudError": "nbcloud.errors",
+    "secret": "nbcloud.secret_values",
+}
+__all__ = ["CloudRun", "Handle", "NbcloudError", "__version__", "load_ipython_extension", "secret"]
+
+if TYPE_CHECKING:
+    from nbcloud.dispatch.run import CloudRun
+    from nbcloud.errors import NbcloudError
+    from nbcloud.secret_values import secret
+    from nbcloud.sessions.handles import Handle
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'nbcloud' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext nbcloud``: register ``%cloud`` and ``%%cloud``."""
+    from nbcloud.jupyter.magics import register
+
+    register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext nbcloud``: take the magics away; clusters, sessions and runs go on."""
+    from nbcloud.jupyter.magics import unregister
+
+    unregister(shell)

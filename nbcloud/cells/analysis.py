@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import types
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from nbcloud.cells.bytecode import code_names
 from nbcloud.cells.magics import AUTOMAGIC
-from nbcloud.cells.source import NOT_PYTHON, ParsedCell, parse, position, split_lines
+from nbcloud.cells.source import NOT_PYTHON, ParsedCell, find_name, parse, split_lines
 from nbcloud.cells.visitor import CellVisitor
 
 
@@ -80,7 +80,7 @@ def analyze(source: str) -> CellNames:
         except NOT_PYTHON:
             if not automagic:
                 return CellNames(star=True)
-            return analyze("%" + source.lstrip())
+            return replace(analyze("%" + source.lstrip()), required=())
         return _names(source, cell, automagic)
 
 
@@ -118,7 +118,7 @@ def _names(source: str, cell: ParsedCell, automagic: bool) -> CellNames:
 def _required(source: str, places: dict[str, tuple[int, int]]) -> tuple[Required, ...]:
     lines = split_lines(source)
     return tuple(
-        Required(name, line, *position(lines, name, line, column)) for name, (line, column) in places.items()
+        Required(name, *find_name(lines, name, line, column)) for name, (line, column) in places.items()
     )
 
 

@@ -10,9 +10,9 @@ import dis
 import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
+from typing import NamedTuple
 
 _LOADS = frozenset(
     code
@@ -48,8 +48,7 @@ _FORMULA = re.compile(r"\w\s*~")
 _CALLED_IN_FORMULA = re.compile(r"(?<![\w.])([^\W\d]\w*)\s*(?=[.(])")
 
 
-@dataclass(frozen=True)
-class CodeNames:
+class CodeNames(NamedTuple):
     """Global names that a code object, and those nested in it, may touch.
 
     ``attributes`` are all names that occur in any role; they tell cheaply that something is absent.
@@ -61,14 +60,9 @@ class CodeNames:
     imports: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
 
-    def __or__(self, other: CodeNames) -> CodeNames:
-        return CodeNames(
-            self.reads | other.reads,
-            self.binds | other.binds,
-            self.deletes | other.deletes,
-            self.imports | other.imports,
-            self.attributes | other.attributes,
-        )
+    def union(self, *others: CodeNames) -> CodeNames:
+        """Names of several code objects."""
+        return CodeNames(*map(frozenset.union, self, *others)) if others else self
 
 
 def nested_codes(code: CodeType) -> Iterator[CodeType]:
@@ -79,20 +73,14 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
 @lru_cache(maxsize=4096)
 def code_names(code: CodeType) -> CodeNames:
     """Global names of a function's code and of all code nested in it."""
-    names = _own_names(code, frozenset({_STORE_GLOBAL}), frozenset({_DELETE_GLOBAL}))
-    for inner in nested_codes(code):
-        names |= code_names(inner)
-    return names
+    own = _own_names(code, frozenset({_STORE_GLOBAL}), frozenset({_DELETE_GLOBAL}))
+    return own.union(*map(code_names, nested_codes(code)))
 
 
 def module_names(code: CodeType) -> CodeNames:
     """Global names of top-level code, with all that is nested in it, in whatever order they are used."""
-    names = _own_names(
-        code, frozenset({_STORE_GLOBAL, _STORE_NAME}), frozenset({_DELETE_GLOBAL, _DELETE_NAME})
-    )
-    for inner in nested_codes(code):
-        names |= code_names(inner)
-    return names
+    own = _own_names(code, frozenset({_STORE_GLOBAL, _STORE_NAME}), frozenset({_DELETE_GLOBAL, _DELETE_NAME}))
+    return own.union(*map(code_names, nested_codes(code)))
 
 
 def names_in_string(text: str, reads: AbstractSet[str], attributes: AbstractSet[str]) -> set[str]:

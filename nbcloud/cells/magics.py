@@ -94,7 +94,7 @@ _VERBATIM = _set_of(
 )
 _SHELL = frozenset({"!", "sx", "system"})
 
-_IDENTIFIER = re.compile(r"(?<![\w.\-])[^\W\d]\w*")
+_IDENTIFIER = re.compile(r"(?<![\w.%\-])[^\W\d]\w*")
 _SQL_VARIABLE = re.compile(r"[:{]\s*([^\W\d]\w*)")
 _SQL_RESULT = re.compile(r"\s*([^\W\d]\w*)\s*(?:<<|=<<)")
 _OPTIONS = re.compile(r"\s*-([A-Za-z]\S*)")

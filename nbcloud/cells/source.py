@@ -58,15 +58,13 @@ def parse(source: str, first_line: int = 1) -> ParsedCell:
     tree, lines = _parse_as_typed(source, first_line)
     tree, codes = _compile_as_run(tree)
     functions: dict[tuple[str, int], CodeNames] = {}
-    names = CodeNames()
     for code in codes:
-        names |= module_names(code)
         _index_functions(code, functions)
-    return ParsedCell(tree, names, functions, lines)
+    return ParsedCell(tree, CodeNames().union(*map(module_names, codes)), functions, lines)
 
 
-def position(source_lines: Sequence[str], name: str, line: int, column: int) -> tuple[int, int]:
-    """Find the columns of a name, in characters.
+def find_name(source_lines: Sequence[str], name: str, line: int, column: int) -> tuple[int, int, int]:
+    """Find the line, and the first and last column in characters, of a name that the user has typed.
 
     Parameters
     ----------
@@ -75,7 +73,7 @@ def position(source_lines: Sequence[str], name: str, line: int, column: int) -> 
     name : str
         The name.
     line : int
-        Its line in the cell, from 1.
+        Its line in the cell, from 1; of a magic that goes on over more lines, the first.
     column : int
         Its offset in UTF-8 bytes, in a line from which IPython may have stripped indentation or a prompt.
     """
@@ -83,8 +81,10 @@ def position(source_lines: Sequence[str], name: str, line: int, column: int) -> 
     start = len(text.encode()[:column].decode(errors="ignore"))
     if not text.startswith(name, start):
         found = re.search(rf"(?<![\w%.]){re.escape(name)}\b", text)
+        if found is None and text.endswith("\\"):
+            return find_name(source_lines, name, line + 1, 0)
         start = found.start() if found else 0
-    return start, start + len(name)
+    return line, start, start + len(name)
 
 
 def split_lines(source: str) -> list[str]:
@@ -155,5 +155,5 @@ def _index_functions(code: CodeType, index: dict[tuple[str, int], CodeNames]) ->
         key = inner.co_name, inner.co_firstlineno
         names = code_names(inner)
         # Two lambdas in one line share a key: each then reads what either reads.
-        index[key] = index[key] | names if key in index else names
+        index[key] = names.union(index[key]) if key in index else names
         _index_functions(inner, index)

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 # Fork only on Linux: on macOS the system's own libraries do not survive it.
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
+_SOCKET_PATH = 107  # bytes that the path of a socket may have
+
 _CONFIG: dict[str, Any] = {
     # What a user's own Dask configuration must not change here. Ports without TLS, and code that opens them:
     "distributed.scheduler.http.routes": [],
@@ -58,8 +60,8 @@ _CONFIG: dict[str, Any] = {
 def main(directory: str) -> None:
     """Be the cluster of that directory until it ends."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _start_forkserver()
     folder = Path(directory)
+    _start_forkserver(folder)
     info = ClusterInfo.from_json((folder / "spec.json").read_text(encoding="utf-8"))
     _phase(info, "starting the scheduler")
     asyncio.run(_run(info))
@@ -68,7 +70,7 @@ def main(directory: str) -> None:
     registry.remove_directory(info, folder.parent)
 
 
-def _start_forkserver() -> None:
+def _start_forkserver(folder: Path) -> None:
     """Start the process that workers are forked from, so that it imports Dask while this one does.
 
     A worker then starts in a tenth of the time, at the start and after it was killed.
@@ -76,8 +78,12 @@ def _start_forkserver() -> None:
     if _METHOD != "forkserver":
         return
     import multiprocessing
+    import tempfile
     from multiprocessing import forkserver
 
+    # Its socket is removed with the rest, even after a SIGKILL; unless the path is too long for a socket.
+    if len(os.fsencode(folder)) < _SOCKET_PATH - len("/pymp-12345678/listener-12345678"):
+        tempfile.tempdir = str(folder)
     multiprocessing.set_forkserver_preload(["distributed", "nbcloud.clusters.nodes"])
     forkserver.ensure_running()
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from nbcloud import secret_values
 from nbcloud.cells.analysis import CellNames, analyze
 from nbcloud.clusters.base import Progress, silent
@@ -20,7 +22,7 @@ from nbcloud.dispatch.links import connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
-from nbcloud.errors import NotPicklable, UsageError
+from nbcloud.errors import ClusterError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
 
 if TYPE_CHECKING:
@@ -51,6 +53,21 @@ def identify(namespace: MutableMapping[str, Any]) -> Identity:
         name = Path(kernel.abs_connection_file).stem.removeprefix("kernel-")
         return Identity("", f"kernel-{name[:8]}", lasting=False)
     return Identity("", f"ipython-{os.getpid()}", lasting=False)
+
+
+def process_mark() -> str:
+    """What tells this process from every other, also from a later one with its number."""
+    process = psutil.Process()
+    return f"{process.pid}-{process.create_time():.2f}"
+
+
+def is_running(mark: str) -> bool:
+    """Whether the process of a mark is still there, on this machine."""
+    pid, _, created = mark.partition("-")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except (psutil.Error, ValueError):
+        return False
 
 
 class Undefined(UsageError, NameError):
@@ -114,7 +131,6 @@ class Notebook:
         )
         hidden = getattr(self.shell, "user_ns_hidden", None)
         session = Session(link, facts, self.namespace, hidden=hidden, shell=self.shell)
-        session.resources = facts["resources"]
         self._check_resources(session, options)
         link.listen(session.id, lambda message: self._of_session(session, message))
         before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
@@ -163,6 +179,32 @@ class Notebook:
         wanted = name or self.identity.session
         return next((s for key, s in self._sessions.items() if key[1] == wanted and not s.lost), None)
 
+    def open_sessions(self) -> list[Session]:
+        """Sessions of this notebook that are alive as far as is known."""
+        return [session for session in self._sessions.values() if not session.lost]
+
+    def reopen(self, name: str | None = None) -> Session | None:
+        """A session that this kernel has not used yet, if it lives on the default cluster."""
+        wanted = name or self.identity.session
+        try:
+            link = connect(None, start=False)
+        except ClusterError:
+            return None
+        if wanted not in {facts["name"] for facts in link.ask("sessions")}:
+            return None
+        return self._open(link, wanted, CellOptions(session=name), silent)
+
+    def reset(self, session: Session) -> None:
+        """End a session on purpose; the next one needs no word about it."""
+        self._sessions = {key: known for key, known in self._sessions.items() if known is not session}
+        session.link.forget(session.id)
+        session.close()
+        session.lost = "it was reset"
+
+    def close(self) -> None:
+        """End with the kernel of the notebook: what came is on record, what runs goes on."""
+        self.recorder.close()
+
     # Runs
 
     def submit(
@@ -202,6 +244,7 @@ class Notebook:
         self._check_names(cell, session, options)
         parcel = self._pack(cell, session, options)
         run = CloudRun(session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder)
+        run.session = session
         if prepare is not None:
             prepare(run)
         self.recorder.begin(run.record, str(Path.cwd()))
@@ -251,6 +294,7 @@ class Notebook:
             inputs=parcel.records,
             resources={"cpus": options.cpus, "memory": options.memory, "timeout": options.timeout},
             tags=options.tags,
+            extra={"client": process_mark()},
         )
 
     def send(

@@ -38,22 +38,26 @@ class CloudRun:
     run : Run
         Its record at the start.
     recorder : Recorder
+    recorded : int
+        Number of the last message that is on record already.
     """
 
-    def __init__(self, link: Link, run: Run, recorder: Recorder) -> None:
+    def __init__(self, link: Link, run: Run, recorder: Recorder, *, recorded: int = 0) -> None:
         self.link = link
+        self.session: Any = None
         self.record = run
         self.id = run.id
         self.state = run.state
         self.message = ""
         self.last = 0
+        self._recorded = recorded
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._unread = 0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
-        self._live = True
+        self.again: Callable[[list[str]], None] = lambda _hashes: None
         self._collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]] | None = None
         self._values: dict[str, Any] = {}
         self.on_line: Callable[[dict[str, Any]], None] | None = None
@@ -81,7 +85,7 @@ class CloudRun:
     def _take(self, last: int, lines: bytes) -> None:
         if last <= self.last:
             return
-        self._recorder.lines(self.id, lines)
+        self._keep(last, lines)
         self.last = last
         if self._unread > _LIVE_BYTES:
             # Whoever shows it is far behind; the record has it all.
@@ -92,9 +96,16 @@ class CloudRun:
             self._note(message)
             if self.on_line is not None:
                 self.on_line(message)
-            elif self._live:
+            else:
                 message["size"] = len(line)
                 self._events.put(("line", message))
+
+    def _keep(self, last: int, lines: bytes) -> None:
+        """Put on record what is not there yet."""
+        if last > self._recorded:
+            new = lines.splitlines(keepends=True)[max(0, self._recorded - self.last) :]
+            self._recorder.lines(self.id, b"".join(new) if self._recorded > self.last else lines)
+            self._recorded = last
 
     def _note(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]

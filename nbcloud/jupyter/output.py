@@ -120,6 +120,11 @@ class CellOutput:
             case "comm_open" | "comm_msg" | "comm_close":
                 self._comms.from_session(self._session, message)
 
+    def publish_error(self, content: dict[str, Any]) -> None:
+        """Show a traceback that does not end the cell that runs."""
+        _write("stderr", "\n".join(content["traceback"]) + "\n")
+        sys.stderr.flush()
+
     def _result(self, content: dict[str, Any]) -> None:
         # Through the hook that is in force, so that %%capture and the Out history see it.
         sys.displayhook(_Formatted(content["data"], content.get("metadata") or {}))

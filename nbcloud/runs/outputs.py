@@ -139,15 +139,20 @@ def output_text(output: Mapping[str, Any], ansi: bool = False) -> str:
     """
     match output["output_type"]:
         case "stream":
-            text = "".join(output["text"])
+            text = _joined(output["text"])
         case "error":
             lines = output["traceback"] or [f"{output['ename']}: {output['evalue']}"]
             text = "\n".join(lines) + "\n"
         case _:
             data = output["data"]
-            text = "".join(data["text/plain"]) if "text/plain" in data else f"[{', '.join(data)}]"
+            text = _joined(data["text/plain"]) if "text/plain" in data else f"[{', '.join(data)}]"
             text += "\n"
-    return text if ansi else _ANSI.sub("", text)
+    return text if ansi or "\x1b" not in text else _ANSI.sub("", text)
+
+
+def _joined(text: str | list[str]) -> str:
+    # nbformat allows both on disk; joining a string would go through it letter by letter.
+    return text if isinstance(text, str) else "".join(text)
 
 
 class TextFlow:

@@ -92,6 +92,7 @@ class Session:
         self.names: set[str] = set(facts["names"])
         self.resumed = bool(facts["names"])
         self.lost = ""
+        self.resources: dict[str, float] = facts["resources"]
         self.released: deque[str] = deque()
         self.shared = is_shared(facts["spool"], facts["token"])
         self.namespace = namespace

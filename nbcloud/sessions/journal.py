@@ -62,6 +62,9 @@ class _Session:
     waiting: list[tuple[_Client, str]] = field(default_factory=list)
     log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))
     ephemeral: bool = False
+    """Ends with its first run."""
+    lasting: bool = True
+    """Outlives the clients that use it."""
 
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
@@ -209,8 +212,10 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
         self.clients.pop(client.id, None)
         for reader in client.readers.values():
             reader.cancel()
-        for session in self.sessions.values():
+        for session in list(self.sessions.values()):
             session.clients.discard(client.id)
+            if not session.lasting and not session.clients and session.active is None and not session.queue:
+                self._close(session, "its notebook went away")
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_kwargs: Any) -> None:  # noqa: ARG002
         """A worker is gone, and its kernels with it."""
@@ -259,7 +264,13 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
                 raise ValueError(refusal)
             identity = f"{name}-{secrets.token_hex(4)}"
             session = _Session(
-                identity, name, message["notebook"], resources, time.time(), ephemeral=message["ephemeral"]
+                identity,
+                name,
+                message["notebook"],
+                resources,
+                time.time(),
+                ephemeral=message["ephemeral"],
+                lasting=message["lasting"],
             )
             self.sessions[identity] = session
             taken = [other.host.worker for other in self.sessions.values() if other.host]
@@ -341,13 +352,13 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
 
     def _on_close(self, client: _Client, message: dict[str, Any]) -> None:
         """End a session, and what it runs."""
-        session = self._session(message["session"])
-        for run in list(session.queue):
-            self._withdraw(session, run, "cancelled", "its session was reset")
+        self._close(self._session(message["session"]), "it was reset")
+        self._answer(client, message, None)
+
+    def _close(self, session: _Session, why: str) -> None:
         if session.host:
             session.host.channel.post({"op": "close", "session": session.id})
-        self._lose(session, "it was reset", None)
-        self._answer(client, message, None)
+        self._lose(session, why, None)
 
     def _on_comm(self, client: _Client, message: dict[str, Any]) -> None:  # noqa: ARG002
         session = self._session(message["session"])

@@ -1,0 +1,225 @@
+"""The commands that need no notebook: clusters, runs and their records."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from nbcloud.clusters import connect as clusters
+from nbcloud.clusters import existing, local, registry
+from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
+from nbcloud.commands.answers import Answer, ago, duration
+from nbcloud.commands.parser import Parser
+from nbcloud.config import parse_bytes, parse_seconds, settings
+from nbcloud.dispatch.attach import complete_records
+from nbcloud.dispatch.links import link_to
+from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.store import Store
+from nbcloud.sessions.handles import size_text
+
+Verb = Callable[[argparse.Namespace, Progress], Answer]
+
+
+def add_verbs(parser: Parser) -> argparse._SubParsersAction[Parser]:
+    """Give a parser the commands of this module; returns the place for more."""
+    verbs = parser.add_subparsers(metavar="COMMAND", dest="verb", parser_class=Parser)
+    _add_cluster_verbs(verbs)
+    _add_run_verbs(verbs)
+    return verbs
+
+
+def _add(
+    verbs: argparse._SubParsersAction[Parser], name: str, verb: Verb, text: str, *, listing: bool = False
+) -> Parser:
+    parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(run=verb)
+    if listing:
+        parser.add_argument("--json", action="store_true", help="answer with JSON")
+    return parser
+
+
+def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    parser = _add(verbs, "up", up, "start a local cluster, or register a scheduler that exists")
+    parser.add_argument("cluster", nargs="?", help="a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT")
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of each worker")
+    parser.add_argument("--memory", type=parse_bytes, metavar="SIZE", help="memory of each worker (4GiB)")
+    parser.add_argument(
+        "--idle-timeout", type=parse_seconds, metavar="TIME", help="stop after so long without a run (2h); 0 never"
+    )
+    parser.add_argument("--name", help="a name for a scheduler given by address")
+    for part in ("ca", "cert", "key"):
+        parser.add_argument(f"--tls-{part}", metavar="FILE", help=f"PEM file for tls:// addresses: {part}")
+    parser = _add(verbs, "down", down, "stop a local cluster, or forget a registered scheduler")
+    parser.add_argument("cluster", nargs="?", help="its name")
+    parser.add_argument("--all", action="store_true", help="every cluster of this user")
+    _add(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
+    parser = _add(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
+    parser.add_argument("cluster", nargs="?", help="its name")
+    parser = _add(verbs, "scale", scale, "change the number of workers of a local cluster")
+    parser.add_argument("workers", type=int, help="how many")
+    parser.add_argument("-c", "--cluster", help="its name")
+
+
+def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    parser = _add(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
+    parser.add_argument("text", nargs="*", help="words in code, name, tags or error")
+    parser.add_argument("--state", choices=[state.value for state in RunState], help="only in this state")
+    parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
+    parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    parser = _add(verbs, "cancel", cancel, "stop a run for sure")
+    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+
+
+def _one(name: str | None) -> ClusterInfo:
+    return clusters.resolve(name, start=False)
+
+
+def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """Start or register a cluster, and bring nbcloud to it."""
+    name = arguments.cluster or "local"
+    started = time.monotonic()
+    before = {info.id for info in registry.entries()}
+    if "://" in name:
+        given = [arguments.tls_ca, arguments.tls_cert, arguments.tls_key]
+        if any(given) and not all(given):
+            raise UsageError("--tls-ca, --tls-cert and --tls-key belong together.")
+        tls = TLSFiles(*given) if all(given) else None
+        info = existing.up(name, arguments.name, tls=tls, progress=progress)
+    else:
+        options = {key: getattr(arguments, key) for key in ("workers", "threads", "memory", "idle_timeout")}
+        info = local.up(name, **options, progress=progress)
+    progress("bringing nbcloud to its scheduler and workers")
+    link_to(info)
+    text = f"The cluster {info.name!r} is up at {info.address}"
+    if info.kind == "local":
+        text += f": {info.workers} workers of {info.threads} threads and {size_text(info.memory)}"
+    was = "was up already" if info.id in before else f"{time.monotonic() - started:.1f} s"
+    return Answer(f"{text} ({was}).", data=_facts(info))
+
+
+def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """Stop clusters, after what they still have to tell is on record."""
+    infos = registry.entries() if arguments.all else [_known(arguments.cluster)]
+    if not infos:
+        return Answer("No cluster is up.", data=[])
+    for info in infos:
+        progress(f"completing the records of {info.name!r}")
+        complete_records()
+        progress(f"stopping {info.name!r}")
+        clusters.down(info)
+    complete_records()
+    names = ", ".join(repr(info.name) for info in infos)
+    return Answer(f"Stopped: {names}.", data=[info.name for info in infos])
+
+
+def _known(name: str | None) -> ClusterInfo:
+    """A cluster that is registered, whether it answers or not."""
+    name = name or settings().cluster
+    found = next((info for info in registry.entries() if name in {info.name, info.address}), None)
+    return found if found is not None else _one(name)
+
+
+def _facts(info: ClusterInfo) -> dict[str, object]:
+    facts = asdict(info)
+    del facts["tls"], facts["options"]
+    return facts
+
+
+def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Clusters of this user."""
+    infos = registry.entries()
+    rows = [
+        [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
+        for info in infos
+    ]
+    text = "" if infos else "No cluster is up. Type: %cloud up (in a notebook) or nbcloud up"
+    return Answer(text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos])
+
+
+def _health(info: ClusterInfo) -> str:
+    if not info.ready:
+        return "starting"
+    return "up" if clusters.alive(info) else "gone"
+
+
+def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Workers, sessions and runs of one cluster."""
+    info = _one(arguments.cluster)
+    facts = clusters.status(info)
+    link = link_to(info)
+    sessions, active = link.ask("sessions", timeout=5), link.ask("runs", timeout=5)
+    unfinished = [run for run in active if run["state"] in {"queued", "running"}]
+    rows = [
+        ["worker", worker["address"], f"{worker['nthreads']} threads", size_text(worker["memory_limit"]), ""]
+        for worker in facts["workers"]
+    ]
+    rows += [
+        ["session", session["name"], session["state"], f"{len(session['names'])} names", session["worker"]]
+        for session in sessions
+    ]
+    rows += [["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished]
+    text = f"The cluster {info.name!r} at {info.address}, up since {ago(info.created)}."
+    data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
+    return Answer(text, ["", "name", "state", "size", "where"], rows, data)
+
+
+def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """Add or remove workers."""
+    info = _one(arguments.cluster)
+    progress(f"scaling {info.name!r} to {arguments.workers} workers")
+    info = clusters.scale(info, arguments.workers)
+    return Answer(f"The cluster {info.name!r} has {info.workers} workers.", data=_facts(info))
+
+
+def run_answer(found: list[Run]) -> Answer:
+    """Runs as a table."""
+    rows = [
+        [
+            run.id,
+            run.name or _first_line(run.code),
+            str(run.state),
+            ago(run.created),
+            duration(run.seconds),
+            run.session,
+            (run.error or {}).get("ename", "") or run.message[:60],
+        ]
+        for run in found
+    ]
+    columns = ["run", "name", "state", "asked", "took", "session", "error"]
+    return Answer("" if rows else "No run is on record.", columns, rows, [run.to_json() for run in found])
+
+
+def _first_line(code: str) -> str:
+    line = next((line.strip() for line in code.splitlines() if line.strip()), "")
+    return line if len(line) <= 40 else line[:39] + "…"
+
+
+def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Runs on record."""
+    complete_records()
+    with Store() as store:
+        found = store.search(
+            " ".join(arguments.text) or None, state=arguments.state, tag=arguments.tag, limit=arguments.limit
+        )
+    return run_answer(found)
+
+
+def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Stop a run."""
+    with Store() as store:
+        run = store.get(arguments.run)
+    if run.state.ended:
+        return Answer(f"Run {run.id} is {run.state} already.", data=run.to_json())
+    info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
+    if info is None:
+        complete_records()
+        return Answer(f"Run {run.id} is over: its cluster is gone.", data=run.to_json())
+    try:
+        link_to(info).ask("cancel", run=run.id)
+    except NbcloudError as error:
+        raise UsageError(f"Run {run.id} can't be cancelled: {error}") from None
+    return Answer(f"Run {run.id} is being stopped.", data=run.to_json())

@@ -1,0 +1,122 @@
+"""Runs that nobody listens to: their records are completed from the journal, and they can be shown again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nbcloud.clusters import registry
+from nbcloud.config import settings
+from nbcloud.dispatch.links import link_to
+from nbcloud.dispatch.notebook import is_running
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.run import CloudRun
+from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError
+from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.store import Store
+
+_SYNC_SECONDS = 20.0
+
+
+def attach(run_id: str, recorder: Recorder) -> CloudRun:
+    """Listen to a run from its first message on, and keep its record if nobody else does.
+
+    Raises
+    ------
+    RunNotFound
+        When it is not on record, or its cluster no longer has its journal.
+    """
+    recorder.flush()
+    with Store() as store:
+        run = store.get(run_id)
+        owned = not run.state.ended and not is_running(str(run.extra.get("client", "")))
+        recorded = store.last_number(run.id) if owned else run.messages or 2**62
+    info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
+    if info is None:
+        raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: nbcloud logs {run.id}")
+    link = link_to(info)
+    attached = CloudRun(link, run, recorder if owned else _Silent(), recorded=recorded)
+    link.listen(run.id, attached.listen)
+    try:
+        link.ask("read", run=run.id, after=0)
+    except SessionError as error:
+        link.forget(run.id)
+        raise RunNotFound(f"{error}", f"Its record: nbcloud logs {run.id}") from None
+    return attached
+
+
+class _Silent(Recorder):
+    """Of a run that another process keeps on record."""
+
+    def lines(self, run_id: str, lines: bytes) -> None:
+        """Nothing to do."""
+
+    def change(self, run_id: str, **changes: Any) -> None:
+        """Nothing to do."""
+
+
+def complete_records() -> list[Run]:
+    """Bring the records of runs up to date whose notebook went away.
+
+    Returns
+    -------
+    list of Run
+        Those that still run.
+    """
+    with Store() as store:
+        store.tidy()
+        orphans = [run for run in store.unfinished() if not is_running(str(run.extra.get("client", "")))]
+        clusters = {info.id: info for info in registry.entries()}
+        running = []
+        for run in orphans:
+            if run.cluster_id in clusters:
+                with contextlib.suppress(ClusterError):
+                    if _from_cluster(run, clusters[run.cluster_id]):
+                        running.append(run)
+                    continue
+            with contextlib.suppress(NbcloudError):
+                _from_file(store, run)
+        return running
+
+
+def _from_cluster(run: Run, info: Any) -> bool:
+    """Read what is missing from the live journal; whether the run still goes on."""
+    recorder = Recorder()
+    try:
+        attached = attach(run.id, recorder)
+    except RunNotFound:
+        with Store() as store:
+            _from_file(store, run)
+        return False
+    state = next((f["state"] for f in attached.link.ask("runs") if f["id"] == run.id), "lost")
+    if state in {"queued", "running"}:
+        attached.link.forget(run.id)
+        recorder.close()
+        return True
+    attached.wait(_SYNC_SECONDS)
+    recorder.close()
+    return False
+
+
+def _from_file(store: Store, run: Run) -> None:
+    """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
+    state, message = RunState.LOST, "its cluster ended, and nobody was listening"
+    finished = None
+    for path in Path(settings().runtime_dir).glob(f"clusters/*/journal/{run.id}.jsonl"):
+        last = store.last_number(run.id)
+        new = []
+        for line in path.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):  # a torn last line
+                entry = json.loads(line)
+                if entry["n"] > last and line.endswith(b"\n"):
+                    new.append(line)
+                if entry["msg_type"] == "nbcloud_finished":
+                    state, message = RunState(entry["content"]["state"]), entry["content"]["why"]
+                    finished = entry["time"]
+        if new:
+            store.append(run.id, b"".join(new))
+    if run.state is RunState.QUEUED and state is not RunState.LOST:
+        run = store.update(run.id, state=RunState.RUNNING)
+    store.update(run.id, state=state, message=message, finished=finished)

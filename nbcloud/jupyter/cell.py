@@ -1,0 +1,263 @@
+"""One ``%%cloud`` cell, from its text to its last output."""
+
+from __future__ import annotations
+
+import ast
+import queue
+import time
+from typing import Any
+
+
+from nbcloud.commands.notices import notice
+from nbcloud.dispatch.notebook import Notebook, Undefined
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.run import CloudRun, failure
+from nbcloud.errors import RemoteError, RunLost, UsageError
+from nbcloud.jupyter.comms import CommRelay
+from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
+from nbcloud.jupyter.progress import Phases
+from nbcloud.runs.record import Run, RunState
+from nbcloud.sessions.handles import size_text
+
+_AT_ONCE = 500
+_SILENCE = 10.0
+_TICK = 1.0
+_GIVE_UP = 8.0
+
+
+class CellRunner:
+    """Runs the cells of one notebook.
+
+    Parameters
+    ----------
+    shell : IPython.core.interactiveshell.InteractiveShell
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
+        self.notebook = Notebook(shell.user_ns, shell)
+        self.comms = CommRelay(shell)
+        self.notebook.on_outside = self._outside
+
+    def _header(self) -> dict[str, Any] | None:
+        kernel = getattr(self.shell, "kernel", None)
+        parent = kernel.get_parent("shell") if kernel is not None else {}
+        return dict(parent["header"]) if parent.get("header") else None
+
+    def _cell_id(self) -> str:
+        kernel = getattr(self.shell, "kernel", None)
+        parent = kernel.get_parent("shell") if kernel is not None else {}
+        return str((parent.get("metadata") or {}).get("cellId") or "")
+
+    def run(self, code: str, options: CellOptions) -> CloudRun | None:
+        """Run a cell; returns the run when it is in the background.
+
+        Raises
+        ------
+        CellError
+            What the cell raised.
+        RunError
+            When it was stopped or lost.
+        """
+        for attempt in range(options.retries + 1):
+            try:
+                return self._run_once(code, options)
+            except RemoteError as error:
+                if attempt == options.retries or error.ename == "KeyboardInterrupt":
+                    raise
+                notice(f"{error.ename}: {error}. Trying again ({attempt + 1} of {options.retries}).")
+        return None
+
+    def _run_once(self, code: str, options: CellOptions) -> CloudRun | None:
+        header = self._header()
+        shown: CellOutput | None = None
+        with Phases(self.shell) as phases:
+            run, session = self._submit(code, options, header, phases)
+        for sentence in self.notebook.told():
+            notice(sentence)
+        if options.background:
+            return run
+        shown = CellOutput(self.shell, self.comms, session, run.id)
+        self._follow(run, session, shown)
+        shown.close()
+        return self._finish(run, session, options)
+
+    def _submit(
+        self, code: str, options: CellOptions, header: dict[str, Any] | None, phases: Phases
+    ) -> tuple[CloudRun, Any]:
+        def prepare(run: CloudRun) -> None:
+            if options.background:
+                self._in_background(run, header)
+
+        try:
+            return self.notebook.submit(
+                code,
+                options,
+                count=self.shell.execution_count,
+                header=header,
+                cell_id=self._cell_id(),
+                progress=phases.tell,
+                prepare=prepare,
+            )
+        except Undefined as error:
+            raise self._name_error(code, error) from None
+
+    def _name_error(self, code: str, error: Undefined) -> Exception:
+        """The NameError that the cell would have raised, with its line, although nothing was sent."""
+        filename = self.shell.compile.cache(code, self.shell.execution_count, raw_code=code)
+        place = {"lineno": error.data["lineno"], "col_offset": error.data["column"]}
+        place |= {"end_lineno": place["lineno"], "end_col_offset": place["col_offset"] + len(error.data["name"])}
+        name = ast.Name(error.data["name"], ast.Load(), **place)
+        tree = ast.Module([ast.Expr(name, **place)], [])
+        try:
+            exec(compile(tree, filename, "exec"), {"__name__": "__main__"})  # noqa: S102 - one name that is not there
+        except NameError as raised:
+            frame = raised.__traceback__.tb_next  # type: ignore[union-attr]
+            text = self.shell.InteractiveTB.structured_traceback(NameError, raised, frame, tb_offset=0)
+            return cell_error("NameError", str(raised), text)
+        return error
+
+    # In the foreground
+
+    def _follow(self, run: CloudRun, session: Any, shown: CellOutput) -> None:
+        """Show what comes until the run ends; an interrupt stops the run, a second one its kernel."""
+        events = run.events()
+        interrupts = 0
+        warned = gave_up = 0.0
+        while True:
+            try:
+                kind, value = events.get(timeout=_TICK)
+                batch: list[dict[str, Any]] = []
+                while True:
+                    if kind == "line":
+                        batch.append(value)
+                    elif kind == "missing":
+                        run.again(value)
+                    else:
+                        shown.publish(batch)
+                        return
+                    if len(batch) >= _AT_ONCE or events.empty():
+                        break
+                    kind, value = events.get()
+                run.shown(sum(message["size"] for message in batch))
+                shown.publish(batch)
+            except queue.Empty:
+                silence = run.link.silence
+                if silence > _SILENCE and silence - warned > 6 * _SILENCE:
+                    warned = silence
+                    notice(
+                        f"The scheduler of {run.link.info.name!r} has not answered for {silence:.0f} s; still waiting. "
+                        "Interrupt twice to leave the run to itself."
+                    )
+                if gave_up and time.monotonic() - gave_up > _GIVE_UP:
+                    raise RunLost(
+                        f"The cluster does not answer; run {run.id} may still be going.",
+                        f"When it is back: %cloud attach {run.id}",
+                    ) from None
+            except KeyboardInterrupt:
+                interrupts += 1
+                if interrupts == 1:
+                    run.interrupt()
+                else:
+                    run.kill(session.id)
+                    gave_up = time.monotonic()
+
+    def _finish(self, run: CloudRun, session: Any, options: CellOptions) -> None:
+        end, buffers = run.end
+        for payload in end.get("payload", ()):
+            if payload.get("source") != "ask_exit" and getattr(self.shell, "payload_manager", None) is not None:
+                self.shell.payload_manager.write_payload(payload)
+        if "names" in end:
+            report = session.receive(end["names"], buffers, self.notebook.limits())
+            self._tell_results(report, options)
+        error = failure(run)
+        if error is None:
+            return
+        if run.state is RunState.FAILED:
+            raise self._remote_error(run, end)
+        if run.error is not None:
+            notice("".join(line + "\n" for line in run.error["traceback"]).rstrip())
+        raise error
+
+    def _remote_error(self, run: CloudRun, end: dict[str, Any]) -> Exception:
+        error = run.error or {"ename": "Error", "evalue": "", "traceback": []}
+        if end.get("status") == "refused":
+            text = f"{error['ename']}: {error['evalue']}"
+            return cell_error(error["ename"], error["evalue"], ["The cell did not run: " + text])
+        return cell_error(error["ename"], error["evalue"], error["traceback"])
+
+    def _tell_results(self, report: list[dict[str, Any]], options: CellOptions) -> None:
+        missing = [entry["name"] for entry in report if entry["kind"] == "missing"]
+        if missing:
+            raise UsageError(f"-o {missing[0]}: the cell left no variable {missing[0]!r}.")
+        for entry in report:
+            if entry["kind"] == "handle" and entry["name"] in options.outputs:
+                name, why = entry["name"], entry.get("reason", "")
+                notice(f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} {name}.get() tries again.")
+
+    # In the background
+
+    def _in_background(self, run: CloudRun, header: dict[str, Any] | None) -> None:
+        """Let the run's outputs land in the cell that started it."""
+        later: list[LaterOutput] = []
+
+        def publish(message: dict[str, Any]) -> None:
+            if not later:
+                later.append(LaterOutput(self.shell, self.comms, run.session, header))
+            later[0].publish(message)
+
+        run.on_line = publish
+
+    def _outside(self, session: Any, messages: list[dict[str, Any]]) -> None:
+        """Messages that belong to no cell that runs: of widgets, and of threads of cells before."""
+        output = LaterOutput(self.shell, self.comms, session, None)
+        for message in messages:
+            output.publish(message)
+
+
+
+    # From the record
+
+    def show_outputs(self, run: Run, outputs: list[dict[str, Any]]) -> None:
+        """Show the outputs of a run as outputs of the cell that runs now."""
+        shown = CellOutput(self.shell, self.comms, None, run.id)
+        for output in outputs:
+            content = dict(output)
+            kind = content.pop("output_type")
+            if kind == "error":
+                shown.publish_error(content)
+            else:
+                shown.publish([{"msg_type": kind, "content": _joined(content)}])
+        shown.close()
+
+    def show_attached(self, run: CloudRun) -> None:
+        """Show a run from its first message on; an interrupt stops watching, the run goes on."""
+        shown = CellOutput(self.shell, self.comms, run.session, run.id)
+        while True:
+            try:
+                kind, value = run.events().get(timeout=_TICK)
+            except queue.Empty:
+                continue
+            except KeyboardInterrupt:
+                run.link.forget(run.id)
+                notice(f"No longer watching run {run.id}; it goes on. To stop it: %cloud cancel {run.id}")
+                return
+            if kind == "end":
+                break
+            run.shown(value["size"])
+            if value["msg_type"] == "error":
+                shown.publish_error(value["content"])
+            else:
+                shown.publish([value])
+        shown.close()
+        if run.message:
+            notice(f"Run {run.id}: {run.message}.")
+
+    def close(self) -> None:
+        """End with the kernel."""
+        self.notebook.close()
+
+
+def _joined(content: dict[str, Any]) -> dict[str, Any]:
+    text = content.get("text")
+    return {**content, "text": "".join(text)} if isinstance(text, list) else content

@@ -1,0 +1,147 @@
+"""The commands of ``%cloud``: those of the shell, and those that need a notebook."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nbcloud.clusters.base import Progress
+from nbcloud.commands.answers import Answer
+from nbcloud.commands.parser import Parser
+from nbcloud.commands.verbs import add_verbs
+from nbcloud.dispatch.attach import attach, complete_records
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.errors import RunNotFound, SessionNotFound, UsageError
+from nbcloud.jupyter.progress import Phases
+from nbcloud.runs.record import Run
+from nbcloud.runs.store import Store
+from nbcloud.sessions.handles import size_text
+
+if TYPE_CHECKING:
+    from nbcloud.jupyter.cell import CellRunner
+    from nbcloud.sessions.client import Session
+
+
+class LineCommands:
+    """``%cloud`` in one notebook.
+
+    Parameters
+    ----------
+    shell : IPython.core.interactiveshell.InteractiveShell
+    runner : callable
+        Returns the notebook's cell runner.
+    """
+
+    def __init__(self, shell: Any, runner: Callable[[], CellRunner]) -> None:
+        self._shell = shell
+        self._runner = runner
+        self._parser = Parser(prog="%cloud", description="Clusters, sessions and runs. On top of a cell: %%cloud --help")
+        verbs = add_verbs(self._parser)
+        self._add_notebook_verbs(verbs)
+        self.parsers: dict[str, Parser] = dict(verbs.choices)
+
+    def _add_notebook_verbs(self, verbs: argparse._SubParsersAction[Parser]) -> None:
+        def add(name: str, verb: Callable[[argparse.Namespace, Progress], Answer | None], text: str) -> Parser:
+            parser: Parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+            parser.set_defaults(run=verb)
+            return parser
+
+        parser = add("logs", self._logs, "show a run's outputs from its record, in this cell")
+        parser.add_argument("run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default")
+        parser = add("attach", self._attach, "show a run from its first message on, and go on live")
+        parser.add_argument("run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default")
+        parser = add("names", self._names, "list the variables of the notebook's session")
+        parser.add_argument("-s", "--session", help="another session")
+        parser.add_argument("--json", action="store_true", help="answer with JSON")
+        for name, verb, text in (
+            ("pull", self._pull, "bring variables of the session here"),
+            ("push", self._push, "send variables of the notebook to the session"),
+        ):
+            parser = add(name, verb, text)
+            parser.add_argument("names", nargs="+", metavar="NAME")
+            parser.add_argument("-s", "--session", help="another session")
+        parser = add("reset", self._reset, "end the notebook's session; its variables are gone")
+        parser.add_argument("-s", "--session", help="another session")
+
+    def run(self, line: str) -> Any:
+        """Run one command; what it answers is displayed by the notebook."""
+        arguments = self._parser.parse_line(line or "status")
+        if getattr(arguments, "run", None) is None or arguments.verb is None:
+            raise UsageError("%cloud needs a command.", f"There are: {', '.join(self.parsers)}.")
+        verb = self._shell_verb(arguments)
+        with Phases(self._shell) as phases:
+            answer = verb(arguments, phases.tell)
+        if getattr(arguments, "json", False) and answer is not None:
+            return answer.data
+        return answer
+
+    def _shell_verb(self, arguments: argparse.Namespace) -> Any:
+        # A positional argument may be called "run" as well; the verb's function is the parser's default.
+        return self.parsers[arguments.verb].get_default("run")
+
+    def _session(self, name: str | None) -> Session:
+        notebook = self._runner().notebook
+        found = notebook.find(name) or notebook.reopen(name)
+        if found is None:
+            raise SessionNotFound(
+                f"This notebook has no session {name!r}." if name else "This notebook has no session yet.",
+                "The first %%cloud cell starts one.",
+            )
+        return found
+
+    def _find(self, wanted: str | None) -> Run:
+        with Store() as store:
+            if wanted:
+                return store.get(wanted)
+            path = self._runner().notebook.identity.path
+            found = store.search(notebook=path, limit=1) if path else store.search(limit=1)
+        if not found:
+            raise RunNotFound("This notebook has no run on record.", "The first %%cloud cell makes one.")
+        return found[0]
+
+    def _logs(self, arguments: argparse.Namespace, progress: Progress) -> None:  # noqa: ARG002
+        self._runner().notebook.recorder.flush()
+        complete_records()
+        run = self._find(arguments.run)
+        with Store() as store:
+            self._runner().show_outputs(run, store.outputs(run.id))
+
+    def _attach(self, arguments: argparse.Namespace, progress: Progress) -> None:
+        runner = self._runner()
+        run = self._find(arguments.run)
+        try:
+            attached = attach(run.id, runner.notebook.recorder)
+        except RunNotFound:
+            self._logs(argparse.Namespace(run=run.id), progress)
+            return
+        runner.show_attached(attached)
+
+    def _names(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
+        listed = self._session(arguments.session).list_names()
+        rows = [[n["name"], n["type"], n["text"], size_text(n["nbytes"])] for n in listed]
+        return Answer("" if rows else "The session has no variables.", ["name", "type", "shape", "size"], rows, listed)
+
+    def _pull(self, arguments: argparse.Namespace, progress: Progress) -> Answer:
+        progress("waiting for the session")
+        session = self._session(arguments.session)
+        report = session.pull(arguments.names, self._runner().notebook.limits())
+        absent = [entry["name"] for entry in report if entry["kind"] == "missing"]
+        if absent:
+            raise UsageError(f"The session {session.name!r} has no variable {absent[0]!r}.", "See: %cloud names")
+        stay = [entry for entry in report if entry["kind"] == "handle"]
+        if stay:
+            return Answer(f"{stay[0]['name']} stays there: {stay[0]['reason']}", data=report)
+        return Answer(f"Here now: {', '.join(arguments.names)}.", data=report)
+
+    def _push(self, arguments: argparse.Namespace, progress: Progress) -> Answer:
+        progress("waiting for the session")
+        notebook = self._runner().notebook
+        session = notebook.session(CellOptions(session=arguments.session), progress)
+        parcel = session.push(arguments.names, notebook.limits())
+        return Answer(f"There now: {', '.join(sorted(parcel.names))}.", data=parcel.records)
+
+    def _reset(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
+        session = self._session(arguments.session)
+        self._runner().notebook.reset(session)
+        return Answer(f"The session {session.name!r} has ended; the next cell starts a new one.")

@@ -1,0 +1,94 @@
+"""``%cloud`` and ``%%cloud``."""
+
+from __future__ import annotations
+
+import atexit
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+
+from nbcloud.commands.cell import cell_options, cell_parser
+from nbcloud.commands.parser import Help
+from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.jupyter.completion import complete
+
+if TYPE_CHECKING:
+    from nbcloud.jupyter.cell import CellRunner
+    from nbcloud.jupyter.lines import LineCommands
+
+
+@magics_class
+class CloudMagics(Magics):  # type: ignore[misc]
+    """The magics of one shell; what they need is imported at their first use."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._runner: CellRunner | None = None
+        self._lines: LineCommands | None = None
+
+    @property
+    def runner(self) -> CellRunner:
+        """Runs cells."""
+        if self._runner is None:
+            from nbcloud.jupyter.cell import CellRunner
+
+            self._runner = CellRunner(self.shell)
+            atexit.register(self.close)
+        return self._runner
+
+    @property
+    def lines(self) -> LineCommands:
+        """Runs ``%cloud`` commands."""
+        if self._lines is None:
+            from nbcloud.jupyter.lines import LineCommands
+
+            self._lines = LineCommands(self.shell, lambda: self.runner)
+        return self._lines
+
+    @no_var_expand
+    @line_cell_magic
+    def cloud(self, line: str, cell: str | None = None) -> Any:
+        """Replaced by the manual page when the magics are registered."""
+        try:
+            if cell is None:
+                return self.lines.run(line)
+            options = cell_options(line)
+            if not cell.strip():
+                raise UsageError("The cell is empty below its %%cloud line.", "Write what is to run there.")
+            return self.runner.run(cell, options)
+        except Help as page:
+            print(page)
+        except NbcloudError as error:
+            _shown_as_sentence(error)
+            raise
+
+    def close(self) -> None:
+        """Put on record what is left, and end the links."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+
+def _shown_as_sentence(error: NbcloudError) -> None:
+    """Have IPython show an error as its sentence instead of a stack of internals."""
+    if not hasattr(error, "_render_traceback_"):
+        text = f"{type(error).__name__}: {error}"
+        error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+
+
+def register(shell: Any) -> None:
+    """Give a shell the magics and their completion."""
+    magics = CloudMagics(shell)
+    page = f"{cell_parser().format_help()}\nCommands of %cloud: see %cloud --help"
+    CloudMagics.cloud.__doc__ = page
+    shell.register_magics(magics)
+    shell.set_hook("complete_command", lambda _self, event: complete(magics, event), re_key=r"^\s*%%?cloud\b.*")
+
+
+def unregister(shell: Any) -> None:
+    """Take the magics away."""
+    magics = shell.magics_manager.registry.pop("CloudMagics", None)
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("cloud", None)
+    if magics is not None:
+        magics.close()

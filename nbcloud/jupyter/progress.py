@@ -1,0 +1,53 @@
+"""The phases of something that takes a while, in one line that goes away when it is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from IPython.display import DisplayHandle
+
+_QUIET_SECONDS = 0.7
+
+
+class Phases:
+    """Shows the latest phase, once the whole has taken long enough to be noticed.
+
+    Parameters
+    ----------
+    shell : IPython.core.interactiveshell.InteractiveShell
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._started = time.monotonic()
+        self._handle: DisplayHandle | None = None
+        self._text = ""
+        self._lock = threading.Lock()
+
+    def tell(self, text: str) -> None:
+        """A new phase; may be called from any thread."""
+        with self._lock:
+            if text == self._text or time.monotonic() - self._started < _QUIET_SECONDS:
+                return
+            self._text = text
+            self._show(f"nbcloud: {text} …")
+
+    def _show(self, text: str) -> None:
+        bundle = {"text/plain": text}
+        if self._handle is None:
+            self._handle = DisplayHandle()
+            self._handle.display(bundle, raw=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._handle is not None and kind is None:
+            self._shell.display_pub.clear_output(wait=True)
