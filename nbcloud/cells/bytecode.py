@@ -112,7 +112,7 @@ def _own_names(code: CodeType, stores: frozenset[int], deletes: frozenset[int]) 
     deleted: set[str] = set()
     imports: set[str] = set()
     module = ""
-    for operation, name in _name_operations(code):
+    for operation, name in name_operations(code):
         if operation in _LOADS:
             reads.add(name)
         elif operation in stores:
@@ -138,7 +138,8 @@ def _own_names(code: CodeType, stores: frozenset[int], deletes: frozenset[int]) 
     )
 
 
-def _name_operations(code: CodeType) -> Iterator[tuple[int, str]]:
+def name_operations(code: CodeType) -> Iterator[tuple[int, str]]:
+    """Operation code and name of each instruction that has to do with a name of the namespace."""
     # dis.get_instructions() says the same, sixteen times slower; a test compares the two.
     names = code.co_names
     if not names:

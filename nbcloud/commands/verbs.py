@@ -19,8 +19,9 @@ from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
 from nbcloud.sessions.handles import size_text
+from nbcloud.sessions.spool import remove_orphans
 
-Verb = Callable[[argparse.Namespace, Progress], Answer]
+Verb = Callable[[argparse.Namespace, Progress], Answer | None]
 
 
 def add_verbs(parser: Parser) -> argparse._SubParsersAction[Parser]:
@@ -31,18 +32,19 @@ def add_verbs(parser: Parser) -> argparse._SubParsersAction[Parser]:
     return verbs
 
 
-def _add(
+def add_verb(
     verbs: argparse._SubParsersAction[Parser], name: str, verb: Verb, text: str, *, listing: bool = False
 ) -> Parser:
+    """Add one command; ``listing`` gives it ``--json``."""
     parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(run=verb)
+    parser.set_defaults(function=verb)
     if listing:
         parser.add_argument("--json", action="store_true", help="answer with JSON")
     return parser
 
 
 def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    parser = _add(verbs, "up", up, "start a local cluster, or register a scheduler that exists")
+    parser = add_verb(verbs, "up", up, "start a local cluster, or register a scheduler that exists")
     parser.add_argument("cluster", nargs="?", help="a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT")
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each worker")
@@ -53,24 +55,24 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--name", help="a name for a scheduler given by address")
     for part in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{part}", metavar="FILE", help=f"PEM file for tls:// addresses: {part}")
-    parser = _add(verbs, "down", down, "stop a local cluster, or forget a registered scheduler")
+    parser = add_verb(verbs, "down", down, "stop a local cluster, or forget a registered scheduler")
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="every cluster of this user")
-    _add(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
-    parser = _add(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
+    add_verb(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
+    parser = add_verb(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
-    parser = _add(verbs, "scale", scale, "change the number of workers of a local cluster")
+    parser = add_verb(verbs, "scale", scale, "change the number of workers of a local cluster")
     parser.add_argument("workers", type=int, help="how many")
     parser.add_argument("-c", "--cluster", help="its name")
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    parser = _add(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
+    parser = add_verb(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
     parser.add_argument("text", nargs="*", help="words in code, name, tags or error")
     parser.add_argument("--state", choices=[state.value for state in RunState], help="only in this state")
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
-    parser = _add(verbs, "cancel", cancel, "stop a run for sure")
+    parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
     parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
 
 
@@ -112,6 +114,7 @@ def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress(f"stopping {info.name!r}")
         clusters.down(info)
     complete_records()
+    remove_orphans()
     names = ", ".join(repr(info.name) for info in infos)
     return Answer(f"Stopped: {names}.", data=[info.name for info in infos])
 
@@ -162,7 +165,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         for session in sessions
     ]
     rows += [["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished]
-    text = f"The cluster {info.name!r} at {info.address}, up since {ago(info.created)}."
+    text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
 

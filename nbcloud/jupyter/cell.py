@@ -70,7 +70,6 @@ class CellRunner:
 
     def _run_once(self, code: str, options: CellOptions) -> CloudRun | None:
         header = self._header()
-        shown: CellOutput | None = None
         with Phases(self.shell) as phases:
             run, session = self._submit(code, options, header, phases)
         for sentence in self.notebook.told():
@@ -80,7 +79,7 @@ class CellRunner:
         shown = CellOutput(self.shell, self.comms, session, run.id)
         self._follow(run, session, shown)
         shown.close()
-        return self._finish(run, session, options)
+        return self._finish(run, session, options, shown)
 
     def _submit(
         self, code: str, options: CellOptions, header: dict[str, Any] | None, phases: Phases
@@ -112,6 +111,7 @@ class CellRunner:
         try:
             exec(compile(tree, filename, "exec"), {"__name__": "__main__"})  # noqa: S102 - one name that is not there
         except NameError as raised:
+            raised.__suppress_context__ = True
             frame = raised.__traceback__.tb_next  # type: ignore[union-attr]
             text = self.shell.InteractiveTB.structured_traceback(NameError, raised, frame, tb_offset=0)
             return cell_error("NameError", str(raised), text)
@@ -162,21 +162,26 @@ class CellRunner:
                     run.kill(session.id)
                     gave_up = time.monotonic()
 
-    def _finish(self, run: CloudRun, session: Any, options: CellOptions) -> None:
+    def _finish(self, run: CloudRun, session: Any, options: CellOptions, shown: CellOutput) -> None:
         end, buffers = run.end
+        left = False
         for payload in end.get("payload", ()):
+            left = left or payload.get("source") == "ask_exit"
             if payload.get("source") != "ask_exit" and getattr(self.shell, "payload_manager", None) is not None:
                 self.shell.payload_manager.write_payload(payload)
         if "names" in end:
             report = session.receive(end["names"], buffers, self.notebook.limits())
             self._tell_results(report, options)
+        if left:
+            self.notebook.reset(session)
+            notice(f"The session {session.name!r} ended by exit(); the next cell starts a new one.")
         error = failure(run)
         if error is None:
             return
         if run.state is RunState.FAILED:
             raise self._remote_error(run, end)
         if run.error is not None:
-            notice("".join(line + "\n" for line in run.error["traceback"]).rstrip())
+            shown.publish_error(run.error)
         raise error
 
     def _remote_error(self, run: CloudRun, end: dict[str, Any]) -> Exception:

@@ -44,7 +44,7 @@ class LineCommands:
     def _add_notebook_verbs(self, verbs: argparse._SubParsersAction[Parser]) -> None:
         def add(name: str, verb: Callable[[argparse.Namespace, Progress], Answer | None], text: str) -> Parser:
             parser: Parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-            parser.set_defaults(run=verb)
+            parser.set_defaults(function=verb)
             return parser
 
         parser = add("logs", self._logs, "show a run's outputs from its record, in this cell")
@@ -67,18 +67,13 @@ class LineCommands:
     def run(self, line: str) -> Any:
         """Run one command; what it answers is displayed by the notebook."""
         arguments = self._parser.parse_line(line or "status")
-        if getattr(arguments, "run", None) is None or arguments.verb is None:
+        if arguments.verb is None:
             raise UsageError("%cloud needs a command.", f"There are: {', '.join(self.parsers)}.")
-        verb = self._shell_verb(arguments)
         with Phases(self._shell) as phases:
-            answer = verb(arguments, phases.tell)
+            answer = arguments.function(arguments, phases.tell)
         if getattr(arguments, "json", False) and answer is not None:
             return answer.data
         return answer
-
-    def _shell_verb(self, arguments: argparse.Namespace) -> Any:
-        # A positional argument may be called "run" as well; the verb's function is the parser's default.
-        return self.parsers[arguments.verb].get_default("run")
 
     def _session(self, name: str | None) -> Session:
         notebook = self._runner().notebook

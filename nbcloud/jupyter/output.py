@@ -207,9 +207,7 @@ class LaterOutput:
         kind = message["msg_type"]
         if kind in _COMMS:
             self._comms.from_session(self._session, message)
-        elif kind == "execute_result":
-            self._send("display_data", {**message["content"], "transient": {}})
-        elif kind in {"stream", "display_data", "update_display_data", "clear_output", "error"}:
+        elif kind in {"stream", "execute_result", "display_data", "update_display_data", "clear_output", "error"}:
             self._send(kind, message["content"], message.get("parent"))
 
     def _send(self, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> None:

@@ -172,36 +172,53 @@ def write_atomically(path: Path, data: bytes, sync: bool) -> None:
         raise
 
 
+def lock(handle: int, wait: float | None = None) -> bool:
+    """Take the lock of an open file; it goes when the file is closed, or with the process, however that ends.
+
+    Parameters
+    ----------
+    handle : int
+        A descriptor.
+    wait : float, optional
+        Seconds to wait for it; as long as it takes, otherwise.
+
+    Returns
+    -------
+    bool
+        False if another descriptor still held it after that time. Where the system has no such locks (Windows,
+        some network disks) nothing is held, and True is given: what the locks guard here is safe to repeat.
+    """
+    if sys.platform != "win32":
+        deadline = time.monotonic() + (wait or 0.0)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX if wait is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.005)
+            except OSError:
+                break
+            else:
+                break
+    return True
+
+
+def unlock(handle: int) -> None:
+    """Give the lock of an open file back."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, wait: float = 120.0) -> Iterator[bool]:
-    """Hold the lock of a file or directory against other processes and threads; False if it stayed taken.
-
-    The lock goes with the process that holds it, however that ends. Where the system has none (Windows,
-    some network disks) nothing is held, and True is given: what it guards is safe to do twice.
-    """
-    if sys.platform == "win32":
+    """Hold the lock of a file or directory; False if it stayed taken for ``wait`` seconds."""
+    if sys.platform == "win32" and path.is_dir():  # can't be opened there
         yield True
         return
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
-    handle = os.open(path, flags, 0o600)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield _flock(handle, wait)
+        yield lock(handle, wait)
     finally:
         os.close(handle)
-
-
-def _flock(handle: int, wait: float) -> bool:
-    if sys.platform == "win32":
-        return True
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.005)
-        except OSError:
-            return True
-        else:
-            return True

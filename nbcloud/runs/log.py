@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from nbcloud.errors import UsageError
-from nbcloud.runs.files import RunFiles, explained
-
-if sys.platform != "win32":
-    import fcntl
+from nbcloud.runs.files import RunFiles, explained, lock, unlock
 
 _OPEN_LIMIT = 64  # descriptors; a sweep has hundreds of runs at once, and a process 1024 at most by default
 _BLOCK = 1 << 16
@@ -55,7 +52,7 @@ class MessageLogs:
                     raise _closed(run_id)
                 try:
                     _write(handle, lines)
-                except OSError:
+                except BaseException:
                     with contextlib.suppress(OSError):
                         os.ftruncate(handle, status.st_size)
                     raise
@@ -161,18 +158,11 @@ def _write(handle: int, lines: bytes) -> None:
 @contextlib.contextmanager
 def _locked(handle: int) -> Iterator[None]:
     """Keep other processes from taking a line that is being written for a torn one."""
-    if sys.platform == "win32":
-        yield
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # some network disks know no locks
-        yield
-        return
+    lock(handle)
     try:
         yield
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)
+        unlock(handle)
 
 
 def _drop_torn_line(handle: int, file: BinaryIO) -> None:

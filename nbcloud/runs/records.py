@@ -37,7 +37,7 @@ class Records:
 
     def __init__(self, directory: Path | None = None, redactor: Redactor | None = None) -> None:
         self.directory = Path(directory if directory is not None else settings().data_dir).absolute()
-        self.redactor = redactor or Redactor()
+        self.redactor = Redactor() if redactor is None else redactor
         self._database = Database(
             self.directory / "runs.db", prepare_words, lambda connection: put_all(connection, self.directory)
         )

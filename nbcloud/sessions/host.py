@@ -29,7 +29,7 @@ from distributed.comm import connect
 from nbcloud.sessions.channel import PROTOCOL, Channel
 from nbcloud.sessions.kernel import CALL, DONE
 from nbcloud.sessions.process import Frames, KernelProcess
-from nbcloud.sessions.spool import Spool
+from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
 GRACE = 5.0
@@ -88,10 +88,11 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         self._spawn(self._serve())
 
     async def _serve(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="nbcloud-"))
+        self._directory = own_directory(Path(tempfile.gettempdir()))
         self._spool = Spool()
         self._sessions: dict[str, _Session] = {}
         self._kernels = 0
+        self._wanted = asyncio.Event()
         self._channel = Channel(self._dispatch)
         self._spawn(self._connect())
         self._warm: asyncio.Task[KernelProcess] | None = self._spawn(self._start_kernel())
@@ -171,7 +172,9 @@ class Host(WorkerPlugin):  # type: ignore[misc]
     # Kernels
 
     async def _start_kernel(self, delay: float = 0) -> KernelProcess:
-        await asyncio.sleep(delay)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._wanted.wait()
         self._kernels += 1
         directory = self._directory / str(self._kernels)
         directory.mkdir(mode=0o700)
@@ -185,12 +188,14 @@ class Host(WorkerPlugin):  # type: ignore[misc]
 
     async def _take_kernel(self) -> KernelProcess:
         warm, self._warm = self._warm, None
+        self._wanted.set()
         try:
             kernel = await warm if warm is not None else await self._start_kernel()
             if not psutil.pid_exists(kernel.pid):
                 kernel = await self._start_kernel()
         finally:
             # Not at once: the session's first cell wants the processor.
+            self._wanted = asyncio.Event()
             self._warm = self._spawn(self._start_kernel(_WARM_DELAY))
         return kernel
 
@@ -225,6 +230,11 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         del self._sessions[session.name]
         for timer in session.timers:
             timer.cancel()
+        items = [
+            (session.run, time.time(), "stream", json.dumps({"name": name, "text": text}).encode(), b"{}", [], b"{}")
+            for name, text in session.kernel.unsent()
+        ]
+        self._pass_on(session, items)
         state, why = session.verdict or ("lost", _epitaph(code, session.kernel.last_words()))
         if session.run is not None:
             self._finish(session, {"state": state, "why": why, "exit_code": code})
@@ -258,6 +268,7 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         if message["timeout"]:
             why = f"it took longer than its timeout of {message['timeout']:g} s"
             session.timers.append(self._spawn(self._stop_after(session, message["run"], message["timeout"], why)))
+        session.kernel.mark()
         session.kernel.send(frames)
 
     async def _stop_after(self, session: _Session, run: str, seconds: float, why: str) -> None:

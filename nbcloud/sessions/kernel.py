@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
@@ -20,11 +21,13 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.core.error import StdinNotImplementedError
 from traitlets.config import Config
 
+from nbcloud.sessions.blackbox import BlackBox
 from nbcloud.sessions.names import RemoteNames
 from nbcloud.sessions.streams import OrderedOutStream
 
 DONE = "nbcloud_done"
 CALL = "nbcloud_call"
+BLACK_BOX = "NBCLOUD_KERNEL_BLACK_BOX"
 
 
 class SessionKernel(IPythonKernel):
@@ -175,6 +178,8 @@ def main() -> None:
     config.HistoryManager.hist_file = ":memory:"
     config.IPKernelApp.outstream_class = "nbcloud.sessions.streams.OrderedOutStream"
     config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.SessionKernel"
+    if BLACK_BOX in os.environ:
+        OrderedOutStream.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
     with contextlib.suppress(KeyboardInterrupt):

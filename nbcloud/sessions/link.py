@@ -168,6 +168,8 @@ class Link:
         since = time.monotonic()
         while not self._closed:
             try:
+                if first.done() and not await asyncio.to_thread(alive, self.info):
+                    raise ConnectionRefusedError
                 comm, welcome = await self._connect()
             except NbcloudError as error:
                 self._fail(first, error)
@@ -194,7 +196,7 @@ class Link:
                 f"The scheduler of {self.info.name!r} at {self.info.address} does not answer ({error}).",
                 f"See %cloud status, or end it: %cloud down {self.info.name}",
             )
-        return ClusterLost(f"The scheduler of the cluster {self.info.name!r} is gone (stopped or killed).")
+        return ClusterLost(f"The scheduler of the cluster {self.info.name!r} was stopped or killed.")
 
     def _fail(self, first: Future[None], error: NbcloudError) -> None:
         """Nothing more will come: tell everyone who waits."""
@@ -208,7 +210,7 @@ class Link:
             if not future.done():
                 future.set_exception(error)
         for listener in listeners:
-            listener({"op": "cluster_lost", "why": str(error)})
+            listener({"op": "cluster_lost", "why": error.message.rstrip(".")})
 
     async def _connect(self) -> tuple[Comm, dict[str, Any]]:
         security = self.info.security()

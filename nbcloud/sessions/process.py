@@ -23,6 +23,8 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import DELIM
 
 from nbcloud.errors import SessionLost
+from nbcloud.sessions.blackbox import POSITION_KEY, end_of, make_black_box, read_after
+from nbcloud.sessions.kernel import BLACK_BOX
 
 _READY_SECONDS = 60
 _AT_ONCE = 200
@@ -58,8 +60,10 @@ def _environment() -> dict[str, str]:
     for key, value in dask.config.get("distributed.nanny.pre-spawn-environ", default={}).items():
         if environment.get(key) == str(value):
             del environment[key]
-    for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST"):
+    # PYTHONHASHSEED is Dask's, for its workers; the others belong to who started the worker.
+    for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST", "PYTHONHASHSEED"):
         environment.pop(key, None)
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
     return environment
 
 
@@ -87,12 +91,16 @@ class KernelProcess:
         self._manager = manager
         self.pid = 0
         self.log = directory / "kernel.log"
+        self._black_box = directory / "black-box"
+        self._position = 0
 
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         with self.log.open("wb") as log:
+            make_black_box(self._black_box)
+            environment = {**_environment(), BLACK_BOX: str(self._black_box)}
             await self._manager.start_kernel(
-                env=_environment(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
         process = self._manager.provisioner.process
         self.pid = process.pid
@@ -152,7 +160,22 @@ class KernelProcess:
                 batch.append(_parsed(self._now.recv_multipart(zmq.NOBLOCK)))
             except zmq.Again:
                 break
+        for frames, header, _ in reversed(batch):
+            if header["msg_type"] == "stream" and POSITION_KEY.encode() in frames.metadata:
+                self._position = json.loads(frames.metadata)[POSITION_KEY]
+                break
         return batch
+
+    def mark(self) -> None:
+        """Forget what was written up to now: it belongs to no run."""
+        with contextlib.suppress(OSError):
+            self._position = max(self._position, end_of(self._black_box))
+
+    def unsent(self) -> list[tuple[str, str]]:
+        """Stream names and texts that the process wrote and could not send before it ended."""
+        with contextlib.suppress(OSError):
+            return read_after(self._black_box, self._position)
+        return []
 
     async def discard_replies(self) -> None:
         """Take replies off the shell channel for ever: iopub says all that they say."""

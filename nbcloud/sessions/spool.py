@@ -95,10 +95,7 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        uid = os.getuid() if hasattr(os, "getuid") else 0
-        parent = private_dir(_base() / f"nbcloud-{uid}")
-        _remove_orphans(parent)
-        self.directory = private_dir(parent / f"{os.getpid()}-{secrets.token_hex(6)}")
+        self.directory = own_directory(_base())
         self.token = secrets.token_hex(16)
         (self.directory / _TOKEN).write_text(self.token)
 
@@ -115,8 +112,22 @@ def is_shared(directory: str, token: str) -> bool:
         return False
 
 
+def own_directory(base: Path) -> Path:
+    """A new private directory of this process below ``base``; those of processes that are gone are removed."""
+    parent = private_dir(base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}")
+    _remove_orphans(parent)
+    return private_dir(parent / f"{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_orphans() -> None:
+    """Remove what killed workers of this user left on this machine."""
+    for base in {_base(), Path(tempfile.gettempdir())}:
+        parent = base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}"
+        if parent.is_dir():
+            _remove_orphans(parent)
+
+
 def _remove_orphans(parent: Path) -> None:
-    """Remove what a killed owner left."""
     for child in parent.iterdir():
         pid = child.name.partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

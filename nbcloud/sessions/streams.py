@@ -13,18 +13,19 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
 from ipykernel.iostream import OutStream
+
+from nbcloud.sessions.blackbox import POSITION_KEY, BlackBox
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
 _READ = 2**16
-_PENDING_LIMIT = 2**25
+_PENDING_LIMIT = 2**20
 _DRAIN_SECONDS = 0.5
 _TOGETHER = 0.002
 """Seconds in which print() writes its text and then its newline."""
@@ -34,6 +35,7 @@ class OrderedOutStream(OutStream):
     """One of the two streams; their text waits in one list, in order."""
 
     flush_interval = 0.02
+    black_box: BlackBox | None = None
     _segments: list[tuple[str, frozenset[Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
     _segments_lock = threading.RLock()
     _pending = 0
@@ -55,6 +57,8 @@ class OrderedOutStream(OutStream):
             if not segments or segments[-1][0] != self.name or segments[-1][1] != parent:
                 segments.append((self.name, parent, StringIO()))
             segments[-1][2].write(string)
+            if shared.black_box is not None:
+                shared.black_box.write(self.name, string)
             shared._pending += len(string)
         self._schedule_flush()
         while shared._pending > _PENDING_LIMIT and threading.current_thread() is not self.pub_thread.thread:
@@ -77,18 +81,21 @@ class OrderedOutStream(OutStream):
             return
         shared = OrderedOutStream
         shared._flush_pending = False
-        for name, parent, text in self._take():
+        segments, position = self._take()
+        for index, (name, parent, buffer) in enumerate(segments):
             self.session.pid = os.getpid()
-            message = self.session.msg("stream", {"name": name, "text": text}, parent=dict(parent))
+            content = {"name": name, "text": buffer.getvalue()}
+            # The last of them takes the host's mark to where the ring was when they were taken.
+            metadata = {POSITION_KEY: position} if index == len(segments) - 1 else {}
+            message = self.session.msg("stream", content, parent=dict(parent), metadata=metadata)
             self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
         shared._flushed = time.monotonic()
 
-    def _take(self) -> Iterator[tuple[str, frozenset[Any], str]]:
+    def _take(self) -> tuple[list[tuple[str, frozenset[Any], StringIO]], int]:
         shared = OrderedOutStream
         with self._segments_lock:
             segments, shared._segments, shared._pending = shared._segments, [], 0
-        for name, parent, buffer in segments:
-            yield name, parent, buffer.getvalue()
+            return segments, shared.black_box.position if shared.black_box is not None else 0
 
     # File descriptors 1 and 2: output of C libraries and of child processes.
 

@@ -450,8 +450,9 @@ def test_a_killed_worker_is_replaced(up: Callable[..., ClusterInfo], wait_until:
     info = up()
     old: set[int] = set()
     for _ in range(2):
-        old |= worker_pids(info)
-        os.kill(max(worker_pids(info)), signal.SIGKILL)
+        [pid] = worker_pids(info) - old
+        old.add(pid)
+        os.kill(pid, signal.SIGKILL)
         wait_until(lambda: worker_pids(info) - old)
     with client_of(info) as client:
         assert client.submit(pow, 2, 3).result(timeout=20) == 8

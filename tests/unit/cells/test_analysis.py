@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import builtins
-import dis
 import sys
-import types
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from nbcloud.cells.analysis import CellNames, Required, analyze, function_binds, function_reads
-from nbcloud.cells.bytecode import code_names, nested_codes
+from nbcloud.cells.analysis import CellNames, Required, analyze
 
 BUILTINS = frozenset(dir(builtins))
 
@@ -445,70 +440,3 @@ def test_names_in_newer_syntax(cell: str, reads: str, binds: str) -> None:
     names = analyze(cell)
     assert names.reads - BUILTINS == set(reads.split())
     assert names.binds == set(binds.split())
-
-
-def test_what_a_function_reads() -> None:
-    space: dict[str, Any] = {}
-    source = """
-def f(a):
-    import os
-    class Local:
-        x = top
-        def method(self):
-            return [inner(y, a) for y in items.values]
-    global counter
-    counter = attribute.top.counter
-    return lambda: os.path
-"""
-    exec(source, space)
-    assert function_reads(space["f"].__code__) - BUILTINS - {"__name__"} == {
-        "top",
-        "inner",
-        "items",
-        "attribute",
-    }
-    assert function_binds(space["f"].__code__) == {"counter"}
-
-
-def test_what_a_function_reads_by_way_of_the_shell() -> None:
-    code = compile("def f():\n    get_ipython().system('ls {folder}')", "<cell>", "exec")
-    assert function_reads(code.co_consts[0]) == {"ls", "folder"}
-
-
-def all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for inner in nested_codes(code):
-        yield from all_codes(inner)
-
-
-@pytest.mark.parametrize("module", ["argparse", "asyncio.base_events", "dataclasses", "inspect", "tarfile"])
-def test_bytecode_is_read_as_dis_reads_it(module: str) -> None:
-    __import__(module)
-    with open(sys.modules[module].__file__ or "", "rb") as file:
-        code = compile(file.read(), module, "exec")
-
-    def loaded(code: types.CodeType) -> set[str]:
-        is_load: Callable[[str], bool] = lambda name: (
-            name in {"LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"}
-        )  # noqa: E731
-        return {
-            each.argval
-            for inner in all_codes(code)
-            for each in dis.get_instructions(inner)
-            if is_load(each.opname)
-        }
-
-    for function in nested_codes(code):
-        by_text = {"globals", "locals", "vars", "eval", "exec"}
-        if not code_names(function).reads & by_text:
-            expected = loaded(function)
-            assert expected <= code_names(function).reads
-            assert code_names(function).reads <= expected | code_names(
-                function
-            ).attributes | expected | strings(function)
-
-
-def strings(code: types.CodeType) -> set[str]:
-    """Words in the string constants, which a query or a formula may look up."""
-    words = (text for inner in all_codes(code) for text in inner.co_consts if isinstance(text, str))
-    return {word for text in words for word in text.replace("(", " ").replace(".", " ").split()}

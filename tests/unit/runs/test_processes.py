@@ -172,22 +172,24 @@ def test_killed_while_updating_and_deleting(tmp_path, start_python):
 
 def test_killed_at_random_nothing_that_was_acknowledged_is_lost(tmp_path, start_python):
     program = """
-import sys
+import os, sys
 from pathlib import Path
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 store = Store(Path(sys.argv[1]))
+def acknowledge(run, what):
+    os.write(1, f"{run.id} {what}\\n".encode())
 while True:
     run = store.begin(Run(code="acknowledged"))
-    print(run.id, "begun", flush=True)
+    acknowledge(run, "begun")
     for n in range(1, 6):
         content = b'{"name": "stdout", "text": "%s"}' % (b"x" * 20_000)
         store.append(run.id, b'{"n": %d, "msg_type": "stream", "content": %s}\\n' % (n, content))
-        print(run.id, n, flush=True)
+        acknowledge(run, n)
     store.update(run.id, state="running")
-    print(run.id, "running", flush=True)
+    acknowledge(run, "running")
     store.finish(run.changed(state="done"))
-    print(run.id, "done", flush=True)
+    acknowledge(run, "done")
 """
     acknowledged = {}
     for _ in range(6):

@@ -1,0 +1,73 @@
+"""``nbcloud`` in a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from nbcloud import __version__
+from nbcloud.commands.answers import Answer
+from nbcloud.commands.notices import notice
+from nbcloud.commands.parser import Help, Parser
+from nbcloud.commands.verbs import add_verbs
+from nbcloud.errors import NbcloudError, UsageError
+
+_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+
+def parser() -> Parser:
+    """The command line."""
+    from nbcloud.commands.shell import add_shell_verbs
+
+    top = Parser(prog="nbcloud", description="Clusters, runs and their records, from a shell.")
+    top.add_argument("--version", action="version", version=f"nbcloud {__version__}")
+    add_shell_verbs(add_verbs(top))
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for failure, 2 for a wrong command line, 130 after Ctrl-C."""
+    try:
+        arguments = parser().parse_args(words)
+        if arguments.verb is None:
+            raise Help(parser().format_help())
+        _print(arguments.function(arguments, _progress), arguments)
+    except Help as page:
+        print(page, end="")
+    except UsageError as error:
+        notice(str(error))
+        return _USAGE
+    except NbcloudError as error:
+        notice(str(error))
+        return _FAILED
+    except KeyboardInterrupt:
+        notice("Interrupted.")
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        sys.stderr.close()
+        return 0
+    finally:
+        from nbcloud.dispatch.links import close_links
+
+        close_links()
+    return 0
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        notice(f"{text} …")
+
+
+def _print(answer: Answer | None, arguments: argparse.Namespace) -> None:
+    if answer is None:
+        return
+    if getattr(arguments, "json", False):
+        print(json.dumps(answer.data, indent=1, default=str))
+    else:
+        print(answer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

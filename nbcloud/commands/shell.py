@@ -1,0 +1,78 @@
+"""The commands that only a shell has: what follows a run in a terminal, and the demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nbcloud.clusters.base import Progress
+from nbcloud.commands.answers import Answer
+from nbcloud.commands.notices import notice
+from nbcloud.commands.parser import Parser
+from nbcloud.commands.verbs import add_verb
+from nbcloud.dispatch.attach import attach, complete_records
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.run import failure
+from nbcloud.errors import RunNotFound
+from nbcloud.runs.outputs import TextFlow, composed
+from nbcloud.runs.store import Store
+
+
+def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """Add ``logs``, ``attach`` and ``demo``."""
+    parser = add_verb(verbs, "logs", logs, "print a run's outputs from its record")
+    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    parser = add_verb(verbs, "attach", follow, "print a run from its first message on, and go on live")
+    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    add_verb(verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home")
+
+
+def logs(arguments: argparse.Namespace, progress: Progress) -> Answer | None:
+    """Print a record."""
+    if arguments.follow:
+        return follow(arguments, progress)
+    complete_records()
+    with Store() as store:
+        for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
+            sys.stdout.write(text)
+    return None
+
+
+def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None:  # noqa: ARG001
+    """Print a run live; Ctrl-C stops watching, the run goes on."""
+    recorder = Recorder()
+    try:
+        run = attach(arguments.run, recorder)
+    except RunNotFound:
+        with Store() as store:
+            for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
+                sys.stdout.write(text)
+        return None
+    flow = TextFlow(sys.stdout.isatty())
+    try:
+        while True:
+            kind, message = run.events().get()
+            if kind == "end":
+                break
+            if kind == "line":
+                run.shown(message["size"])
+                for output in composed(message["msg_type"], message["content"]):
+                    sys.stdout.write(flow.add(output))
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        notice(f"No longer watching run {run.id}; it goes on. To stop it: nbcloud cancel {run.id}")
+        raise
+    finally:
+        recorder.close()
+    error = failure(run)
+    if error is not None and run.error is None:
+        raise error
+    return None
+
+
+def demo(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """The main job, on real data."""
+    from nbcloud.commands.demo import demonstrate
+
+    return demonstrate(arguments, progress)
