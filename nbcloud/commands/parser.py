@@ -37,6 +37,15 @@ class Parser(argparse.ArgumentParser):
                 return f"Did you mean {near[0]}?"
         return f"See: {self.prog} --help" if unknown == [] else f"There are: {', '.join(self.flags())}."
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all words; one that nobody knows is refused by the command that it was given to."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            verbs = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
+            chosen = verbs.choices.get(parsed.verb, self) if verbs is not None else self
+            chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
     def flags(self) -> list[str]:
         """All flags, the long form of each where there is one."""
         return [max(action.option_strings, key=len) for action in self._actions if action.option_strings]

@@ -14,7 +14,7 @@ from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
-from nbcloud.runs.outputs import TextFlow, composed
+from nbcloud.runs.outputs import TextFlow, compose
 from nbcloud.runs.store import Store
 
 
@@ -57,7 +57,7 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
                 break
             if kind == "line":
                 run.shown(message["size"])
-                for output in composed(message["msg_type"], message["content"]):
+                for output in compose([(message["msg_type"], message["content"], message["metadata"])]):
                     sys.stdout.write(flow.add(output))
                 sys.stdout.flush()
     except KeyboardInterrupt:

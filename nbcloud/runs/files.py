@@ -185,8 +185,8 @@ def lock(handle: int, wait: float | None = None) -> bool:
     Returns
     -------
     bool
-        False if another descriptor still held it after that time. Where the system has no such locks (Windows,
-        some network disks) nothing is held, and True is given: what the locks guard here is safe to repeat.
+        False if another descriptor still held it after that time. Where the system has no such locks
+        (Windows, some network disks) nothing is held, and True is given: what they guard is safe to repeat.
     """
     if sys.platform != "win32":
         deadline = time.monotonic() + (wait or 0.0)

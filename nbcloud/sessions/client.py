@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import builtins
 import os
-import re
 import secrets
 import sys
-import types
 from collections import deque
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
 from nbcloud.sessions.handles import Handle, LazyModule
+from nbcloud.sessions.inputs import Inputs
 from nbcloud.sessions.kernel import CALL
 from nbcloud.sessions.link import Link
 from nbcloud.sessions.names import cell_sources
@@ -34,7 +33,6 @@ from nbcloud.sessions.spool import is_shared
 HEAVY = ("torch", "tensorflow", "keras", "jax")
 """Packages that a result does not import into the notebook's kernel unasked."""
 
-_HISTORY = re.compile(r"_+|_i+|_i?\d+|_oh|_ih|_dh|_sh|In|Out|get_ipython|exit|quit|open|__\w+__")
 _messages = JupyterSession()
 
 
@@ -96,11 +94,10 @@ class Session:
         self.released: deque[str] = deque()
         self.shared = is_shared(facts["spool"], facts["token"])
         self.namespace = namespace
-        self._hidden = hidden if hidden is not None else {}
         self._shell = shell
         self._spool: str = facts["spool"]
         self._ledger = Ledger(namespace)
-        self._uses: dict[str, frozenset[str]] = {}
+        self.inputs = Inputs(namespace, self._ledger, hidden or {})
         self._mirrored: set[str] = set()
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
@@ -112,15 +109,6 @@ class Session:
         return f"session {self.name!r} of cluster {self.link.info.name!r}"
 
     # Out
-
-    def visible(self, name: str) -> bool:
-        """Whether ``name`` is the user's own, rather than put there by IPython."""
-        absent = object()
-        return (
-            name in self.namespace
-            and not _HISTORY.fullmatch(name)
-            and self._hidden.get(name, absent) is not self.namespace[name]
-        )
 
     def undefined(self, cell: CellNames) -> list[Any]:
         """Names that the cell certainly needs and nobody has, as the analysis found them."""
@@ -148,48 +136,28 @@ class Session:
         resend : bool
             Send values although they were sent before.
         """
-        parcel = Parcel()
-        values: set[str] = set()
-        pending = {name for name in wanted if self.visible(name)}
-        while pending:
-            parcel.names |= pending
-            values |= {name for name in pending if not self._by_name(name, parcel)}
-            known = set() if resend else {name for name in values if self._ledger.unchanged(name)}
-            parcel.sent, parcel.refused = self._ledger.bundles(values - known)
-            uses = {use for bundle in parcel.sent for use in bundle.payload.uses}
-            uses |= {use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())}
-            pending = {name for name in uses if self.visible(name)} - parcel.names
+        choice = self.inputs.choose(wanted, resend=resend)
+        foreign = next((name for name, handle in choice.handles.items() if not handle.held_by(self)), None)
+        if foreign is not None:
+            raise TransferError(
+                f"{choice.handles[foreign]!r} is in another session than the cell.",
+                f"Bring it here first: {foreign} = {foreign}.get()",
+            )
         parcels = Parcels(self._blobs)
-        hashes = {self._ledger.agreed_hash(name) for name in values if not resend and self._ledger.unchanged(name)}
-        for value_hash in sorted(h for h in hashes if h):
-            names = next(self._ledger.bundle_of(n) for n in values if self._ledger.agreed_hash(n) == value_hash)
+        parcel = Parcel(sent=choice.bundles, refused=choice.refused, names=choice.names)
+        for name, module in choice.modules.items():
+            parcel.inputs.append({"names": [name], "kind": "module", "module": module})
+        for name, handle in choice.handles.items():
+            parcel.inputs.append({"names": [name], "kind": "handle", "id": handle.id})
+        for value_hash, names in choice.known.items():
             parcel.inputs.append({"names": list(names), "kind": "value", "hash": value_hash, "data": None})
-            parcel.records += [{"name": name, "hash": value_hash, "kind": "value", "bytes": 0} for name in names]
-        for bundle in parcel.sent:
-            payload = bundle.payload
-            parcel.inputs.append({"names": list(bundle.names), "kind": "value", **parcels.add(payload)})
-            parcel.files |= payload.files
-            parcel.records += [
-                {"name": name, "hash": payload.hash, "kind": "value", "bytes": payload.nbytes} for name in bundle.names
-            ]
+        for bundle in choice.bundles:
+            entry = {"names": list(bundle.names), "kind": "value", **parcels.add(bundle.payload)}
+            parcel.inputs.append(entry)
+            parcel.files |= bundle.payload.files
+        parcel.records = choice.records()
         parcel.buffers = parcels.buffers
         return parcel
-
-    def _by_name(self, name: str, parcel: Parcel) -> bool:
-        """Send modules and handles by what they are called; False for other values."""
-        value = self.namespace[name]
-        if isinstance(value, types.ModuleType):
-            parcel.inputs.append({"names": [name], "kind": "module", "module": value.__name__})
-            return True
-        if isinstance(value, Handle):
-            if not value.held_by(self):
-                raise TransferError(
-                    f"{value!r} is in another session than the cell.",
-                    f"Bring it here first: {name} = {name}.get()",
-                )
-            parcel.inputs.append({"names": [name], "kind": "handle", "id": value.id})
-            return True
-        return False
 
     def request(
         self,
@@ -250,9 +218,7 @@ class Session:
 
     def sent(self, parcel: Parcel) -> None:
         """The session has the parcel's values now."""
-        for bundle in parcel.sent:
-            self._ledger.sent(bundle)
-            self._uses[bundle.payload.hash] = bundle.payload.uses
+        self.inputs.sent(parcel.sent)
         self._mirrored |= parcel.names
         self.names |= {name for entry in parcel.inputs for name in entry["names"]}
 
@@ -368,7 +334,7 @@ class Session:
 
     def push(self, names: Sequence[str], limits: Limits) -> Parcel:
         """Bind this notebook's values of ``names`` there."""
-        absent = [name for name in names if not self.visible(name)]
+        absent = [name for name in names if not self.inputs.visible(name)]
         if absent:
             raise UsageError(f"The notebook has no variable {absent[0]!r}.")
         parcel = self.pack(names, resend=True)

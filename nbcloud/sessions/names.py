@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import linecache
 import os
-import re
 import secrets
 import sys
 import time
@@ -24,8 +23,8 @@ from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
 from nbcloud.sessions.modules import RemoteModules
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
+from nbcloud.sessions.user_names import is_history
 
-_HISTORY = re.compile(r"_+|_i+|_i?\d+|_oh|_ih|_dh|_sh|In|Out|get_ipython|exit|quit|open|__\w+__")
 _GATHER_SECONDS = 0.25
 
 
@@ -146,7 +145,7 @@ class RemoteNames:
         return [
             (name, value)
             for name, value in self._namespace.items()
-            if not _HISTORY.fullmatch(name) and hidden.get(name, absent) is not value
+            if not is_history(name) and hidden.get(name, absent) is not value
         ]
 
     def nothing(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ EXPRESSIONS = [
     ("[await g(x) async for x in source]", "g source", "", "source"),
     ("(y := f(x)) + y", "f x", "y", "f x"),
     ("any((last := n) > 3 for n in ns)\nlast", "ns last", "last", "ns"),
+    ("[y for n in ns if (y := f(n))]", "ns f", "y", "ns"),
     ("[y for n in ns if (y := f(n)) and g(y)]", "ns f g", "y", "ns"),
     ("print(a, file=sys.stderr); b", "a sys b", "", "a sys b"),
     ("x.y = z", "x z", "", "z x"),

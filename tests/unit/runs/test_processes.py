@@ -121,7 +121,7 @@ def assert_done(store, run):
 
 @pytest.mark.parametrize("reopened", ["finish", "tidy"])
 def test_killed_while_finishing(tmp_path, start_python, reopened):
-    stores = killed_at_each_line(start_python, tmp_path, BEGUN, 'store.finish(run.changed(state="done"))', 3)
+    stores = killed_at_each_line(start_python, tmp_path, BEGUN, 'store.finish(run.changed(state="done"))', 5)
     for _, store in stores:
         (run,) = store.search()
         assert run.state in (RunState.QUEUED, RunState.DONE)
@@ -149,7 +149,7 @@ def test_killed_while_a_lost_run_gets_its_end(tmp_path, start_python):
 
 def test_killed_while_beginning_the_first_run_of_a_store(tmp_path, start_python):
     begin = "run = store.begin(Run(name='it', code='code'))"
-    for whole, store in killed_at_each_line(start_python, tmp_path, "pass", begin, 4):
+    for whole, store in killed_at_each_line(start_python, tmp_path, "pass", begin, 7):
         found = store.search()
         assert len(found) <= 1
         assert not whole or len(found) == 1
@@ -160,7 +160,7 @@ def test_killed_while_beginning_the_first_run_of_a_store(tmp_path, start_python)
 def test_killed_while_updating_and_deleting(tmp_path, start_python):
     prepare = BEGUN + '; store.finish(run.changed(state="done"))'
     action = 'store.update(run.id, tags={"a": "b"}, name="other"); store.delete(run.id)'
-    for whole, store in killed_at_each_line(start_python, tmp_path, prepare, action, 4):
+    for whole, store in killed_at_each_line(start_python, tmp_path, prepare, action, 6):
         store.tidy()
         for run in store.search():
             assert not whole
