@@ -71,12 +71,11 @@ _PYTHON = {
 
 # Line magics whose arguments are text: only {expressions} and $names in them are looked up.
 _TEXT = _set_of(
-    "alias alias_magic autoawait autocall automagic autoreload bookmark cat cd code_wrap "
-    "colors conda config cp dhist "
-    " dirs doctest_mode env gui hist history killbgscripts ldir lf lk ll logoff logon logstart logstate "
-    "logstop ls lsmagic lx magic mamba man matplotlib micromamba mkdir mv notebook page pdb pip popd pprint "
-    "precision pushd pwd pycat quickref rehashx rep rm rmdir save set_env sx system tb tensorboard unalias "
-    "unload_ext uv watermark connect_info qtconsole clear less more who who_ls whos xmode"
+    "alias alias_magic autoawait autocall automagic autoreload bookmark cat cd clear code_wrap colors conda "
+    "config connect_info cp dhist dirs doctest_mode env gui hist history killbgscripts ldir less lf lk ll "
+    "logoff logon logstart logstate logstop ls lsmagic lx magic mamba man matplotlib micromamba mkdir more "
+    "mv notebook page pdb pip popd pprint precision pushd pwd pycat qtconsole quickref rehashx rep rm rmdir "
+    "save set_env sx system tb tensorboard unalias unload_ext uv watermark who who_ls whos xmode"
 )
 # Line magics whose arguments are objects.
 _INSPECTING = _set_of("pinfo pinfo2 pdef pdoc pfile psource psearch pastebin")

@@ -320,6 +320,7 @@ class Notebook:
             auto=not options.background,
             limits=self.limits(),
             secret_values=secret_values.known(cell.secrets),
+            cache=hashlib.blake2b(code.encode(), digest_size=16).hexdigest() if options.cache else "",
         )
 
         def again(hashes: list[str]) -> None:

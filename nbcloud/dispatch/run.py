@@ -126,6 +126,8 @@ class CloudRun:
         self.state = RunState(message["state"])
         self.message = message["why"] or self.message
         content = json.loads(message["content"]) if message["content"] else {}
+        if content.get("status") == "cached":
+            self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
         usage = content.get("usage", {})
         if self.error is None and content.get("status") in {"error", "refused"}:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import queue
 import time
 from typing import Any
 
 
+from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import notice
 from nbcloud.dispatch.notebook import Notebook, Undefined
 from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.plan import Plan, plan
 from nbcloud.dispatch.run import CloudRun, failure
-from nbcloud.errors import RemoteError, RunLost, UsageError
+from nbcloud.errors import RemoteError, RunLost, RunNotFound, UsageError
 from nbcloud.jupyter.comms import CommRelay
+from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.store import Store
 from nbcloud.sessions.handles import size_text
 
 _AT_ONCE = 500
@@ -59,6 +64,12 @@ class CellRunner:
         RunError
             When it was stopped or lost.
         """
+        if options.dry_run:
+            self._tell_plan(plan(self.notebook, code, options))
+            return None
+        if options.local:
+            LocalRun(self.shell, self.notebook).run(code, options, self._cell_id())
+            return None
         for attempt in range(options.retries + 1):
             try:
                 return self._run_once(code, options)
@@ -67,6 +78,11 @@ class CellRunner:
                     raise
                 notice(f"{error.ename}: {error}. Trying again ({attempt + 1} of {options.retries}).")
         return None
+
+    def _tell_plan(self, planned: Plan) -> None:
+        rows = [[r["name"], r["kind"], size_text(r["bytes"]) if r["bytes"] else "", r["why"]] for r in planned.inputs]
+        total = size_text(sum(r["bytes"] for r in planned.inputs))
+        display(Answer(f"To {planned.where}: {total}. Nothing was sent.", ["name", "kind", "size", ""], rows))
 
     def _run_once(self, code: str, options: CellOptions) -> CloudRun | None:
         header = self._header()
@@ -169,6 +185,10 @@ class CellRunner:
             left = left or payload.get("source") == "ask_exit"
             if payload.get("source") != "ask_exit" and getattr(self.shell, "payload_manager", None) is not None:
                 self.shell.payload_manager.write_payload(payload)
+        if end.get("status") == "cached":
+            self._show_cached(run, end["of"])
+        if end.get("trouble"):
+            notice(end["trouble"])
         if "names" in end:
             report = session.receive(end["names"], buffers, self.notebook.limits())
             self._tell_results(report, options)
@@ -199,6 +219,11 @@ class CellRunner:
             if entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
                 notice(f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} {name}.get() tries again.")
+
+    def _show_cached(self, run: CloudRun, before: str) -> None:
+        notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")
+        with Store() as store, contextlib.suppress(RunNotFound):
+            self.show_outputs(run.record, store.outputs(before))
 
     # In the background
 

@@ -9,6 +9,7 @@ import builtins
 import os
 import secrets
 import sys
+import types
 from collections import deque
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from jupyter_client.session import Session as JupyterSession
 
-from nbcloud.cells.analysis import CellNames
+from nbcloud.cells.analysis import CellNames, function_binds
 from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
@@ -112,10 +113,13 @@ class Session:
 
     def undefined(self, cell: CellNames) -> list[Any]:
         """Names that the cell certainly needs and nobody has, as the analysis found them."""
+        functions = [f for f in map(self.namespace.get, cell.reads) if isinstance(f, types.FunctionType)]
+        bound_by_calls = {name for function in functions for name in function_binds(function.__code__)}
         lacking = [
             required
             for required in cell.required
             if required.name not in self.namespace
+            and required.name not in bound_by_calls
             and required.name not in self.names
             and not hasattr(builtins, required.name)
         ]
@@ -170,8 +174,12 @@ class Session:
         auto: bool,
         limits: Limits,
         secret_values: dict[str, str],
+        cache: str = "",
     ) -> tuple[dict[str, Any], list[Any]]:
-        """The ``nbcloud`` part of a cell's metadata, and all buffers."""
+        """The ``nbcloud`` part of a cell's metadata, and all buffers.
+
+        ``cache`` is a hash of the code when a run with the same code and inputs may stand for this one.
+        """
         buffers = list(parcel.buffers)
         modules = self._local_modules(cell, parcel, buffers)
         dropped = sorted(name for name in cell.reads & self._mirrored if name not in self.namespace)
@@ -195,6 +203,9 @@ class Session:
             "sources": cell_sources(self._shell, parcel.files, self._sources) if self._shell else [],
             "released": released,
             "secrets": secret_values,
+            "cache": bool(cache),
+            "code_hash": cache,
+            "uses": sorted(cell.reads | parcel.names) if cache else [],
         }
         return request, buffers
 

@@ -299,6 +299,10 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         items: list[tuple[Any, ...]] = []
         for frames, header, parent in batch:
             kind = header["msg_type"]
+            if kind == "status" and session.run is not None and parent.get("msg_id") == session.message_id:
+                self._pass_on(session, items)
+                items = []
+                self._idle(session, json.loads(frames.content))
             if kind in _QUIET:
                 continue
             if kind == DONE:
@@ -321,12 +325,18 @@ class Host(WorkerPlugin):  # type: ignore[misc]
             return
         if content["run"] != session.run:
             return
-        end = {"state": "done" if content["status"] == "ok" else "failed", "why": "", "exit_code": None}
+        end = {"state": "done" if content["status"] in {"ok", "cached"} else "failed", "why": "", "exit_code": None}
         if content["status"] == "missing":
             end["state"] = "missing"
         elif session.verdict is not None and content["status"] != "ok":
             end["state"], end["why"] = session.verdict
         self._finish(session, end, frames)
+
+    def _idle(self, session: _Session, content: dict[str, Any]) -> None:
+        """The kernel is done with a run: normally it has said so itself before."""
+        if content["execution_state"] == "idle":
+            why = f"its kernel ended it without an answer:\n{session.kernel.last_words()}"
+            self._finish(session, {"state": "lost", "why": why, "exit_code": None})
 
     def _finish(self, session: _Session, end: dict[str, Any], frames: Frames | None = None) -> None:
         run, session.run, session.verdict = session.run, None, None

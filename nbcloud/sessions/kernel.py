@@ -46,16 +46,20 @@ class SessionKernel(IPythonKernel):
         usage = _Usage()
         try:
             missing = self.names.bind(request, self.get_parent("shell").get("buffers") or [])
+            key = self.names.cache_key(request) if request["cache"] else ""
         except KeyboardInterrupt:
             return self._refused(request, "KeyboardInterrupt", "while the inputs were being unpacked")
         except BaseException as error:  # noqa: BLE001 - an input's own __setstate__ may raise anything
             return self._refused(request, type(error).__name__, str(error))
         if missing:
             return self._done(request, {"status": "missing", "missing": missing}, [])
+        before = self.names.done_before(key)
+        if before:
+            return self._done(request, {"status": "cached", "of": before}, [])
         self.shell.execution_count = request["count"]
-        self.names.watch(request)
+        self.names.watch()
         reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
-        end = {
+        end: dict[str, Any] = {
             "status": reply["status"],
             "payload": reply.get("payload", []),
             "ename": reply.get("ename", ""),
@@ -64,8 +68,11 @@ class SessionKernel(IPythonKernel):
         buffers: list[Any] = []
         try:
             end["names"], buffers = self.names.gather(request)
-        except KeyboardInterrupt:
+            if key and end["status"] == "ok":
+                self.names.remember(request, key, end["names"])
+        except BaseException as error:  # noqa: BLE001 - interrupted, or a value's own code went wrong
             end["names"] = self.names.nothing()
+            end["trouble"] = f"What the cell left could not be gathered: {type(error).__name__}: {error}"
         end["usage"] = usage.spent()
         self._done(request, end, buffers)
         return reply
@@ -88,7 +95,7 @@ class SessionKernel(IPythonKernel):
             ident=self._topic(DONE),
         )
         return {
-            "status": "ok" if end["status"] == "ok" else "error",
+            "status": "ok" if end["status"] in {"ok", "cached"} else "error",
             "execution_count": self.shell.execution_count - 1,
             "ename": end.get("ename", ""),
             "evalue": end.get("evalue", ""),

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from nbcloud.cells.ledger import ATOMS, Ledger
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
@@ -44,6 +46,8 @@ class RemoteNames:
         self._before: dict[str, int] = {}
         self._cwd: str | None = None
         self._sources_sent: set[str] = set()
+        self._bound_by: dict[str, str] = {}
+        self._finished: dict[str, tuple[str, dict[str, str]]] = {}
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -133,9 +137,29 @@ class RemoteNames:
         if source.get("count") is not None:
             self._shell.compile._filename_map[name] = source["count"]
 
+    def done_before(self, key: str) -> str:
+        """The run that had this code and these inputs, if what it bound is still bound; else empty."""
+        run, bound = self._finished.get(key, ("", {}))
+        current = all(self._bound_by.get(name) == by and name in self._namespace for name, by in bound.items())
+        return run if current else ""
+
+    def cache_key(self, request: dict[str, Any]) -> str:
+        """Code and inputs; of what only the session has, who bound it."""
+        inputs = [
+            (name, self._ledger.agreed_hash(name) or self._bound_by.get(name, ""))
+            for name in sorted(request["uses"])
+            if name in self._namespace
+        ]
+        return xxhash.xxh3_128_hexdigest(repr((request["code_hash"], inputs)).encode())
+
+    def remember(self, request: dict[str, Any], key: str, results: dict[str, Any]) -> None:
+        """A run ended well: with the same code and inputs it need not run again."""
+        bound = {name: self._bound_by.get(name, "") for entry in results["results"] for name in entry["names"]}
+        self._finished[key] = (request["run"], bound)
+
     # After a cell
 
-    def watch(self, request: dict[str, Any]) -> None:
+    def watch(self) -> None:
         """Remember what is bound before the cell runs, by identity, so that nothing is kept alive."""
         self._before = {name: id(value) for name, value in self._visible()}
 
@@ -171,6 +195,7 @@ class RemoteNames:
             bound = set(request["binds"]) & after.keys()
             bound |= {name for name, value in after.items() if self._before.get(name) != id(value)}
             bound |= self._changed(request, after, bound)
+            self._bound_by.update(dict.fromkeys(bound, request["run"]))
             home.bring(bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy)
         return {
             "results": home.results,

@@ -85,7 +85,8 @@ def shell() -> Iterator[InteractiveShell]:
 
 def outcome(shell: InteractiveShell, cell: str, without: str = "") -> tuple[str, dict[str, str]]:
     """The error of a cell, and what the names that it has bound stand for."""
-    shell.reset(new_session=False)
+    for name in [name for name in shell.user_ns if name not in shell.user_ns_hidden]:
+        del shell.user_ns[name]
     shell.user_ns.update({name: value for name, value in NAMES.items() if name != without}, g=identity)
     before = dict(shell.user_ns)
     with capture_output():

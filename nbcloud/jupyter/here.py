@@ -1,0 +1,111 @@
+"""``%%cloud --local``: the cell runs in the notebook's own kernel, with a record like any other."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nbcloud.dispatch.notebook import Notebook
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.jupyter.output import cell_error
+from nbcloud.runs.record import Run, RunState
+from nbcloud.sessions.runlog import line
+
+
+class _Tee:
+    """A stream that is also kept."""
+
+    def __init__(self, stream: Any, keep: Any) -> None:
+        self._stream = stream
+        self._keep = keep
+
+    def write(self, text: str) -> int:
+        self._keep(text)
+        return int(self._stream.write(text))
+
+    def writelines(self, lines: Any) -> None:
+        for text in lines:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class LocalRun:
+    """One cell in this kernel.
+
+    Parameters
+    ----------
+    shell : IPython.core.interactiveshell.InteractiveShell
+    notebook : Notebook
+    """
+
+    def __init__(self, shell: Any, notebook: Notebook) -> None:
+        self._shell = shell
+        self._recorder = notebook.recorder
+        self._path = notebook.identity.path
+        self._number = 0
+        self._error: tuple[str, str, list[str]] | None = None
+
+    def run(self, code: str, options: CellOptions, cell_id: str) -> None:
+        """Run the cell.
+
+        Raises
+        ------
+        CellError
+            What the cell raised.
+        """
+        count = self._shell.execution_count
+        run = Run(name=options.name, code=code, notebook=self._path, cell_id=cell_id, execution_count=count,
+                  cluster="", session="(this kernel)", tags=options.tags)  # fmt: skip
+        self._recorder.begin(run, str(Path.cwd()))
+        self._recorder.change(run.id, state=RunState.RUNNING, started=time.time())
+        with self._recording(run.id):
+            result = self._shell.run_cell(code, store_history=False)
+        error = self._error
+        if error is not None:
+            self._keep(run.id, "error", {"ename": error[0], "evalue": error[1], "traceback": error[2]})
+        self._recorder.change(
+            run.id,
+            state=RunState.DONE if result.success else RunState.FAILED,
+            finished=time.time(),
+            error={"ename": error[0], "evalue": error[1]} if error else None,
+        )
+        if error is not None:
+            raise cell_error(*error)
+
+    def _keep(self, run_id: str, kind: str, content: dict[str, Any]) -> None:
+        self._number += 1
+        data = json.dumps(content, default=str).encode()
+        self._recorder.lines(run_id, line(self._number, time.time(), kind, data, b"{}", []))
+
+    @contextmanager
+    def _recording(self, run_id: str) -> Iterator[None]:
+        shell = self._shell
+
+        def keep_message(message: dict[str, Any]) -> dict[str, Any]:
+            self._keep(run_id, message["header"]["msg_type"], message["content"])
+            return message
+
+        def keep_error(etype: Any, evalue: Any, traceback: list[str]) -> None:
+            self._error = (etype.__name__, str(evalue), list(traceback))
+
+        publishers = [p for p in (shell.display_pub, shell.displayhook) if hasattr(p, "register_hook")]
+        show, streams = shell._showtraceback, (sys.stdout, sys.stderr)
+        shell._showtraceback = keep_error
+        sys.stdout = _Tee(streams[0], lambda text: self._keep(run_id, "stream", {"name": "stdout", "text": text}))  # type: ignore[assignment]
+        sys.stderr = _Tee(streams[1], lambda text: self._keep(run_id, "stream", {"name": "stderr", "text": text}))  # type: ignore[assignment]
+        for publisher in publishers:
+            publisher.register_hook(keep_message)
+        try:
+            yield
+        finally:
+            for publisher in publishers:
+                publisher.unregister_hook(keep_message)
+            sys.stdout, sys.stderr = streams
+            shell._showtraceback = show
