@@ -15,7 +15,7 @@ from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.outputs import TextFlow, compose
-from nbcloud.runs.store import Store
+from nbcloud.dispatch.recorder import open_store
 
 
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -33,7 +33,7 @@ def logs(arguments: argparse.Namespace, progress: Progress) -> Answer | None:
     if arguments.follow:
         return follow(arguments, progress)
     complete_records()
-    with Store() as store:
+    with open_store() as store:
         for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
             sys.stdout.write(text)
     return None
@@ -45,7 +45,7 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
     try:
         run = attach(arguments.run, recorder)
     except RunNotFound:
-        with Store() as store:
+        with open_store() as store:
             for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
                 sys.stdout.write(text)
         return None

@@ -17,7 +17,7 @@ from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
-from nbcloud.runs.store import Store
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
 
@@ -204,7 +204,7 @@ def _first_line(code: str) -> str:
 def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Runs on record."""
     complete_records()
-    with Store() as store:
+    with open_store() as store:
         found = store.search(
             " ".join(arguments.text) or None, state=arguments.state, tag=arguments.tag, limit=arguments.limit
         )
@@ -213,7 +213,7 @@ def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: 
 
 def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Stop a run."""
-    with Store() as store:
+    with open_store() as store:
         run = store.get(arguments.run)
     if run.state.ended:
         return Answer(f"Run {run.id} is {run.state} already.", data=run.to_json())

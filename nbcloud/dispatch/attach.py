@@ -11,7 +11,7 @@ from nbcloud.clusters import registry
 from nbcloud.config import settings
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.notebook import is_running
-from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError
 from nbcloud.runs.record import Run, RunState
@@ -29,7 +29,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         When it is not on record, or its cluster no longer has its journal.
     """
     recorder.flush()
-    with Store() as store:
+    with open_store() as store:
         run = store.get(run_id)
         owned = not run.state.ended and not is_running(str(run.extra.get("client", "")))
         recorded = store.last_number(run.id) if owned else run.messages or 2**62
@@ -65,7 +65,7 @@ def complete_records() -> list[Run]:
     list of Run
         Those that still run.
     """
-    with Store() as store:
+    with open_store() as store:
         store.tidy()
         orphans = [run for run in store.unfinished() if not is_running(str(run.extra.get("client", "")))]
         clusters = {info.id: info for info in registry.entries()}
@@ -87,7 +87,7 @@ def _from_cluster(run: Run, info: Any) -> bool:
     try:
         attached = attach(run.id, recorder)
     except RunNotFound:
-        with Store() as store:
+        with open_store() as store:
             _from_file(store, run)
         return False
     state = next((f["state"] for f in attached.link.ask("runs") if f["id"] == run.id), "lost")
@@ -117,6 +117,4 @@ def _from_file(store: Store, run: Run) -> None:
                     finished = entry["time"]
         if new:
             store.append(run.id, b"".join(new))
-    if run.state is RunState.QUEUED and state is not RunState.LOST:
-        run = store.update(run.id, state=RunState.RUNNING)
     store.update(run.id, state=state, message=message, finished=finished)

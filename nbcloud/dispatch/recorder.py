@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nbcloud.errors import NbcloudError
+from nbcloud import secret_values
+from nbcloud.errors import NbcloudError, StoreError
+from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs.record import Run, environment_facts, git_facts
-from nbcloud.runs.redact import Redactor
 from nbcloud.runs.store import Store
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 30.0
+
+
+def open_store() -> Store:
+    """The store of this user, with this process's secrets masked."""
+    return Store(redactor=Redactor(_secrets()))
+
+
+def _secrets() -> dict[str, str]:
+    return environment_secrets(os.environ) | secret_values.all_known()
 
 
 class Recorder:
@@ -30,8 +41,8 @@ class Recorder:
         self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._runs: dict[str, Run] = {}
-        self.redactor = Redactor({})
+        self._refused: dict[str, bytes] = {}
+        self._masked: dict[str, str] = {}
         self.trouble = ""
 
     def begin(self, run: Run, cwd: str | None) -> None:
@@ -39,21 +50,37 @@ class Recorder:
 
         def work(store: Store) -> None:
             facts = replace(run, versions=environment_facts() | run.versions, git=git_facts(cwd) if cwd else None)
-            self._runs[run.id] = store.begin(facts)
+            self._mask(store)
+            store.begin(facts)
 
         self._do(work)
 
     def lines(self, run_id: str, lines: bytes) -> None:
         """Messages of a run, as the journal's lines."""
-        self._do(lambda store: store.append(run_id, lines))
+        self._do(lambda store: self._append(store, run_id, lines))
+
+    def _append(self, store: Store, run_id: str, lines: bytes) -> None:
+        lines = self._refused.pop(run_id, b"") + lines
+        try:
+            store.append(run_id, lines)
+        except StoreError:
+            # Kept for the next try: a gap in the record could never be filled.
+            self._refused[run_id] = lines
+            raise
+
+    def _mask(self, store: Store) -> None:
+        secrets = _secrets()
+        if secrets != self._masked:
+            self._masked, store.redactor = secrets, Redactor(secrets)
 
     def change(self, run_id: str, **changes: Any) -> None:
         """Something about a run is known now; a state that is an end finishes its record."""
 
         def work(store: Store) -> None:
-            run = store.update(run_id, **changes)
-            if run.state.ended:
-                self._runs.pop(run_id, None)
+            self._mask(store)
+            if run_id in self._refused:
+                self._append(store, run_id, b"")
+            store.update(run_id, **changes)
 
         self._do(work)
 
@@ -72,7 +99,7 @@ class Recorder:
             if work is None:
                 break
             try:
-                store = store or Store(redactor=self.redactor)
+                store = store or Store()
                 work(store)
             except (NbcloudError, OSError) as error:
                 self.trouble = str(error)

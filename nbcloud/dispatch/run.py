@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import (
     NbcloudError,
     RemoteError,
@@ -245,19 +245,15 @@ class CloudRun:
 
     def text(self) -> str:
         """All that it has printed up to now, from the record."""
-        from nbcloud.runs.store import Store
-
         self._recorder.flush()
-        with Store() as store:
+        with open_store() as store:
             return store.text(self.id)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
         """Its outputs up to now, as nbformat."""
-        from nbcloud.runs.store import Store
-
         self._recorder.flush()
-        with Store() as store:
+        with open_store() as store:
             return store.outputs(self.id)
 
     def __repr__(self) -> str:

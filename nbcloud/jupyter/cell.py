@@ -21,7 +21,7 @@ from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
-from nbcloud.runs.store import Store
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 
 _AT_ONCE = 500
@@ -86,7 +86,7 @@ class CellRunner:
 
     def _run_once(self, code: str, options: CellOptions) -> CloudRun | None:
         header = self._header()
-        with Phases(self.shell) as phases:
+        with Phases(self.shell, alone=True) as phases:
             run, session = self._submit(code, options, header, phases)
         for sentence in self.notebook.told():
             notice(sentence)
@@ -222,7 +222,7 @@ class CellRunner:
 
     def _show_cached(self, run: CloudRun, before: str) -> None:
         notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")
-        with Store() as store, contextlib.suppress(RunNotFound):
+        with open_store() as store, contextlib.suppress(RunNotFound):
             self.show_outputs(run.record, store.outputs(before))
 
     # In the background

@@ -82,9 +82,9 @@ def _sessions(magics: CloudMagics) -> list[str]:
 
 
 def _runs() -> list[str]:
-    from nbcloud.runs.store import Store
+    from nbcloud.dispatch.recorder import open_store
 
-    with Store() as store:
+    with open_store() as store:
         return [run.id for run in store.search(limit=30)]
 
 

@@ -15,7 +15,7 @@ from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import RunNotFound, SessionNotFound, UsageError
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run
-from nbcloud.runs.store import Store
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LineCommands:
         arguments = self._parser.parse_line(line or "status")
         if arguments.verb is None:
             raise UsageError("%cloud needs a command.", f"There are: {', '.join(self.parsers)}.")
-        with Phases(self._shell) as phases:
+        with Phases(self._shell, alone=False) as phases:
             answer = arguments.function(arguments, phases.tell)
         if getattr(arguments, "json", False) and answer is not None:
             return answer.data
@@ -86,7 +86,7 @@ class LineCommands:
         return found
 
     def _find(self, wanted: str | None) -> Run:
-        with Store() as store:
+        with open_store() as store:
             if wanted:
                 return store.get(wanted)
             path = self._runner().notebook.identity.path
@@ -99,7 +99,7 @@ class LineCommands:
         self._runner().notebook.recorder.flush()
         complete_records()
         run = self._find(arguments.run)
-        with Store() as store:
+        with open_store() as store:
             self._runner().show_outputs(run, store.outputs(run.id))
 
     def _attach(self, arguments: argparse.Namespace, progress: Progress) -> None:

@@ -18,9 +18,12 @@ class Phases:
     Parameters
     ----------
     shell : IPython.core.interactiveshell.InteractiveShell
+    alone : bool
+        Whether the cell has shown nothing before, so that its outputs can be cleared.
     """
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, *, alone: bool) -> None:
+        self._alone = alone
         self._shell = shell
         self._started = time.monotonic()
         self._handle: DisplayHandle | None = None
@@ -49,5 +52,9 @@ class Phases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._handle is not None and kind is None:
-            self._shell.display_pub.clear_output(wait=True)
+        if self._handle is None:
+            return
+        if self._alone:
+            self._shell.display_pub.clear_output(wait=False)
+        else:
+            self._show("")

@@ -17,7 +17,8 @@ from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_o
 from nbcloud.runs.log import MessageReader
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
 from nbcloud.runs.record import Run, RunState, number_id, prefix_numbers
-from nbcloud.runs.redact import Redactor, redact_outputs
+from nbcloud.redact import Redactor
+from nbcloud.runs.masked import redact_outputs
 
 _POLL_SECONDS = 0.1
 _LISTED = 5  # candidates for an ambiguous id

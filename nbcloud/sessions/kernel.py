@@ -21,6 +21,8 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.core.error import StdinNotImplementedError
 from traitlets.config import Config
 
+from nbcloud import secret_values
+from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.sessions.blackbox import BlackBox
 from nbcloud.sessions.names import RemoteNames
 from nbcloud.sessions.streams import OrderedOutStream
@@ -37,6 +39,10 @@ class SessionKernel(IPythonKernel):
         super().__init__(**kwargs)
         self.names = RemoteNames(self.shell)
         self.shell_handlers[CALL] = self.nbcloud_call
+        self._serialize = self.session.serialize
+        self.session.serialize = self._serialize_masked
+        self._redactor = Redactor()
+        self._mask({})
 
     async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
         """Bind the inputs, run the cell, gather the results."""
@@ -45,6 +51,8 @@ class SessionKernel(IPythonKernel):
             return await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
         usage = _Usage()
         try:
+            if request["secrets"]:
+                self._mask(request["secrets"])
             missing = self.names.bind(request, self.get_parent("shell").get("buffers") or [])
             key = self.names.cache_key(request) if request["cache"] else ""
         except KeyboardInterrupt:
@@ -76,6 +84,19 @@ class SessionKernel(IPythonKernel):
         end["usage"] = usage.spent()
         self._done(request, end, buffers)
         return reply
+
+    def _mask(self, secrets: dict[str, str]) -> None:
+        """Keep these secrets, and those of the environment, out of every message."""
+        secret_values.give(secrets)
+        self._redactor = Redactor(environment_secrets(os.environ) | secret_values.all_known())
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, OrderedOutStream):
+                stream.redact_with(self._redactor)
+
+    def _serialize_masked(self, msg: dict[str, Any], ident: Any = None) -> Any:
+        if self._redactor and isinstance(msg.get("content"), dict):
+            msg = {**msg, "content": self._redactor.json(msg["content"])}
+        return self._serialize(msg, ident)
 
     def _refused(self, request: dict[str, Any], ename: str, evalue: str) -> dict[str, Any]:
         """The cell did not run: an input could not be revived here."""

@@ -128,7 +128,6 @@ class RemoteNames:
         for entry in request.get("path", ()):
             if entry not in sys.path and Path(entry).is_dir():
                 sys.path.append(entry)
-        os.environ.update(request.get("secrets", {}))
 
     def _learn_source(self, source: dict[str, Any]) -> None:
         """Let tracebacks through functions of the notebook show their lines and their cell."""

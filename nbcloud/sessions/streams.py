@@ -18,6 +18,7 @@ from typing import Any
 
 from ipykernel.iostream import OutStream
 
+from nbcloud.redact import Redactor
 from nbcloud.sessions.blackbox import POSITION_KEY, BlackBox
 
 if sys.platform != "win32":
@@ -36,6 +37,7 @@ class OrderedOutStream(OutStream):
 
     flush_interval = 0.02
     black_box: BlackBox | None = None
+    _redactor: Redactor | None = None
     _segments: list[tuple[str, frozenset[Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
     _segments_lock = threading.RLock()
     _pending = 0
@@ -51,6 +53,11 @@ class OrderedOutStream(OutStream):
             # A forked child has its own copy of the buffer and no IO thread: ipykernel knows what to do.
             return super().write(string) or 0
         shared = OrderedOutStream
+        written = len(string)
+        if self._redactor is not None:
+            string = self._redactor.stream(string)
+            if not string:
+                return written
         parent = frozenset(self.parent_header.items())
         with self._segments_lock:
             segments = shared._segments
@@ -63,7 +70,11 @@ class OrderedOutStream(OutStream):
         self._schedule_flush()
         while shared._pending > _PENDING_LIMIT and threading.current_thread() is not self.pub_thread.thread:
             self.flush()
-        return len(string)
+        return written
+
+    def redact_with(self, redactor: Redactor) -> None:
+        """Keep secrets out of all that is written from now on."""
+        self._redactor = redactor.fork() if redactor else None
 
     def _schedule_flush(self) -> None:
         shared = OrderedOutStream
@@ -123,7 +134,15 @@ class OrderedOutStream(OutStream):
             self.write(text)
 
     def drain(self) -> None:
-        """Take in what was written to the file descriptor up to now."""
+        """Take in what was written to the file descriptor, and let go what was held back, up to now."""
+        self._drain_descriptor()
+        if self._redactor is not None:
+            held = self._redactor.flush()
+            redactor, self._redactor = self._redactor, None
+            self.write(held)
+            self._redactor = redactor
+
+    def _drain_descriptor(self) -> None:
         if not self._should_watch:
             return
         deadline = time.monotonic() + _DRAIN_SECONDS

@@ -48,6 +48,7 @@ _LIMIT = 30.0
 _IN_PAGE = """
 window.lab = {
   runs: {},
+  isReady: false,
   get panel() { return jupyterapp.shell.currentWidget; },
   async ready() {
     await jupyterapp.restored;
@@ -56,6 +57,7 @@ window.lab = {
     await this.panel.revealed;
     await this.panel.sessionContext.ready;
     await this.panel.sessionContext.session.kernel.info;
+    this.isReady = true;
   },
   cell(index) { return this.panel.content.widgets[index]; },
   // A new cell at the end; the empty one of a new notebook is used first.
@@ -244,7 +246,8 @@ class Notebook:
         self.page.goto(f"{self.lab.url}lab/workspaces/{self.path.stem}/tree/{self.path.name}?token={self.lab.token}")
         self.page.wait_for_function("window.jupyterapp !== undefined", timeout=_LIMIT * 1000)
         self.page.evaluate(_IN_PAGE)
-        self.page.evaluate("lab.ready()")
+        self.page.evaluate("() => { lab.ready() }")
+        self.page.wait_for_function("lab.isReady", timeout=_LIMIT * 1000)
 
     def start(self, code: str) -> Cell:
         """Run code in a new cell, without waiting for its end."""

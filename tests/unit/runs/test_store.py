@@ -11,7 +11,7 @@ import pytest
 
 from nbcloud.errors import RunNotFound, StoreError, UsageError
 from nbcloud.runs.record import Run, RunState, new_run_id
-from nbcloud.runs.redact import Redactor
+from nbcloud.redact import Redactor
 from nbcloud.runs.store import Store
 
 

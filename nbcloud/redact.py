@@ -7,7 +7,6 @@ HTML or a URL, and in base64, also inside the base64 of a longer text (an Author
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import itertools
 import json
@@ -18,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
-
-from nbcloud.runs.record import Run
 
 MASK = "***"
 MINIMUM_LENGTH = 6
@@ -237,45 +234,3 @@ def environment_secrets(environ: Mapping[str, str]) -> dict[str, str]:
         if _could_be_secret(secret):
             found[name] = secret
     return found
-
-
-# What identifies a run, and is searched for; a mask would make it unreachable.
-_IDENTITY = frozenset(
-    (
-        "id",
-        "kind",
-        "state",
-        "notebook",
-        "cell_id",
-        "execution_count",
-        "cluster",
-        "cluster_id",
-        "session",
-        "created",
-        "started",
-        "finished",
-    )
-)
-
-
-def redact_run(redactor: Redactor, run: Run) -> Run:
-    """The run without secrets in anything that a user or a program wrote."""
-    if not redactor:
-        return run
-    names = (field.name for field in dataclasses.fields(run) if field.name not in _IDENTITY)
-    return dataclasses.replace(run, **{name: redactor.json(getattr(run, name)) for name in names})
-
-
-def redact_outputs(redactor: Redactor, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Outputs of nbformat without secrets; what the format itself prescribes stays as it is."""
-    if not redactor:
-        return outputs
-    return [{key: _redact_part(redactor, key, part) for key, part in output.items()} for output in outputs]
-
-
-def _redact_part(redactor: Redactor, key: str, part: Any) -> Any:
-    if key in ("output_type", "name"):
-        return part
-    if key == "data":
-        return {mime: redactor.json(value) for mime, value in part.items()}
-    return redactor.json(part)
