@@ -1,6 +1,6 @@
 """Settings: where files lie and where limits stand, from ``NBCLOUD_*`` variables.
 
-``settings()`` reads the environment anew at each call, so that a test or a notebook can change it.
+``settings()`` looks at the environment at each call, so that a test or a notebook can change it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ _PARSE: dict[str, Callable[[str], Any]] = {
 }
 
 
+_VARIABLES = {f"NBCLOUD_{field.name.upper()}": field.name for field in fields(Settings)}
+
+
 def settings() -> Settings:
     """The settings in force now.
 
@@ -91,21 +95,35 @@ def settings() -> Settings:
     ConfigError
         For an ``NBCLOUD_*`` variable that doesn't exist, naming the nearest that does, or a bad value.
     """
+    places = tuple(os.environ.get(variable) for variable in _PLACES)
+    return _read(tuple(os.environ.get(variable) for variable in _VARIABLES), places)
+
+
+_PLACES = ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "LOCALAPPDATA")
+"""What platformdirs looks at."""
+
+
+@lru_cache(maxsize=8)
+def _read(texts: tuple[str | None, ...], _places: tuple[str | None, ...]) -> Settings:
+    _refuse_unknown()
     values: dict[str, Any] = {
         "data_dir": Path(platformdirs.user_data_dir("nbcloud", appauthor=False)),
         "runtime_dir": _runtime_dir(),
     }
-    names = {f"NBCLOUD_{field.name.upper()}": field.name for field in fields(Settings)}
-    for variable, text in os.environ.items():
-        if not variable.startswith("NBCLOUD_") or variable.startswith("NBCLOUD_TEST_"):
-            continue
-        if variable not in names:
-            near = difflib.get_close_matches(variable, names, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(names))}."
-            raise ConfigError(f"The environment variable {variable} is not a setting of nbcloud.", hint)
-        name = names[variable]
-        values[name] = _PARSE[name](text)
+    for name, text in zip(_VARIABLES.values(), texts, strict=True):
+        if text is not None:
+            values[name] = _PARSE[name](text)
     return Settings(**values)
+
+
+def _refuse_unknown() -> None:
+    for variable in os.environ:
+        if not variable.startswith("NBCLOUD_") or variable.startswith(("NBCLOUD_TEST_", "NBCLOUD_KERNEL_")):
+            continue
+        if variable not in _VARIABLES:
+            near = difflib.get_close_matches(variable, _VARIABLES, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(_VARIABLES))}."
+            raise ConfigError(f"The environment variable {variable} is not a setting of nbcloud.", hint)
 
 
 def private_dir(path: Path) -> Path:

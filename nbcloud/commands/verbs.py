@@ -82,7 +82,7 @@ def _one(name: str | None) -> ClusterInfo:
 
 def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Start or register a cluster, and bring nbcloud to it."""
-    name = arguments.cluster or "local"
+    name = arguments.cluster or settings().cluster
     started = time.monotonic()
     before = {info.id for info in registry.entries()}
     if "://" in name:

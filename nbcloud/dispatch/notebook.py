@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def identify(namespace: MutableMapping[str, Any]) -> Identity:
     return Identity("", f"ipython-{os.getpid()}", lasting=False)
 
 
+@cache
 def process_mark() -> str:
     """What tells this process from every other, also from a later one with its number."""
     process = psutil.Process()
@@ -93,6 +95,7 @@ class Notebook:
         self.runs: dict[str, CloudRun] = {}
         self.on_outside: Callable[[Session, list[dict[str, Any]]], None] | None = None
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._used: dict[tuple[str, str], Session] = {}
         self._told: list[str] = []
 
     # Sessions
@@ -105,15 +108,21 @@ class Notebook:
 
     def session(self, options: CellOptions, progress: Progress = silent) -> Session:
         """The session of a cell: found, or started."""
-        link = connect(options.cluster, progress=progress)
         name = options.session or self.identity.session
         if options.fresh:
             name = f"{name}-fresh-{secrets.token_hex(3)}"
+        used = self._used.get((options.cluster or settings().cluster, name))
+        if used is not None and not used.lost and not used.link.lost:
+            self._check_resources(used, options)
+            return used
+        link = connect(options.cluster, progress=progress)
         known = self._sessions.get((link.info.id, name))
         if known is not None and not known.lost and not link.lost:
             self._check_resources(known, options)
-            return known
-        return self._open(link, name, options, progress)
+        else:
+            known = self._open(link, name, options, progress)
+        self._used[options.cluster or settings().cluster, name] = known
+        return known
 
     def _open(self, link: Link, name: str, options: CellOptions, progress: Progress) -> Session:
         from nbcloud.sessions.client import Session
@@ -200,6 +209,12 @@ class Notebook:
         session.link.forget(session.id)
         session.close()
         session.lost = "it was reset"
+
+    def abandon(self, session: Session) -> None:
+        """Give up a session that does not answer; it is closed when its side of the cluster is back."""
+        session.lost = "it did not answer"
+        session.link.forget(session.id)
+        session.link.post("close", session=session.id, ask="")
 
     def close(self) -> None:
         """End with the kernel of the notebook: what came is on record, what runs goes on."""

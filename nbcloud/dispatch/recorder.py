@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from nbcloud.runs.store import Store
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 30.0
+_PATIENCE = 0.02
 
 
 def open_store() -> Store:
@@ -98,6 +100,9 @@ class Recorder:
             work = self._queue.get()
             if work is None:
                 break
+            if self._queue.empty():
+                # A short cell is over by then: until it is, this thread would only take the processor from it.
+                time.sleep(_PATIENCE)
             try:
                 store = store or Store()
                 work(store)

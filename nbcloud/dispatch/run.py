@@ -20,11 +20,12 @@ from nbcloud.errors import (
 )
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.link import Link
-from nbcloud.sessions.runlog import DROPPED, STARTED
+from nbcloud.sessions.runlog import DROPPED, FINISHED, STARTED
 
 Event = tuple[str, Any]
-"""``("line", message)``, ``("missing", hashes)`` or ``("end", None)``."""
+"""``("line", message)``, ``("missing", hashes)``, ``("silent", facts)`` or ``("end", None)``."""
 
+_OWN = {STARTED, FINISHED}
 _LIVE_BYTES = 2**23
 _TICK = 1.0
 
@@ -79,6 +80,8 @@ class CloudRun:
                     threading.Thread(target=self.on_missing, args=(hashes,), daemon=True).start()
                 else:
                     self._events.put(("missing", hashes))
+            case "silent":
+                self._events.put(("silent", message))
             case "cluster_lost":
                 self._finish({"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []})
 
@@ -94,10 +97,12 @@ class CloudRun:
         for line in lines.splitlines():
             message = json.loads(line)
             self._note(message)
-            if self.on_line is not None:
+            if message["msg_type"] in _OWN:
+                self._unread -= len(line) + 1
+            elif self.on_line is not None:
                 self.on_line(message)
             else:
-                message["size"] = len(line)
+                message["size"] = len(line) + 1
                 self._events.put(("line", message))
 
     def _keep(self, last: int, lines: bytes) -> None:

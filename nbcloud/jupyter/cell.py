@@ -108,7 +108,7 @@ class CellRunner:
             return self.notebook.submit(
                 code,
                 options,
-                count=self.shell.execution_count,
+                count=self.shell.displayhook.prompt_count,  # execution_count may be the next one already
                 header=header,
                 cell_id=self._cell_id(),
                 progress=phases.tell,
@@ -119,7 +119,7 @@ class CellRunner:
 
     def _name_error(self, code: str, error: Undefined) -> Exception:
         """The NameError that the cell would have raised, with its line, although nothing was sent."""
-        filename = self.shell.compile.cache(code, self.shell.execution_count, raw_code=code)
+        filename = self.shell.compile.cache(code, self.shell.displayhook.prompt_count, raw_code=code)
         place = {"lineno": error.data["lineno"], "col_offset": error.data["column"]}
         place |= {"end_lineno": place["lineno"], "end_col_offset": place["col_offset"] + len(error.data["name"])}
         name = ast.Name(error.data["name"], ast.Load(), **place)
@@ -140,6 +140,7 @@ class CellRunner:
         events = run.events()
         interrupts = 0
         warned = gave_up = 0.0
+        told = False
         while True:
             try:
                 kind, value = events.get(timeout=_TICK)
@@ -149,6 +150,13 @@ class CellRunner:
                         batch.append(value)
                     elif kind == "missing":
                         run.again(value)
+                    elif kind == "silent":
+                        if not told:
+                            notice(
+                                f"The worker {value['worker']} has not answered for {value['seconds']:.0f} s; still "
+                                "waiting. Interrupt twice to end the run."
+                            )
+                        told = True
                     else:
                         shown.publish(batch)
                         return
@@ -157,15 +165,18 @@ class CellRunner:
                     kind, value = events.get()
                 run.shown(sum(message["size"] for message in batch))
                 shown.publish(batch)
+                if gave_up and time.monotonic() - gave_up > _GIVE_UP:
+                    raise queue.Empty
             except queue.Empty:
                 silence = run.link.silence
-                if silence > _SILENCE and silence - warned > 6 * _SILENCE:
+                if silence > _SILENCE and silence > 6 * warned:
                     warned = silence
                     notice(
                         f"The scheduler of {run.link.info.name!r} has not answered for {silence:.0f} s; still waiting. "
                         "Interrupt twice to leave the run to itself."
                     )
                 if gave_up and time.monotonic() - gave_up > _GIVE_UP:
+                    self.notebook.abandon(session)
                     raise RunLost(
                         f"The cluster does not answer; run {run.id} may still be going.",
                         f"When it is back: %cloud attach {run.id}",

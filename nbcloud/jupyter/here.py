@@ -60,7 +60,7 @@ class LocalRun:
         CellError
             What the cell raised.
         """
-        count = self._shell.execution_count
+        count = self._shell.displayhook.prompt_count
         run = Run(name=options.name, code=code, notebook=self._path, cell_id=cell_id, execution_count=count,
                   cluster="", session="(this kernel)", tags=options.tags)  # fmt: skip
         self._recorder.begin(run, str(Path.cwd()))

@@ -87,6 +87,7 @@ class CellOutput:
         self._session = session
         self._run = run
         self._left = settings().shown_limit
+        self._written: set[str] = set()
         self._hidden = 0
         self._hidden_lines = 0
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES + 1)
@@ -98,8 +99,9 @@ class CellOutput:
         """Show messages, in order."""
         for message in collapse(messages):
             self._show(message["msg_type"], message["content"], message)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for name in self._written:
+            getattr(sys, name).flush()
+        self._written.clear()
 
     def _show(self, kind: str, content: dict[str, Any], message: dict[str, Any]) -> None:
         match kind:
@@ -130,6 +132,7 @@ class CellOutput:
         sys.displayhook(_Formatted(content["data"], content.get("metadata") or {}))
 
     def _stream(self, name: str, text: str) -> None:
+        self._written.add(name)
         if self._left > 0 and self._left >= len(text):
             self._left -= len(text)
             _write(name, text)

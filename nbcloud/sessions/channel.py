@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -55,6 +56,8 @@ class Channel:
         self._owed = 0
         self._later: asyncio.TimerHandle | None = None
         self.received = 0
+        self.heard = time.monotonic()
+        """When the other side last said anything."""
 
     @property
     def connected(self) -> bool:
@@ -94,6 +97,7 @@ class Channel:
         try:
             while True:
                 batch = await comm.read()
+                self.heard = time.monotonic()
                 self._confirm(batch["received"])
                 for message in batch["messages"]:
                     self.received += 1

@@ -217,8 +217,9 @@ class Session:
             for name in parcel.names
             if callable(self.namespace.get(name))
         }
+        names -= {"__main__", ""}
         entries = []
-        for file in local_modules(names - {"__main__", ""}).values():
+        for file in local_modules(names).values() if names else ():
             entry = _module_entry(file)
             if not self.shared and self._modules.get(file.name) != file.hash:
                 entry["data"] = len(buffers)
@@ -262,9 +263,18 @@ class Session:
                 self._mirrored.discard(name)
         self.names.difference_update(names.get("removed", ()))
         self.names.update(names.get("added", ()))
+        self._release()
         if names.get("cwd") and self.shared and Path(names["cwd"]).is_dir():
             os.chdir(names["cwd"])
         return report
+
+    def _release(self) -> None:
+        """Let go of values whose handles are gone, without waiting for the next cell."""
+        handles = [self.released.popleft() for _ in range(len(self.released))]
+        if handles and not self.lost:
+            ask = secrets.token_hex(8)
+            content = {"call": ask, "method": "release", "arguments": {"handles": handles}}
+            self.link.post("call", ask=ask, session=self.id, **frames(CALL, content))
 
     def _bind(self, entry: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
         named = entry["names"]

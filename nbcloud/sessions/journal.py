@@ -31,6 +31,8 @@ _BATCH = 2**19
 _KEPT_RUNS = 1000
 _KEPT_ENDS = 2**26
 _GONE_SECONDS = 60.0
+_SIGN_SECONDS = 3.0
+_SILENCE = 10.0
 
 
 @dataclass
@@ -157,6 +159,25 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
         scheduler.handlers["nbcloud_host"] = self.serve_host
         scheduler.handlers["nbcloud_client"] = self.serve_client
         scheduler.extensions[PLUGIN] = self
+        self._spawn(self._watch())
+
+    async def _watch(self) -> None:
+        """Ask hosts of runs for a sign of life, and tell those who wait when there is none."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_SIGN_SECONDS)
+            if time.monotonic() - before > 2 * _SIGN_SECONDS:  # it was this process that stood still
+                for host in self.hosts.values():
+                    host.channel.heard = time.monotonic()
+            for session in list(self.sessions.values()):
+                if session.active is None or session.host is None:
+                    continue
+                channel = session.host.channel
+                channel.post({"op": "sign", "session": session.id})
+                silence = time.monotonic() - channel.heard
+                if silence > _SILENCE:
+                    about = {"run": session.active.id, "worker": session.host.worker, "seconds": silence}
+                    self._tell(session.active, {"op": "silent", **about})
 
     @property
     def busy(self) -> bool:

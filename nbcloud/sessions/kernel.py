@@ -85,6 +85,14 @@ class SessionKernel(IPythonKernel):
         self._done(request, end, buffers)
         return reply
 
+    def _publish_execute_input(self, *_args: Any, **_kwargs: Any) -> None:
+        """The journal has the code already."""
+
+    def _publish_status(self, status: str, *args: Any, **kwargs: Any) -> None:
+        """Only what the host asks for: when a request is done with."""
+        if status != "busy":
+            super()._publish_status(status, *args, **kwargs)
+
     def _mask(self, secrets: dict[str, str]) -> None:
         """Keep these secrets, and those of the environment, out of every message."""
         secret_values.give(secrets)
@@ -106,7 +114,8 @@ class SessionKernel(IPythonKernel):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, OrderedOutStream):
                 stream.drain()
-        sys.stdout.flush()  # one flush sends the text of both
+        if isinstance(sys.stdout, OrderedOutStream):
+            sys.stdout.send_soon()  # the text of both
         self.session.send(
             self.iopub_socket,
             DONE,
@@ -115,6 +124,7 @@ class SessionKernel(IPythonKernel):
             buffers=buffers,
             ident=self._topic(DONE),
         )
+        sys.stdout.flush()  # waits for the thread that sends, which needs this one to let go of the interpreter
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",
             "execution_count": self.shell.execution_count - 1,
@@ -188,6 +198,11 @@ def _die_with_parent() -> None:
 
 class SessionApp(IPKernelApp):
     """The process of one session."""
+
+    def init_control(self, context: Any) -> None:
+        """Without subshells: each message would pass through one more thread."""
+        super().init_control(context)
+        self.shell_channel_thread = None
 
     def init_iopub(self, context: Any) -> None:
         """A reader that is behind makes the kernel wait; a message is never dropped."""

@@ -56,9 +56,11 @@ class Placement:
         task = self._scheduler.tasks.get(key)
         if not self._scheduler.workers:
             return "waiting for a worker to join the cluster"
+        if task is not None and task.state in {"no-worker", "queued"} and not resources:
+            return "waiting for a worker that is free"
         if task is not None and task.state in {"no-worker", "queued"}:
             wanted = ", ".join(f"{name} {amount:g}" for name, amount in resources.items())
-            return f"waiting in the queue: all {wanted or 'workers'} of the cluster are taken"
+            return f"waiting in the queue: {wanted} is taken on every worker"
         if task is not None and task.processing_on is not None:
             held = task.processing_on.used_resources
             short = [name for name, amount in resources.items() if held.get(name, 0) > task.processing_on.resources[name]]

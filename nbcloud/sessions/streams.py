@@ -86,6 +86,10 @@ class OrderedOutStream(OutStream):
 
     _flush_pending = False
 
+    def send_soon(self) -> None:
+        """Have the IO thread send what was written, before all that it is given later."""
+        self.pub_thread.schedule(self._flush)
+
     def _flush(self) -> None:
         if not self._is_master_process():
             super()._flush()

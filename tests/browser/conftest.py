@@ -41,7 +41,7 @@ _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
-_LIMIT = 30.0
+_LIMIT = 10.0
 """Seconds after which what a page should show counts as missing."""
 
 # What the tests do in the page, with JupyterLab's own objects.
@@ -293,7 +293,8 @@ def notebook(
     """A new notebook in a window of its own, with nbcloud loaded; the records of its runs are this test's."""
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(lab.records))
     path = lab.root / f"{request.node.name}.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(), path)
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), path)
     page = browser.new_page(viewport={"width": 1100, "height": 1000})
     notebook = Notebook(lab, page, path)
     try:
@@ -305,3 +306,28 @@ def notebook(
             page.screenshot(path=tmp_path / "end.png")
         page.close()
         notebook.close()
+
+
+class Gate:
+    """Lets code on the cluster wait until the test has seen what it wants to see."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def wait(self, name: str) -> str:
+        """A line of code that waits for a gate, at most a minute."""
+        path = str(self.directory / name)
+        return (
+            "import os, time; began = time.monotonic()\n"
+            f"while not os.path.exists({path!r}) and time.monotonic() < began + 60: time.sleep(0.01)"
+        )
+
+    def open(self, name: str) -> None:
+        """Let the code go on."""
+        (self.directory / name).touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Gates of this test."""
+    return Gate(tmp_path)

@@ -1,0 +1,137 @@
+"""Widgets that live in a session: shown in the page, and moved from there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    Notebook = Any
+
+pytestmark = pytest.mark.browser
+
+PANEL = """%%cloud
+import os
+import ipywidgets as widgets
+
+slider = widgets.IntSlider(value=3, max=10, description="depth")
+button = widgets.Button(description="Count")
+label = widgets.Label("no click yet")
+log = widgets.Output()
+clicks = 0
+
+def clicked(_):
+    global clicks
+    clicks += 1
+    label.value = f"{clicks} clicks at depth {slider.value}"
+    with log:
+        print(f"click {clicks} in process {os.getpid()}")
+
+button.on_click(clicked)
+widgets.VBox([slider, button, label, log])
+"""
+
+
+def test_a_click_runs_the_remote_callback_and_a_slider_sets_the_remote_value(notebook: Notebook) -> None:
+    panel = notebook.run(PANEL).shows("no click yet")
+    there = notebook.run("%%cloud\nprint(os.getpid())").text().strip()
+    here = notebook.run("import os; print(os.getpid())").text().strip()
+    assert there != here
+
+    panel.area.get_by_role("button", name="Count").click()
+    panel.shows("1 clicks at depth 3").shows(f"click 1 in process {there}")
+
+    panel.area.locator(".noUi-handle").focus()
+    for _ in range(4):
+        notebook.page.keyboard.press("ArrowRight")
+    panel.area.get_by_role("button", name="Count").click()
+    panel.shows("2 clicks at depth 7").shows(f"click 2 in process {there}")
+    notebook.picture("panel")
+    assert notebook.run("%%cloud\nprint(slider.value, clicks)").text() == "7 2\n"
+
+    notebook.run("%%cloud\nslider.value = 1\nlabel.value = 'set by a later cell'")
+    panel.shows("set by a later cell")
+    panel.area.get_by_text("1", exact=True).wait_for(timeout=5000)
+
+
+def test_a_click_made_while_a_cell_runs_is_heard_when_it_has_ended(notebook: Notebook, gate: Any) -> None:
+    panel = notebook.run(PANEL).shows("no click yet")
+    busy = notebook.start(f"%%cloud\n{gate.wait('open')}\nprint('over')")
+    busy.until(lambda cell: not cell.done)
+    panel.area.get_by_role("button", name="Count").click()
+    gate.open("open")
+    assert busy.wait().text() == "over\n"
+    panel.shows("1 clicks at depth 3")
+
+
+def test_interact_calls_the_remote_function(notebook: Notebook) -> None:
+    cell = notebook.run(
+        """%%cloud
+from ipywidgets import interact
+
+print("above")
+
+@interact(x=(0, 10))
+def square(x=2):
+    print(f"{x} squared is {x * x}")
+
+print("below")
+"""
+    )
+    cell.shows("2 squared is 4")
+    cell.area.locator(".noUi-handle").focus()
+    notebook.page.keyboard.press("ArrowRight")
+    cell.shows("3 squared is 9")
+    notebook.picture("interact")
+    assert cell.area.get_by_text("2 squared is 4").count() == 0
+    assert cell.text() == "above\nbelow\n"
+
+
+def test_what_is_inside_an_output_widget_stays_inside(notebook: Notebook) -> None:
+    cell = notebook.run(
+        """%%cloud
+import sys
+from IPython.display import HTML, display
+import ipywidgets as widgets
+
+out = widgets.Output(layout={"border": "1px solid green"})
+display(out)
+print("before")
+with out:
+    print("first inside")
+    display(HTML("<b>bold inside</b>"))
+print("after")
+print("to stderr", file=sys.stderr)
+with out:
+    out.clear_output()
+    print("second inside")
+    1 / 0
+print("never")
+"""
+    )
+    inside = cell.area.locator(".widget-output")
+    inside.get_by_text("second inside").wait_for()
+    inside.get_by_text("ZeroDivisionError").first.wait_for()
+    notebook.picture("output")
+    assert inside.get_by_text("first inside").count() == 0
+    assert cell.text("stdout") == "before\nafter\n"
+    assert cell.text("stderr") == "to stderr\n"
+
+
+def test_a_progress_bar_of_tqdm_reaches_its_end(notebook: Notebook) -> None:
+    cell = notebook.run(
+        """%%cloud
+import time
+from tqdm.notebook import trange
+
+for i in trange(60, desc="epochs"):
+    time.sleep(0.01)
+print("trained")
+"""
+    )
+    cell.shows("60/60").shows("epochs: 100%")
+    notebook.picture("tqdm")
+    bar = cell.area.get_by_role("progressbar")
+    assert bar.evaluate("bar => bar.querySelector('.progress-bar').style.width") == "100%"
+    assert cell.text() == "trained\n"
