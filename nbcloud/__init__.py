@@ -1,7 +1,7 @@
 """Run Jupyter cells on Dask clusters as if they ran here.
 
-In a notebook: ``%load_ext nbcloud``, then ``%%cloud`` on top of a cell; ``%cloud --help`` and ``%%cloud?`` tell
-more. In a shell: ``nbcloud --help``.
+In a notebook: ``%load_ext nbcloud``, then ``%%cloud`` on top of a cell; ``%cloud --help`` and
+``%%cloud?`` tell more. In a shell: ``nbcloud --help``.
 """
 
 from __future__ import annotations

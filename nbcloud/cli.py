@@ -28,7 +28,7 @@ def parser() -> Parser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for failure, 2 for a wrong command line, 130 after Ctrl-C."""
+    """Run one command; returns 0, 1 for failure, 2 for a wrong command line, 130 after Ctrl-C."""
     try:
         arguments = parser().parse_args(words)
         if arguments.verb is None:

@@ -17,7 +17,17 @@ import platformdirs
 
 from nbcloud.errors import ConfigError
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 _SECONDS = {"": 1, "MS": 1e-3, "S": 1, "SEC": 1, "M": 60, "MIN": 60, "H": 3600, "D": 86400}
 
 
@@ -42,7 +52,9 @@ def parse_seconds(text: str) -> float:
         number, unit = _split(text)
         return number * _SECONDS[unit]
     except (ValueError, KeyError):
-        raise ConfigError(f"{text!r} is not a length of time.", "Write for example 30s, 5min or 2h.") from None
+        raise ConfigError(
+            f"{text!r} is not a length of time.", "Write for example 30s, 5min or 2h."
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def secret(name: str) -> str:
         except Exception:  # noqa: BLE001 - each frontend refuses in its own way
             raise UsageError(
                 f"The secret {name!r} is not known here.",
-                f'Set the environment variable {name}, or call nbcloud.secret("{name}") in a local cell first.',
+                f"Set the environment variable {name}, or call it in a local cell first: "
+                f'nbcloud.secret("{name}")',
             ) from None
     give({name: value})
     return value
@@ -51,5 +52,3 @@ def known(names: Iterable[str]) -> dict[str, str]:
 def all_known() -> dict[str, str]:
     """Every secret given to this process."""
     return dict(_known)
-
-

@@ -83,7 +83,7 @@ class Ledger:
         self._note(bundle.names, bundle.payload.hash, bundle.payload)
 
     def received(self, names: Iterable[str], value_hash: str, *, limit: int) -> None:
-        """This side now has the other's values; those larger than ``limit`` aren't looked at."""
+        """Note that this side now has the other's values; those larger than ``limit`` aren't looked at."""
         names = tuple(sorted(names))
         try:
             payload = self._pack(names, limit, None)
@@ -171,7 +171,7 @@ class Ledger:
 
     def _groups(self, packed: Mapping[str, Payload]) -> list[list[str]]:
         """Names joined by the mutable objects that they share, with agreed ones that share them too."""
-        parts = {name: payload.parts for name, payload in packed.items()}
+        parts = {name: frozenset(payload.parts) for name, payload in packed.items()}
         for name, entry in self._agreed.items():
             if name not in parts and name in self._namespace and entry.parts:
                 parts[name] = entry.parts

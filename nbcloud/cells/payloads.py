@@ -25,7 +25,19 @@ from nbcloud.errors import NotPicklable, TransferError
 
 _receiver: ContextVar[MutableMapping[str, Any]] = ContextVar("receiver")
 _HASHED_AT_ONCE = 2**24
-_ATOMS = (str, bytes, int, float, complex, tuple, frozenset, type, types.FunctionType, types.CodeType, types.ModuleType)
+_ATOMS = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    tuple,
+    frozenset,
+    type,
+    types.FunctionType,
+    types.CodeType,
+    types.ModuleType,
+)
 
 
 class TooLarge(TransferError):
@@ -99,7 +111,6 @@ class _Pickler(cloudpickle.Pickler):
         slots["__globals__"] = {}
         return _function_of_receiver, (code, closure), (state, slots), *rest
 
-
     def parts(self) -> dict[int, Any]:
         """The mutable objects met, by identity, without the dict of names, which is the first."""
         met = list(self.memo.copy().values())[1:]
@@ -114,7 +125,11 @@ def _can_change(obj: Any) -> bool:
     kind = type(obj)
     if kind.__name__.lower().endswith(("dtype", "function_or_method")):  # shared by many, never changed
         return False
-    return isinstance(obj, list | dict | set | bytearray) or kind.__name__ == "ndarray" or hasattr(obj, "__dict__")
+    return (
+        isinstance(obj, list | dict | set | bytearray)
+        or kind.__name__ == "ndarray"
+        or hasattr(obj, "__dict__")
+    )
 
 
 def _function_of_receiver(code: types.CodeType, closure: tuple[Any, ...] | None) -> types.FunctionType:
@@ -187,7 +202,7 @@ def encode(
         pickler.dump(dict(values))
     except TooLarge:
         raise
-    except Exception as error:  # noqa: BLE001 - any object's own code may raise anything here
+    except Exception as error:
         path, reason = _culprit(values, namespace, error)
         raise NotPicklable(f"{path} can't be pickled: {reason}.", path=path, reason=reason) from error
     return Payload(
@@ -238,7 +253,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{key}", item) for key, item in getattr(value, "__dict__", {}).items())
 
 
-def _culprit(values: Mapping[str, Any], namespace: Mapping[str, Any] | None, error: Exception) -> tuple[str, str]:
+def _culprit(
+    values: Mapping[str, Any], namespace: Mapping[str, Any] | None, error: Exception
+) -> tuple[str, str]:
     """The path to the innermost part that can't be pickled, and why."""
     path, value, reason = "", None, error
     for name, candidate in values.items():

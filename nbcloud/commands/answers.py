@@ -36,14 +36,20 @@ class Answer:
             return ""
         lines = [list(self.columns), *[list(row) for row in self.rows]]
         widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
-        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
 
     def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, str]:
         bundle = {"text/plain": str(self)}
         if self.rows:
-            head = "".join(f"<th style='text-align:left'>{html.escape(column)}</th>" for column in self.columns)
+            head = "".join(
+                f"<th style='text-align:left'>{html.escape(column)}</th>" for column in self.columns
+            )
             body = "".join(
-                "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+                "<tr>"
+                + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row)
+                + "</tr>"
                 for row in self.rows
             )
             text = f"<p>{html.escape(self.text)}</p>" if self.text else ""

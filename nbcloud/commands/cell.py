@@ -15,10 +15,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MANUAL = """\
 Run this cell on a cluster as if it ran here.
 
-Its outputs come back live and in order; variables that it reads are sent when they changed, and what it binds is
-bound here too: small values as themselves, large ones as handles that stay on the cluster (.get() brings them).
-The kernel's Interrupt stops it, a second one ends its kernel. Nothing that it prints is lost: %cloud runs lists
-what ran, %cloud attach shows again what was missed.
+Its outputs come back live and in order; variables that it reads are sent when they changed, and what it
+binds is bound here too: small values as themselves, large ones as handles that stay on the cluster (.get()
+brings them). The kernel's Interrupt stops it, a second one ends its kernel. Nothing that it prints is lost:
+%cloud runs lists what ran, %cloud attach shows again what was missed.
 
 The local cluster is started when none is up.
 """
@@ -37,20 +37,34 @@ def cell_parser() -> Parser:
     parser = Parser(prog="%%cloud", description=MANUAL, epilog=EXAMPLES)
     where = parser.add_argument_group("where")
     where.add_argument("-c", "--cluster", metavar="NAME", help="a cluster's name or address")
-    where.add_argument("-s", "--session", metavar="NAME", help="a session by name; the notebook's own by default")
+    where.add_argument(
+        "-s", "--session", metavar="NAME", help="a session by name; the notebook's own by default"
+    )
     where.add_argument("--fresh", action="store_true", help="a session for this cell alone, ended with it")
     where.add_argument("--cpus", type=float, metavar="N", help="processors that the session must hold")
-    where.add_argument("--memory", metavar="SIZE", help="memory that the session must hold and may not pass (16GiB)")
+    where.add_argument(
+        "--memory", metavar="SIZE", help="memory that the session must hold and may not pass (16GiB)"
+    )
     where.add_argument("--local", action="store_true", help="run it here, with the same record")
     data = parser.add_argument_group("data")
     data.add_argument("-i", "--in", dest="inputs", action="append", metavar="NAMES", help="send these, too")
-    data.add_argument("-o", "--out", dest="outputs", action="append", metavar="NAMES", help="bring these home")
+    data.add_argument(
+        "-o", "--out", dest="outputs", action="append", metavar="NAMES", help="bring these home"
+    )
     how = parser.add_argument_group("how")
-    how.add_argument("--bg", action="store_true", help="in the background: a run handle at once, outputs as they come")
+    how.add_argument(
+        "--bg", action="store_true", help="in the background: a run handle at once, outputs as they come"
+    )
     how.add_argument("--timeout", metavar="TIME", help="stop it after this time (90s, 30min, 2h)")
-    how.add_argument("--retries", type=int, default=0, metavar="N", help="run it again when it fails, up to N times")
-    how.add_argument("--cache", action="store_true", help="skip it when its code and inputs are the same as last time")
-    how.add_argument("--dry-run", action="store_true", help="say what would be sent and where, and send nothing")
+    how.add_argument(
+        "--retries", type=int, default=0, metavar="N", help="run it again when it fails, up to N times"
+    )
+    how.add_argument(
+        "--cache", action="store_true", help="skip it when its code and inputs are the same as last time"
+    )
+    how.add_argument(
+        "--dry-run", action="store_true", help="say what would be sent and where, and send nothing"
+    )
     record = parser.add_argument_group("record")
     record.add_argument("--name", default="", help="a name for the run")
     record.add_argument("--tag", action="append", metavar="KEY=VALUE", help="a tag for the run's record")
@@ -68,14 +82,18 @@ def cell_options(line: str) -> CellOptions:
     words = cell_parser().parse_line(line)
     if words.fresh and words.session:
         raise UsageError("--fresh and -s contradict each other.", "A one-off session has no name.")
-    if words.local and (words.cluster or words.session or words.fresh or words.bg or words.cpus or words.memory):
+    if words.local and (
+        words.cluster or words.session or words.fresh or words.bg or words.cpus or words.memory
+    ):
         raise UsageError("--local runs the cell in this kernel, which takes no option about where.")
     if words.retries < 0:
         raise UsageError(f"--retries {words.retries}: it can't be negative.")
     if words.cpus is not None and words.cpus <= 0:
         raise UsageError(f"--cpus {words.cpus:g}: it must be more than 0.")
     if words.session and not _NAME.fullmatch(words.session):
-        raise UsageError(f"-s {words.session!r} can't name a session.", "Use letters, digits, '-', '_' and '.'.")
+        raise UsageError(
+            f"-s {words.session!r} can't name a session.", "Use letters, digits, '-', '_' and '.'."
+        )
     return CellOptions(
         cluster=words.cluster,
         session=words.session,
@@ -99,7 +117,9 @@ def _names(flag: str, given: list[str] | None) -> tuple[str, ...]:
     names = [name.strip() for text in given or () for name in text.split(",") if name.strip()]
     for name in names:
         if not name.isidentifier():
-            raise UsageError(f"{flag} {name!r} is not the name of a variable.", f"Write for example: {flag} model,loss")
+            raise UsageError(
+                f"{flag} {name!r} is not the name of a variable.", f"Write for example: {flag} model,loss"
+            )
     return tuple(dict.fromkeys(names))
 
 

@@ -20,9 +20,9 @@ from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import notice
 from nbcloud.commands.story import Teller, asked_to_end, notebook_kernel
 from nbcloud.commands.verbs import down
-from nbcloud.errors import UsageError
+from nbcloud.dispatch.recorder import open_store
+from nbcloud.errors import ClusterError
 from nbcloud.extras import check
-from nbcloud.runs.store import Store
 
 _NOTEBOOK = "01-cloud-cell.ipynb"
 _CLUSTER = "demo"
@@ -35,7 +35,7 @@ def demonstrate(arguments: argparse.Namespace, progress: Progress) -> Answer:  #
     ------
     MissingExtra
         Without scikit-learn or matplotlib.
-    UsageError
+    ClusterError
         While another demonstration runs.
     RemoteError
         When a cell fails that should not.
@@ -43,7 +43,7 @@ def demonstrate(arguments: argparse.Namespace, progress: Progress) -> Answer:  #
     check("sklearn", "for the demonstration's model and data")
     check("matplotlib", "for the demonstration's figure")
     if any(info.name == _CLUSTER for info in registry.entries()):
-        raise UsageError(
+        raise ClusterError(
             f"A cluster named {_CLUSTER!r} is up, perhaps of another demonstration.",
             f"To end it: nbcloud down {_CLUSTER}",
         )
@@ -83,7 +83,7 @@ def _source() -> Path:
 
 
 def _ending(folder: Path, figures: list[Path], seconds: float) -> str:
-    with Store() as store:
+    with open_store() as store:
         training = store.search(notebook=str(folder / _NOTEBOOK), state="done", limit=100)
     trained = next(run.id for run in training if run.name == "digits")
     return "\n".join(

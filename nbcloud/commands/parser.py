@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from nbcloud.errors import UsageError
 
 
-class Help(Exception):  # noqa: N818 - not an error: the answer to --help
+class Help(Exception):
     """The manual page that was asked for."""
 
 
@@ -66,5 +66,8 @@ class Parser(argparse.ArgumentParser):
         try:
             words = shlex.split(line)
         except ValueError as error:
-            raise UsageError(f"{self.prog}: {line!r} can't be read: {error}.", "Close the quotation.") from None
-        return self.parse_args(words)
+            raise UsageError(
+                f"{self.prog}: {line!r} can't be read: {error}.", "Close the quotation."
+            ) from None
+        parsed: argparse.Namespace = self.parse_args(words)
+        return parsed

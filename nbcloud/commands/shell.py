@@ -11,11 +11,10 @@ from nbcloud.commands.notices import notice
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
-from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.outputs import TextFlow, compose
-from nbcloud.dispatch.recorder import open_store
 
 
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -25,7 +24,9 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     parser = add_verb(verbs, "attach", follow, "print a run from its first message on, and go on live")
     parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
-    add_verb(verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home")
+    add_verb(
+        verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
+    )
 
 
 def logs(arguments: argparse.Namespace, progress: Progress) -> Answer | None:

@@ -15,9 +15,9 @@ from nbcloud.commands.parser import Parser
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
-from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
 
@@ -45,12 +45,17 @@ def add_verb(
 
 def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = add_verb(verbs, "up", up, "start a local cluster, or register a scheduler that exists")
-    parser.add_argument("cluster", nargs="?", help="a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT")
+    parser.add_argument(
+        "cluster", nargs="?", help="a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each worker")
     parser.add_argument("--memory", type=parse_bytes, metavar="SIZE", help="memory of each worker (4GiB)")
     parser.add_argument(
-        "--idle-timeout", type=parse_seconds, metavar="TIME", help="stop after so long without a run (2h); 0 never"
+        "--idle-timeout",
+        type=parse_seconds,
+        metavar="TIME",
+        help="stop after so long without a run (2h); 0 never",
     )
     parser.add_argument("--name", help="a name for a scheduler given by address")
     for part in ("ca", "cert", "key"):
@@ -140,7 +145,9 @@ def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer: 
         for info in infos
     ]
     text = "" if infos else "No cluster is up. Type: %cloud up (in a notebook) or nbcloud up"
-    return Answer(text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos])
+    return Answer(
+        text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos]
+    )
 
 
 def _health(info: ClusterInfo) -> str:
@@ -164,7 +171,9 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         ["session", session["name"], session["state"], f"{len(session['names'])} names", session["worker"]]
         for session in sessions
     ]
-    rows += [["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished]
+    rows += [
+        ["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished
+    ]
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)

@@ -73,7 +73,7 @@ def complete_records() -> list[Run]:
         for run in orphans:
             if run.cluster_id in clusters:
                 with contextlib.suppress(ClusterError):
-                    if _from_cluster(run, clusters[run.cluster_id]):
+                    if _from_cluster(run):
                         running.append(run)
                     continue
             with contextlib.suppress(NbcloudError):
@@ -81,7 +81,7 @@ def complete_records() -> list[Run]:
         return running
 
 
-def _from_cluster(run: Run, info: Any) -> bool:
+def _from_cluster(run: Run) -> bool:
     """Read what is missing from the live journal; whether the run still goes on."""
     recorder = Recorder()
     try:

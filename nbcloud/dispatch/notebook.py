@@ -145,7 +145,8 @@ class Notebook:
         before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
         if before is not None:
             self._told.append(
-                f"The session {name!r} was lost ({before.lost}). This is a new one; variables that only it had are gone."
+                f"The session {name!r} was lost ({before.lost}). This is a new one; "
+                "variables that only it had are gone."
             )
         elif session.resumed:
             self._told.append(
@@ -163,7 +164,8 @@ class Notebook:
             if held < wanted:
                 flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
                 raise UsageError(
-                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started with {held:g}.",
+                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started with "
+                    f"{held:g}.",
                     "Name another session (-s NAME), use a one-off (--fresh), or start it anew: %cloud reset",
                 )
 
@@ -258,7 +260,9 @@ class Notebook:
         session = self.session(options, progress)
         self._check_names(cell, session, options)
         parcel = self._pack(cell, session, options)
-        run = CloudRun(session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder)
+        run = CloudRun(
+            session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder
+        )
         run.session = session
         if prepare is not None:
             prepare(run)
@@ -273,7 +277,10 @@ class Notebook:
         if lacking:
             first = lacking[0]
             raise Undefined(
-                f"name '{first.name}' is not defined", lineno=first.lineno, column=first.col_offset, name=first.name
+                f"name '{first.name}' is not defined",
+                lineno=first.lineno,
+                column=first.col_offset,
+                name=first.name,
             )
         for name in options.inputs:
             if name not in self.namespace and name not in session.names:
@@ -287,7 +294,8 @@ class Notebook:
                 path, reason = getattr(error, "path", ""), getattr(error, "reason", str(error))
                 raise NotPicklable(
                     f"{name} can't travel to the cluster: {path or name} can't be pickled ({reason}).",
-                    f"Make it in the cell itself, or leave that part out: %%cloud cells that don't use {name} still run.",
+                    "Make it in the cell itself, or leave that part out: "
+                    f"%%cloud cells that don't use {name} still run.",
                     path=path,
                     reason=reason,
                 )

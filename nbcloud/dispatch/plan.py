@@ -42,7 +42,8 @@ def plan(notebook: Notebook, code: str, options: CellOptions) -> Plan:
     choice = inputs.choose(cell.reads | set(options.inputs))
     rows = [{**record, "why": _why(record)} for record in choice.records()]
     rows += [
-        {"name": name, "kind": "refused", "bytes": 0, "why": str(error)} for name, error in choice.refused.items()
+        {"name": name, "kind": "refused", "bytes": 0, "why": str(error)}
+        for name, error in choice.refused.items()
     ]
     only_there = sorted((cell.reads & remote) - choice.names)
     rows += [{"name": name, "kind": "value", "bytes": 0, "why": "is there"} for name in only_there]
@@ -57,7 +58,13 @@ def _why(record: dict[str, Any]) -> str:
 
 def _where(notebook: Notebook, options: CellOptions, is_open: bool) -> str:
     cluster = options.cluster or settings().cluster
-    up = "" if any(cluster in {info.name, info.address} for info in registry.entries()) else " (not up: it would be started)"
-    name = "a one-off session" if options.fresh else f"session {options.session or notebook.identity.session!r}"
+    up = (
+        ""
+        if any(cluster in {info.name, info.address} for info in registry.entries())
+        else " (not up: it would be started)"
+    )
+    name = (
+        "a one-off session" if options.fresh else f"session {options.session or notebook.identity.session!r}"
+    )
     new = "" if is_open or options.fresh else " (new)"
     return f"{name}{new} on cluster {cluster!r}{up}"

@@ -51,7 +51,9 @@ class Recorder:
         """A run is about to be sent."""
 
         def work(store: Store) -> None:
-            facts = replace(run, versions=environment_facts() | run.versions, git=git_facts(cwd) if cwd else None)
+            facts = replace(
+                run, versions=environment_facts() | run.versions, git=git_facts(cwd) if cwd else None
+            )
             self._mask(store)
             store.begin(facts)
 
@@ -101,7 +103,7 @@ class Recorder:
             if work is None:
                 break
             if self._queue.empty():
-                # A short cell is over by then: until it is, this thread would only take the processor from it.
+                # A short cell is over by then; until it is, this thread would only be in its way.
                 time.sleep(_PATIENCE)
             try:
                 store = store or Store()

@@ -83,7 +83,9 @@ class CloudRun:
             case "silent":
                 self._events.put(("silent", message))
             case "cluster_lost":
-                self._finish({"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []})
+                self._finish(
+                    {"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []}
+                )
 
     def _take(self, last: int, lines: bytes) -> None:
         if last <= self.last:
@@ -121,7 +123,9 @@ class CloudRun:
         elif kind == "error":
             self.error = {key: content[key] for key in ("ename", "evalue", "traceback")}
         elif kind == DROPPED:
-            self.message = f"the journal had to drop messages {content['first']} to {content['last']}: {content['why']}"
+            self.message = (
+                f"the journal had to drop messages {content['first']} to {content['last']}: {content['why']}"
+            )
 
     def _finish(self, message: dict[str, Any]) -> None:
         if self._ended.is_set():
@@ -138,7 +142,12 @@ class CloudRun:
         if self.error is None and content.get("status") in {"error", "refused"}:
             self.error = {"ename": content["ename"], "evalue": content["evalue"], "traceback": []}
         results = [
-            {"name": name, "kind": entry["kind"], "bytes": entry.get("nbytes") or 0, "type": _type(entry, name)}
+            {
+                "name": name,
+                "kind": entry["kind"],
+                "bytes": entry.get("nbytes") or 0,
+                "type": _type(entry, name),
+            }
             for entry in names.get("results", ())
             for name in entry["names"]
         ]
@@ -180,7 +189,9 @@ class CloudRun:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it has come."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._ended.wait(_TICK if deadline is None else max(0.0, min(_TICK, deadline - time.monotonic()))):
+        while not self._ended.wait(
+            _TICK if deadline is None else max(0.0, min(_TICK, deadline - time.monotonic()))
+        ):
             if deadline is not None and time.monotonic() >= deadline:
                 return False
         return True
@@ -245,7 +256,9 @@ class CloudRun:
         """The value of one of its ``-o`` names; waits for the end."""
         self.result()
         if name not in self._values:
-            raise UsageError(f"Run {self.id} has no result {name!r}; it has: {', '.join(self._values) or 'none'}.")
+            raise UsageError(
+                f"Run {self.id} has no result {name!r}; it has: {', '.join(self._values) or 'none'}."
+            )
         return self._values[name]
 
     def text(self) -> str:
@@ -272,7 +285,9 @@ def _type(entry: dict[str, Any], name: str) -> str:
 
 
 def _without_streams(lines: bytes) -> bytes:
-    return b"".join(line for line in lines.splitlines(keepends=True) if b'"msg_type":"stream"' not in line[:80])
+    return b"".join(
+        line for line in lines.splitlines(keepends=True) if b'"msg_type":"stream"' not in line[:80]
+    )
 
 
 def failure(run: CloudRun) -> NbcloudError | None:
@@ -294,5 +309,3 @@ def failure(run: CloudRun) -> NbcloudError | None:
                 "What it printed is kept; the values of its session are gone.",
                 **where,
             )
-
-

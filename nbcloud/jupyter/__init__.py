@@ -1,0 +1,1 @@
+"""What a notebook shows and types: magics, outputs, completion."""

@@ -8,12 +8,14 @@ import queue
 import time
 from typing import Any
 
+from IPython.display import display
 
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import notice
 from nbcloud.dispatch.notebook import Notebook, Undefined
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.plan import Plan, plan
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CloudRun, failure
 from nbcloud.errors import RemoteError, RunLost, RunNotFound, UsageError
 from nbcloud.jupyter.comms import CommRelay
@@ -21,7 +23,6 @@ from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
-from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 
 _AT_ONCE = 500
@@ -80,7 +81,10 @@ class CellRunner:
         return None
 
     def _tell_plan(self, planned: Plan) -> None:
-        rows = [[r["name"], r["kind"], size_text(r["bytes"]) if r["bytes"] else "", r["why"]] for r in planned.inputs]
+        rows = [
+            [r["name"], r["kind"], size_text(r["bytes"]) if r["bytes"] else "", r["why"]]
+            for r in planned.inputs
+        ]
         total = size_text(sum(r["bytes"] for r in planned.inputs))
         display(Answer(f"To {planned.where}: {total}. Nothing was sent.", ["name", "kind", "size", ""], rows))
 
@@ -121,7 +125,10 @@ class CellRunner:
         """The NameError that the cell would have raised, with its line, although nothing was sent."""
         filename = self.shell.compile.cache(code, self.shell.displayhook.prompt_count, raw_code=code)
         place = {"lineno": error.data["lineno"], "col_offset": error.data["column"]}
-        place |= {"end_lineno": place["lineno"], "end_col_offset": place["col_offset"] + len(error.data["name"])}
+        place |= {
+            "end_lineno": place["lineno"],
+            "end_col_offset": place["col_offset"] + len(error.data["name"]),
+        }
         name = ast.Name(error.data["name"], ast.Load(), **place)
         tree = ast.Module([ast.Expr(name, **place)], [])
         try:
@@ -172,8 +179,8 @@ class CellRunner:
                 if silence > _SILENCE and silence > 6 * warned:
                     warned = silence
                     notice(
-                        f"The scheduler of {run.link.info.name!r} has not answered for {silence:.0f} s; still waiting. "
-                        "Interrupt twice to leave the run to itself."
+                        f"The scheduler of {run.link.info.name!r} has not answered for {silence:.0f} s; "
+                        "still waiting. Interrupt twice to leave the run to itself."
                     )
                 if gave_up and time.monotonic() - gave_up > _GIVE_UP:
                     self.notebook.abandon(session)
@@ -194,7 +201,10 @@ class CellRunner:
         left = False
         for payload in end.get("payload", ()):
             left = left or payload.get("source") == "ask_exit"
-            if payload.get("source") != "ask_exit" and getattr(self.shell, "payload_manager", None) is not None:
+            if (
+                payload.get("source") != "ask_exit"
+                and getattr(self.shell, "payload_manager", None) is not None
+            ):
                 self.shell.payload_manager.write_payload(payload)
         if end.get("status") == "cached":
             self._show_cached(run, end["of"])
@@ -229,7 +239,10 @@ class CellRunner:
         for entry in report:
             if entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
-                notice(f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} {name}.get() tries again.")
+                notice(
+                    f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} "
+                    f"{name}.get() tries again."
+                )
 
     def _show_cached(self, run: CloudRun, before: str) -> None:
         notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")
@@ -254,8 +267,6 @@ class CellRunner:
         output = LaterOutput(self.shell, self.comms, session, None)
         for message in messages:
             output.publish(message)
-
-
 
     # From the record
 

@@ -49,11 +49,11 @@ class CommRelay:
         manager = comm.get_comm_manager()
         if kind == "comm_open":
             remote = _RemoteComm(self, session, content["comm_id"], content["target_name"])
-            manager.register_comm(remote)  # type: ignore[arg-type]
+            manager.register_comm(remote)
         elif kind == "comm_close":
             known = manager.get_comm(content["comm_id"])
             if isinstance(known, _RemoteComm):
-                manager.unregister_comm(known)  # type: ignore[arg-type]
+                manager.unregister_comm(known)
         parent = message.get("parent")
         self._kernel.session.send(
             self._kernel.iopub_socket,

@@ -1,4 +1,4 @@
-"""Tab behind ``%cloud`` and ``%%cloud``: commands, flags, and names of clusters, sessions, runs and variables."""
+"""Tab behind ``%cloud`` and ``%%cloud``: commands, flags; names of clusters, sessions, runs and variables."""
 
 from __future__ import annotations
 

@@ -98,8 +98,12 @@ class LocalRun:
         publishers = [p for p in (shell.display_pub, shell.displayhook) if hasattr(p, "register_hook")]
         show, streams = shell._showtraceback, (sys.stdout, sys.stderr)
         shell._showtraceback = keep_error
-        sys.stdout = _Tee(streams[0], lambda text: self._keep(run_id, "stream", {"name": "stdout", "text": text}))  # type: ignore[assignment]
-        sys.stderr = _Tee(streams[1], lambda text: self._keep(run_id, "stream", {"name": "stderr", "text": text}))  # type: ignore[assignment]
+        sys.stdout = _Tee(
+            streams[0], lambda text: self._keep(run_id, "stream", {"name": "stdout", "text": text})
+        )  # type: ignore[assignment]
+        sys.stderr = _Tee(
+            streams[1], lambda text: self._keep(run_id, "stream", {"name": "stderr", "text": text})
+        )  # type: ignore[assignment]
         for publisher in publishers:
             publisher.register_hook(keep_message)
         try:

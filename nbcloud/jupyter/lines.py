@@ -12,10 +12,10 @@ from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verbs
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunNotFound, SessionNotFound, UsageError
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run
-from nbcloud.dispatch.recorder import open_store
 from nbcloud.sessions.handles import size_text
 
 if TYPE_CHECKING:
@@ -36,21 +36,29 @@ class LineCommands:
     def __init__(self, shell: Any, runner: Callable[[], CellRunner]) -> None:
         self._shell = shell
         self._runner = runner
-        self._parser = Parser(prog="%cloud", description="Clusters, sessions and runs. On top of a cell: %%cloud --help")
+        self._parser = Parser(
+            prog="%cloud", description="Clusters, sessions and runs. On top of a cell: %%cloud --help"
+        )
         verbs = add_verbs(self._parser)
         self._add_notebook_verbs(verbs)
         self.parsers: dict[str, Parser] = dict(verbs.choices)
 
     def _add_notebook_verbs(self, verbs: argparse._SubParsersAction[Parser]) -> None:
-        def add(name: str, verb: Callable[[argparse.Namespace, Progress], Answer | None], text: str) -> Parser:
+        def add(
+            name: str, verb: Callable[[argparse.Namespace, Progress], Answer | None], text: str
+        ) -> Parser:
             parser: Parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
             parser.set_defaults(function=verb)
             return parser
 
         parser = add("logs", self._logs, "show a run's outputs from its record, in this cell")
-        parser.add_argument("run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default")
+        parser.add_argument(
+            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+        )
         parser = add("attach", self._attach, "show a run from its first message on, and go on live")
-        parser.add_argument("run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default")
+        parser.add_argument(
+            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+        )
         parser = add("names", self._names, "list the variables of the notebook's session")
         parser.add_argument("-s", "--session", help="another session")
         parser.add_argument("--json", action="store_true", help="answer with JSON")
@@ -115,7 +123,9 @@ class LineCommands:
     def _names(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
         listed = self._session(arguments.session).list_names()
         rows = [[n["name"], n["type"], n["text"], size_text(n["nbytes"])] for n in listed]
-        return Answer("" if rows else "The session has no variables.", ["name", "type", "shape", "size"], rows, listed)
+        return Answer(
+            "" if rows else "The session has no variables.", ["name", "type", "shape", "size"], rows, listed
+        )
 
     def _pull(self, arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress("waiting for the session")
@@ -123,7 +133,9 @@ class LineCommands:
         report = session.pull(arguments.names, self._runner().notebook.limits())
         absent = [entry["name"] for entry in report if entry["kind"] == "missing"]
         if absent:
-            raise UsageError(f"The session {session.name!r} has no variable {absent[0]!r}.", "See: %cloud names")
+            raise UsageError(
+                f"The session {session.name!r} has no variable {absent[0]!r}.", "See: %cloud names"
+            )
         stay = [entry for entry in report if entry["kind"] == "handle"]
         if stay:
             return Answer(f"{stay[0]['name']} stays there: {stay[0]['reason']}", data=report)

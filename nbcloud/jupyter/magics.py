@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @magics_class
-class CloudMagics(Magics):  # type: ignore[misc]
+class CloudMagics(Magics):
     """The magics of one shell; what they need is imported at their first use."""
 
     def __init__(self, shell: Any) -> None:
@@ -45,8 +45,8 @@ class CloudMagics(Magics):  # type: ignore[misc]
             self._lines = LineCommands(self.shell, lambda: self.runner)
         return self._lines
 
-    @no_var_expand
-    @line_cell_magic
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @line_cell_magic  # type: ignore[untyped-decorator]
     def cloud(self, line: str, cell: str | None = None) -> Any:
         """Replaced by the manual page when the magics are registered."""
         try:
@@ -82,7 +82,9 @@ def register(shell: Any) -> None:
     page = f"{cell_parser().format_help()}\nCommands of %cloud: see %cloud --help"
     CloudMagics.cloud.__doc__ = page
     shell.register_magics(magics)
-    shell.set_hook("complete_command", lambda _self, event: complete(magics, event), re_key=r"^\s*%%?cloud\b.*")
+    shell.set_hook(
+        "complete_command", lambda _self, event: complete(magics, event), re_key=r"^\s*%%?cloud\b.*"
+    )
 
 
 def unregister(shell: Any) -> None:

@@ -13,8 +13,9 @@ from nbcloud.jupyter.comms import CommRelay
 
 _TAIL_LINES = 20
 _LONG_PAUSE = 2.0
-_DISPLAYS_A_SECOND = 400
+_MESSAGES_A_SECOND = 400
 _COMMS = {"comm_open", "comm_msg", "comm_close"}
+_OUTPUTS = {"stream", "execute_result", "display_data", "update_display_data", "clear_output", "error"}
 
 
 class CellError(RemoteError):
@@ -49,14 +50,17 @@ class _Formatted:
 def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Drop what the messages behind it make invisible: cleared outputs and overwritten updates.
 
-    Only for showing; the record keeps all of them.
+    Only for showing; the record keeps all of them. A comm message may turn what follows into the output of a
+    widget, so that nothing is dropped across one.
     """
     last_update = {
         message["content"]["transient"]["display_id"]: index
         for index, message in enumerate(messages)
-        if message["msg_type"] == "update_display_data" and message["content"].get("transient", {}).get("display_id")
+        if message["msg_type"] == "update_display_data"
+        and message["content"].get("transient", {}).get("display_id")
     }
-    kept = []
+    kept: list[dict[str, Any]] = []
+    area = 0
     for index, message in enumerate(messages):
         kind, content = message["msg_type"], message["content"]
         if kind == "update_display_data":
@@ -65,45 +69,121 @@ def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
         if kind == "clear_output":
             # Those with a display id stay, since a later update may be for another cell's copy of them.
-            kept = [m for m in kept if m["msg_type"] in _COMMS or m["content"].get("transient", {}).get("display_id")]
+            kept[area:] = [m for m in kept[area:] if m["content"].get("transient", {}).get("display_id")]
         kept.append(message)
+        if kind in _COMMS:
+            area = len(kept)
     return kept
 
 
-class CellOutput:
+class _Output:
+    """What the outputs of one run have in common wherever they go: how much a browser gets, and how fast."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._left = settings().shown_limit
+        self._line = 0
+        self._hidden = 0
+        self._hidden_lines = 0
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES + 1)
+        self._told = 0.0
+        self._allowance = float(_MESSAGES_A_SECOND)
+        self._paced = time.monotonic()
+
+    def _write(self, name: str, text: str) -> None:
+        raise NotImplementedError
+
+    def _display(self, text: str, display_id: str, *, update: bool) -> None:
+        raise NotImplementedError
+
+    def _stream(self, name: str, text: str) -> None:
+        size = self._growth(text)
+        if self._left > 0 and self._left >= size:
+            self._left -= size
+            self._write(name, text)
+            return
+        if self._left > 0:
+            cut = text.rfind("\n", 0, self._left) + 1
+            self._write(name, text[:cut])
+            text, self._left = text[cut:], 0
+        self._hide(text)
+
+    def _growth(self, text: str) -> int:
+        """How much longer text makes the output; what a progress bar overwrites is not kept anywhere."""
+        if "\r" not in text:
+            self._line = len(text) - text.rfind("\n") - 1 + ("\n" not in text and self._line)
+            return len(text)
+        grown = 0
+        for index, line in enumerate(text.split("\n")):
+            if index:
+                grown, self._line = grown + 1, 0
+            length = max(self._line, *map(len, line.split("\r"))) if "\r" in line else self._line + len(line)
+            grown, self._line = grown + length - self._line, length
+        return grown
+
+    def _hide(self, text: str) -> None:
+        """Count what a browser would not survive; the record has it."""
+        first = not self._hidden
+        self._hidden += len(text)
+        self._hidden_lines += text.count("\n")
+        lines = text.splitlines(keepends=True)
+        if self._tail and not self._tail[-1].endswith("\n") and lines:
+            lines[0] = self._tail.pop() + lines[0]
+        self._tail.extend(lines)
+        if time.monotonic() - self._told > _LONG_PAUSE:
+            self._told = time.monotonic()
+            self._say("", update=not first)
+
+    def _say(self, more: str, *, update: bool) -> None:
+        text = f"… {self._hidden_lines:,} lines more{more}, in the record: %cloud logs {self._run}"
+        self._display(text, f"nbcloud-long-{self._run}", update=update)
+
+    def close(self) -> None:
+        """Show the end of what was too long."""
+        if self._hidden:
+            self._say(f" ({self._hidden:,} characters; the last of them below)", update=True)
+            self._write("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
+
+    def _pace(self) -> None:
+        """Stay below the rate at which Jupyter's server drops messages without a word."""
+        now = time.monotonic()
+        passed = (now - self._paced) * _MESSAGES_A_SECOND
+        self._allowance = min(_MESSAGES_A_SECOND, self._allowance + passed)
+        self._paced = now
+        if self._allowance < 1:
+            time.sleep(1 / _MESSAGES_A_SECOND)
+            return
+        self._allowance -= 1
+
+
+class CellOutput(_Output):
     """Outputs of the cell that runs at this moment.
 
     Parameters
     ----------
     shell : IPython.core.interactiveshell.InteractiveShell
     comms : CommRelay
-    session : str
-        Id of the session whose widgets these are.
+    session : nbcloud.sessions.client.Session
+        The session whose widgets these are.
+    run : str
     """
 
     def __init__(self, shell: Any, comms: CommRelay, session: Any, run: str) -> None:
+        super().__init__(run)
         self._shell = shell
         self._comms = comms
         self._session = session
-        self._run = run
-        self._left = settings().shown_limit
-        self._written: set[str] = set()
-        self._hidden = 0
-        self._hidden_lines = 0
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES + 1)
-        self._told = 0.0
-        self._allowance = float(_DISPLAYS_A_SECOND)
-        self._paced = time.monotonic()
+        self._unflushed = ""
+        self._error: dict[str, Any] | None = None
 
     def publish(self, messages: list[dict[str, Any]]) -> None:
         """Show messages, in order."""
         for message in collapse(messages):
             self._show(message["msg_type"], message["content"], message)
-        for name in self._written:
-            getattr(sys, name).flush()
-        self._written.clear()
+        self._flush()
 
     def _show(self, kind: str, content: dict[str, Any], message: dict[str, Any]) -> None:
+        self._show_error()
         match kind:
             case "stream":
                 self._stream(content["name"], content["text"])
@@ -119,75 +199,62 @@ class CellOutput:
                 self._result(content)
             case "clear_output":
                 self._shell.display_pub.clear_output(content.get("wait", False))
+            case "error":
+                self._error = content
             case "comm_open" | "comm_msg" | "comm_close":
+                self._flush()
+                self._pace()
                 self._comms.from_session(self._session, message)
 
-    def publish_error(self, content: dict[str, Any]) -> None:
-        """Show a traceback that does not end the cell that runs."""
-        _write("stderr", "\n".join(content["traceback"]) + "\n")
-        sys.stderr.flush()
+    def _show_error(self) -> None:
+        """Show an error that did not end the cell: something came behind it."""
+        content, self._error = self._error, None
+        if content is None:
+            return
+        kernel = getattr(self._shell, "kernel", None)
+        if kernel is None:
+            self._write("stderr", "\n".join(content["traceback"]) + "\n")
+            return
+        self._flush()
+        kernel.send_response(kernel.iopub_socket, "error", content, ident=kernel._topic("error"))
 
     def _result(self, content: dict[str, Any]) -> None:
         # Through the hook that is in force, so that %%capture and the Out history see it.
         sys.displayhook(_Formatted(content["data"], content.get("metadata") or {}))
 
-    def _stream(self, name: str, text: str) -> None:
-        self._written.add(name)
-        if self._left > 0 and self._left >= len(text):
-            self._left -= len(text)
-            _write(name, text)
-            return
-        if self._left > 0:
-            cut = text.rfind("\n", 0, self._left) + 1
-            _write(name, text[:cut])
-            text, self._left = text[cut:], 0
-        self._hide(text)
+    def _write(self, name: str, text: str) -> None:
+        # Each of the two streams has a buffer of its own in ipykernel.
+        if name != self._unflushed:
+            if self._unflushed:
+                self._flush()
+                self._pace()
+            self._unflushed = name
+        (sys.stderr if name == "stderr" else sys.stdout).write(text)
 
-    def _hide(self, text: str) -> None:
-        """Count what a browser would not survive; the record has it."""
-        first = not self._hidden
-        self._hidden += len(text)
-        self._hidden_lines += text.count("\n")
-        lines = text.splitlines(keepends=True)
-        if self._tail and not self._tail[-1].endswith("\n") and lines:
-            lines[0] = self._tail.pop() + lines[0]
-        self._tail.extend(lines)
-        if time.monotonic() - self._told > _LONG_PAUSE:
-            self._told = time.monotonic()
-            self._say(f"… {self._hidden_lines:,} lines more, in the record: %cloud logs {self._run}", update=not first)
+    def _flush(self) -> None:
+        self._unflushed = ""
+        sys.stdout.flush()
+        sys.stderr.flush()
 
-    def _say(self, text: str, *, update: bool) -> None:
-        self._shell.display_pub.publish(
-            {"text/plain": text}, {}, transient={"display_id": f"nbcloud-long-{self._run}"}, update=update
-        )
+    def _display(self, text: str, display_id: str, *, update: bool) -> None:
+        transient = {"display_id": display_id}
+        self._shell.display_pub.publish({"text/plain": text}, {}, transient=transient, update=update)
 
-    def close(self) -> None:
-        """Show the end of what was too long."""
-        if self._hidden:
-            self._say(
-                f"… {self._hidden_lines:,} lines more ({self._hidden:,} characters), in the record: "
-                f"%cloud logs {self._run}. The last of them:",
-                update=True,
-            )
-            _write("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
-            sys.stdout.flush()
+    def close(self, *, raised: bool = False) -> None:
+        """Show what is left.
 
-    def _pace(self) -> None:
-        """Stay below the rate at which Jupyter's server drops messages without a word."""
-        now = time.monotonic()
-        self._allowance = min(_DISPLAYS_A_SECOND, self._allowance + (now - self._paced) * _DISPLAYS_A_SECOND)
-        self._paced = now
-        if self._allowance < 1:
-            time.sleep(1 / _DISPLAYS_A_SECOND)
-            return
-        self._allowance -= 1
+        Parameters
+        ----------
+        raised : bool
+            Whether the last error is what ended the cell, and is raised here, too.
+        """
+        if not raised:
+            self._show_error()
+        super().close()
+        self._flush()
 
 
-def _write(name: str, text: str) -> None:
-    (sys.stderr if name == "stderr" else sys.stdout).write(text)
-
-
-class LaterOutput:
+class LaterOutput(_Output):
     """Outputs of a cell that has ended: messages that name its request as their parent.
 
     Parameters
@@ -197,20 +264,33 @@ class LaterOutput:
     session : nbcloud.sessions.client.Session
     parent : dict or None
         Header of the cell's request; None to take each message's own.
+    run : str
     """
 
-    def __init__(self, shell: Any, comms: CommRelay, session: Any, parent: dict[str, Any] | None) -> None:
+    def __init__(
+        self, shell: Any, comms: CommRelay, session: Any, parent: dict[str, Any] | None, run: str = ""
+    ) -> None:
+        super().__init__(run)
         self._kernel = getattr(shell, "kernel", None)
         self._comms = comms
         self._session = session
         self._parent = parent
 
-    def publish(self, message: dict[str, Any]) -> None:
-        """Send a message; may be called from any thread."""
+    def publish(self, messages: list[dict[str, Any]]) -> None:
+        """Show messages of the run, in order and paced; for a thread of its own."""
+        for message in collapse(messages):
+            if message["msg_type"] == "stream":
+                self._stream(message["content"]["name"], message["content"]["text"])
+            else:
+                self._pace()
+                self.send(message)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message at once; may be called from any thread."""
         kind = message["msg_type"]
         if kind in _COMMS:
-            self._comms.from_session(self._session, message)
-        elif kind in {"stream", "execute_result", "display_data", "update_display_data", "clear_output", "error"}:
+            self._comms.from_session(self._session, message, self._parent)
+        elif kind in _OUTPUTS:
             self._send(kind, message["content"], message.get("parent"))
 
     def _send(self, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> None:
@@ -219,5 +299,21 @@ class LaterOutput:
             return
         header = self._parent or parent or {}
         self._kernel.session.send(
-            self._kernel.iopub_socket, kind, content, parent={"header": header}, ident=self._kernel._topic(kind)
+            self._kernel.iopub_socket,
+            kind,
+            content,
+            parent={"header": header},
+            ident=self._kernel._topic(kind),
         )
+
+    def _write(self, name: str, text: str) -> None:
+        self._pace()
+        self._send("stream", {"name": name, "text": text})
+
+    def _display(self, text: str, display_id: str, *, update: bool) -> None:
+        content = {"data": {"text/plain": text}, "metadata": {}, "transient": {"display_id": display_id}}
+        self._send("update_display_data" if update else "display_data", content)
+
+    def notice(self, text: str) -> None:
+        """Say something to the user in the cell."""
+        self._write("stderr", f"nbcloud: {text}\n")

@@ -122,7 +122,7 @@ class Channel:
             self._light.set()
 
     def _confirm_soon(self) -> None:
-        """Let the other side forget: at once when it is much, otherwise with the next message or a bit later."""
+        """Let the other side forget: at once when it is much, else with the next message or a bit later."""
         if self._owed > _CONFIRM_BYTES:
             self._wake.set()
         elif self._owed and self._later is None:

@@ -102,7 +102,9 @@ class Session:
         self._mirrored: set[str] = set()
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
-        self._blobs: Blobs = SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
+        self._blobs: Blobs = (
+            SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
+        )
 
     @property
     def where(self) -> str:
@@ -189,7 +191,9 @@ class Session:
             "count": count,
             "spool": self._spool,
             "cwd": _cwd(),
-            "path": [entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))],
+            "path": [
+                entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))
+            ],
             "inputs": parcel.inputs,
             "reads": sorted(name for name in parcel.names if not isinstance(self.namespace.get(name), ATOMS)),
             "binds": sorted(cell.binds),
@@ -294,7 +298,8 @@ class Session:
             self._ledger.received(named, entry["hash"], limit=max(limits.home, 2**20))
             kinds = entry["types"]
             return [
-                {"name": name, "kind": "value", "bytes": entry["nbytes"], "type": kinds.get(name, "")} for name in named
+                {"name": name, "kind": "value", "bytes": entry["nbytes"], "type": kinds.get(name, "")}
+                for name in named
             ]
         for name in named:
             self.namespace[name] = Handle(self, name, entry)
@@ -306,7 +311,13 @@ class Session:
         held = self.call("hold", {"name": name})[0]
         self.namespace[name] = Handle(self, name, held)
         self._ledger.forget([name])
-        return {"name": name, "kind": "handle", "bytes": entry["nbytes"], "type": held["type"], "reason": reason}
+        return {
+            "name": name,
+            "kind": "handle",
+            "bytes": entry["nbytes"],
+            "type": held["type"],
+            "reason": reason,
+        }
 
     def _open(self, entry: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:
         return open_parcel(entry, buffers, self._blobs, self.namespace)
@@ -322,7 +333,11 @@ class Session:
     # Between cells
 
     def call(
-        self, method: str, arguments: dict[str, Any], buffers: Sequence[Any] = (), timeout: float | None = None
+        self,
+        method: str,
+        arguments: dict[str, Any],
+        buffers: Sequence[Any] = (),
+        timeout: float | None = None,
     ) -> tuple[Any, list[Any]]:
         """Ask the session's kernel something; waits until it is idle.
 
@@ -333,7 +348,9 @@ class Session:
         """
         ask = secrets.token_hex(8)
         content = {"call": ask, "method": method, "arguments": {"spool": self._spool, **arguments}}
-        future = self.link.ask_soon("call", ask=ask, session=self.id, **frames(CALL, content, buffers=buffers))
+        future = self.link.ask_soon(
+            "call", ask=ask, session=self.id, **frames(CALL, content, buffers=buffers)
+        )
         message = future.result(timeout)
         answer = _messages.unpack(message["content"])
         if answer["status"] != "ok":

@@ -17,7 +17,11 @@ def describe(value: Any) -> dict[str, Any]:
     """
     kind = type(value)
     module = kind.__module__
-    name = kind.__qualname__ if module in {"builtins", "__main__"} else f"{module.partition('.')[0]}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__
+        if module in {"builtins", "__main__"}
+        else f"{module.partition('.')[0]}.{kind.__qualname__}"
+    )
     return {"type": name, "nbytes": _nbytes(value), "text": _shape(value)}
 
 
@@ -43,7 +47,11 @@ def _shape(value: Any) -> str:
             dtype = getattr(value, "dtype", "")
             return f"{' x '.join(f'{size:,}' for size in shape)} {dtype}".strip()
         if isinstance(value, list | tuple | dict | set | frozenset | str | bytes):
-            return f"{len(value):,} items" if not isinstance(value, str | bytes) else f"{len(value):,} characters"
+            return (
+                f"{len(value):,} items"
+                if not isinstance(value, str | bytes)
+                else f"{len(value):,} characters"
+            )
     except Exception:  # noqa: BLE001
         return ""
     return ""

@@ -50,7 +50,8 @@ class Handle:
         """
         if self._session.lost:
             raise HandleLost(
-                f"{self.name} is gone with its session: {self._session.lost}.", "Run the cell that made it again."
+                f"{self.name} is gone with its session: {self._session.lost}.",
+                "Run the cell that made it again.",
             )
         return self._session.pull_handle(self._id, self.name)
 
@@ -83,7 +84,9 @@ class LazyModule(types.ModuleType):
     """A module that a ``%%cloud`` cell imported: imported here at the first use."""
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute in {"__wrapped__", "__path__", "__file__", "__all__"} or attribute.startswith("_ipython_"):
+        if attribute in {"__wrapped__", "__path__", "__file__", "__all__"} or attribute.startswith(
+            "_ipython_"
+        ):
             raise AttributeError(attribute)  # asked by inspection, which is not a use
         module = importlib.import_module(self.__name__)
         self.__dict__.update(module.__dict__)

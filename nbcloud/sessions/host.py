@@ -27,7 +27,7 @@ from distributed import Worker, WorkerPlugin, get_worker, secede
 from distributed.comm import connect
 
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.kernel import CALL, DONE
+from nbcloud.sessions.kernel import DONE
 from nbcloud.sessions.process import Frames, KernelProcess
 from nbcloud.sessions.spool import Spool, own_directory
 
@@ -71,7 +71,7 @@ class _Session:
         self.closing = False
 
 
-class Host(WorkerPlugin):  # type: ignore[misc]
+class Host(WorkerPlugin):
     """Kernels of one worker.
 
     The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``kill``, ``close``, ``call``,
@@ -111,7 +111,12 @@ class Host(WorkerPlugin):  # type: ignore[misc]
             session.closing = True
             session.kernel.close()
             session.ended.set()
-        if self._warm is not None and self._warm.done() and not self._warm.cancelled() and not self._warm.exception():
+        if (
+            self._warm is not None
+            and self._warm.done()
+            and not self._warm.cancelled()
+            and not self._warm.exception()
+        ):
             self._warm.result().close()
         self._channel.abort()
         self._spool.close()
@@ -126,16 +131,22 @@ class Host(WorkerPlugin):  # type: ignore[misc]
             try:
                 arguments = self.worker.security.get_connection_args("worker")
                 comm = await connect(self.worker.scheduler.address, **arguments)
-                await comm.write({"op": "nbcloud_host", "reply": False, "hello": {
-                    "id": identity,
-                    "protocol": PROTOCOL,
-                    "received": self._channel.received,
-                    "worker": self.worker.address,
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "spool": str(self._spool.directory),
-                    "token": self._spool.token,
-                }})
+                await comm.write(
+                    {
+                        "op": "nbcloud_host",
+                        "reply": False,
+                        "hello": {
+                            "id": identity,
+                            "protocol": PROTOCOL,
+                            "received": self._channel.received,
+                            "worker": self.worker.address,
+                            "host": socket.gethostname(),
+                            "pid": os.getpid(),
+                            "spool": str(self._spool.directory),
+                            "token": self._spool.token,
+                        },
+                    }
+                )
                 welcome = await comm.read()
             except OSError:
                 await asyncio.sleep(_RECONNECT_SECONDS)
@@ -207,7 +218,14 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         try:
             kernel = await self._take_kernel()
         except Exception as error:  # noqa: BLE001 - whatever keeps a kernel from starting is the answer
-            self._channel.post({"op": "lost", "session": name, "why": f"no kernel could be started there: {error!r}", "code": None})
+            self._channel.post(
+                {
+                    "op": "lost",
+                    "session": name,
+                    "why": f"no kernel could be started there: {error!r}",
+                    "code": None,
+                }
+            )
             ended.set()
             return
         session = _Session(name, kernel, memory, ended)
@@ -216,7 +234,9 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         session.timers.append(self._spawn(kernel.discard_replies()))
         if memory:
             session.timers.append(self._spawn(self._watch_memory(session, memory)))
-        self._channel.post({"op": "ready", "session": name, "worker": self.worker.address, "kernel_pid": kernel.pid})
+        self._channel.post(
+            {"op": "ready", "session": name, "worker": self.worker.address, "kernel_pid": kernel.pid}
+        )
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:
         session = next((s for s in self._sessions.values() if s.kernel is kernel), None)
@@ -231,14 +251,24 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         for timer in session.timers:
             timer.cancel()
         items = [
-            (session.run, time.time(), "stream", json.dumps({"name": name, "text": text}).encode(), b"{}", [], b"{}")
+            (
+                session.run,
+                time.time(),
+                "stream",
+                json.dumps({"name": name, "text": text}).encode(),
+                b"{}",
+                [],
+                b"{}",
+            )
             for name, text in session.kernel.unsent()
         ]
         self._pass_on(session, items)
         state, why = session.verdict or ("lost", _epitaph(code, session.kernel.last_words()))
         if session.run is not None:
             self._finish(session, {"state": state, "why": why, "exit_code": code})
-        self._channel.post({"op": "lost", "session": session.name, "why": why, "code": code, "closing": session.closing})
+        self._channel.post(
+            {"op": "lost", "session": session.name, "why": why, "code": code, "closing": session.closing}
+        )
         session.kernel.close()
         session.ended.set()
 
@@ -248,12 +278,14 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         while True:
             await asyncio.sleep(0.5)
             with contextlib.suppress(psutil.Error):
-                used = process.memory_info().rss + sum(c.memory_info().rss for c in process.children(recursive=True))
+                used = process.memory_info().rss + sum(
+                    c.memory_info().rss for c in process.children(recursive=True)
+                )
                 if used > limit:
                     session.verdict = (
                         "lost",
-                        f"it used {used / 2**20:,.0f} MiB of memory, and had asked for {limit / 2**20:,.0f} MiB "
-                        "(--memory), so its kernel was ended",
+                        f"it used {used / 2**20:,.0f} MiB of memory, and had asked for "
+                        f"{limit / 2**20:,.0f} MiB (--memory), so its kernel was ended",
                     )
                     session.kernel.kill()
                     return
@@ -267,7 +299,9 @@ class Host(WorkerPlugin):  # type: ignore[misc]
         session.verdict = None
         if message["timeout"]:
             why = f"it took longer than its timeout of {message['timeout']:g} s"
-            session.timers.append(self._spawn(self._stop_after(session, message["run"], message["timeout"], why)))
+            session.timers.append(
+                self._spawn(self._stop_after(session, message["run"], message["timeout"], why))
+            )
         session.kernel.mark()
         session.kernel.send(frames)
 
@@ -295,7 +329,9 @@ class Host(WorkerPlugin):  # type: ignore[misc]
             await self._take(session, await session.kernel.messages())
             await self._channel.light()
 
-    async def _take(self, session: _Session, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]) -> None:
+    async def _take(
+        self, session: _Session, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]
+    ) -> None:
         items: list[tuple[Any, ...]] = []
         for frames, header, parent in batch:
             kind = header["msg_type"]
@@ -311,7 +347,9 @@ class Host(WorkerPlugin):  # type: ignore[misc]
                 self._done(session, frames)
                 continue
             run = session.run if parent.get("msg_id") == session.message_id else None
-            items.append((run, time.time(), kind, frames.content, frames.metadata, frames.buffers, frames.parent))
+            items.append(
+                (run, time.time(), kind, frames.content, frames.metadata, frames.buffers, frames.parent)
+            )
         self._pass_on(session, items)
 
     def _pass_on(self, session: _Session, items: list[tuple[Any, ...]]) -> None:
@@ -321,11 +359,17 @@ class Host(WorkerPlugin):  # type: ignore[misc]
     def _done(self, session: _Session, frames: Frames) -> None:
         content = json.loads(frames.content)
         if "call" in content:
-            self._channel.post({"op": "answer", "ask": content["call"], "content": frames.content, "buffers": frames.buffers})
+            self._channel.post(
+                {"op": "answer", "ask": content["call"], "content": frames.content, "buffers": frames.buffers}
+            )
             return
         if content["run"] != session.run:
             return
-        end = {"state": "done" if content["status"] in {"ok", "cached"} else "failed", "why": "", "exit_code": None}
+        end = {
+            "state": "done" if content["status"] in {"ok", "cached"} else "failed",
+            "why": "",
+            "exit_code": None,
+        }
         if content["status"] == "missing":
             end["state"] = "missing"
         elif session.verdict is not None and content["status"] != "ok":
@@ -389,7 +433,9 @@ def _write_piece(path: Path, message: dict[str, Any]) -> None:
 
 
 def _frames(message: dict[str, Any]) -> Frames:
-    return Frames(message["header"], message["parent"], message["metadata"], message["content"], message["buffers"])
+    return Frames(
+        message["header"], message["parent"], message["metadata"], message["content"], message["buffers"]
+    )
 
 
 def _epitaph(code: int, last_words: str) -> str:

@@ -46,7 +46,8 @@ class Choice:
         for bundle in self.bundles:
             payload = bundle.payload
             records += [
-                {"name": n, "hash": payload.hash, "kind": "value", "bytes": payload.nbytes} for n in bundle.names
+                {"name": n, "hash": payload.hash, "kind": "value", "bytes": payload.nbytes}
+                for n in bundle.names
             ]
         return sorted(records, key=lambda record: str(record["name"]))
 
@@ -64,7 +65,9 @@ class Inputs:
         Names that the notebook's shell put there by itself.
     """
 
-    def __init__(self, namespace: MutableMapping[str, Any], ledger: Ledger, hidden: Mapping[str, Any]) -> None:
+    def __init__(
+        self, namespace: MutableMapping[str, Any], ledger: Ledger, hidden: Mapping[str, Any]
+    ) -> None:
         self._namespace = namespace
         self._ledger = ledger
         self._hidden = hidden
@@ -102,7 +105,9 @@ class Inputs:
             if new - known or not choice.bundles:
                 choice.bundles, choice.refused = self._ledger.bundles(values - known)
             uses = {use for bundle in choice.bundles for use in bundle.payload.uses}
-            uses |= {use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())}
+            uses |= {
+                use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())
+            }
             pending = {name for name in uses if self.visible(name)} - choice.names
         travelling = {name for bundle in choice.bundles for name in bundle.names}
         for name in sorted(known - travelling):

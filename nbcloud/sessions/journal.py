@@ -126,7 +126,7 @@ class _Client:
         self.readers: dict[str, asyncio.Task[None]] = {}
 
 
-class Journal(SchedulerPlugin):  # type: ignore[misc]
+class Journal(SchedulerPlugin):
     """See the module.
 
     Parameters
@@ -169,15 +169,19 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
             if time.monotonic() - before > 2 * _SIGN_SECONDS:  # it was this process that stood still
                 for host in self.hosts.values():
                     host.channel.heard = time.monotonic()
-            for session in list(self.sessions.values()):
+            for host in self.hosts.values():
+                host.channel.post({"op": "sign", "session": ""})
+            for session in self.sessions.values():
                 if session.active is None or session.host is None:
                     continue
-                channel = session.host.channel
-                channel.post({"op": "sign", "session": session.id})
-                silence = time.monotonic() - channel.heard
+                silence = time.monotonic() - session.host.channel.heard
                 if silence > _SILENCE:
                     about = {"run": session.active.id, "worker": session.host.worker, "seconds": silence}
                     self._tell(session.active, {"op": "silent", **about})
+
+    def _silent_workers(self) -> set[str]:
+        now = time.monotonic()
+        return {host.worker for host in self.hosts.values() if now - host.channel.heard > 2 * _SIGN_SECONDS}
 
     @property
     def busy(self) -> bool:
@@ -295,16 +299,18 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
             )
             self.sessions[identity] = session
             taken = [other.host.worker for other in self.sessions.values() if other.host]
-            self._spawn(self._place(session, message["memory"], taken))
+            self._spawn(self._place(session, message["memory"], taken, self._silent_workers()))
         session.clients.add(client.id)
         if session.state == "starting":
             session.waiting.append((client, message["ask"]))
         else:
             self._answer(client, message, session.facts())
 
-    async def _place(self, session: _Session, memory: int | None, taken: list[str]) -> None:
+    async def _place(
+        self, session: _Session, memory: int | None, taken: list[str], silent: set[str]
+    ) -> None:
         try:
-            async for phase in self.placement.place(session.id, session.resources, memory, taken):
+            async for phase in self.placement.place(session.id, session.resources, memory, taken, silent):
                 for client, ask in session.waiting:
                     client.channel.post({"op": "phase", "ask": ask, "text": phase})
                 if session.state != "starting":
@@ -329,7 +335,9 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
         path = self.directory / f"{message['run']}.jsonl"
         run = self.runs.get(message["run"])
         if run is None:
-            run = _Run(message["run"], session.id, message, RunLog(path, self._memory), time.time(), client.id)
+            run = _Run(
+                message["run"], session.id, message, RunLog(path, self._memory), time.time(), client.id
+            )
             self.runs[run.id] = run
             self._read(client, run, 0)
         else:  # the same run again, with the values that its session had lost
@@ -453,7 +461,9 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
             _, lines = session.log.read(start, 2**30)
             for identity in session.clients:
                 if identity in self.clients:
-                    self.clients[identity].channel.post({"op": "outside", "session": session.id, "lines": lines})
+                    self.clients[identity].channel.post(
+                        {"op": "outside", "session": session.id, "lines": lines}
+                    )
 
     def _finished(self, session: _Session, message: dict[str, Any]) -> None:
         run = session.active
@@ -486,7 +496,9 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
         for run in list(session.queue):
             self._withdraw(session, run, "lost", f"its session was lost before it began: {why}")
         for client, ask in session.waiting:
-            client.channel.post({"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."})
+            client.channel.post(
+                {"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."}
+            )
         for identity in session.clients:
             if identity in self.clients:
                 self.clients[identity].channel.post({"op": "session_lost", "session": session.id, "why": why})
@@ -497,11 +509,20 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
     def _next(self, session: _Session) -> None:
         """Give the session its next run."""
         self.last_active = time.time()
-        if session.state != "ready" or session.active is not None or not session.queue or session.host is None:
+        if (
+            session.state != "ready"
+            or session.active is not None
+            or not session.queue
+            or session.host is None
+        ):
             return
         run = session.active = session.queue.popleft()
         run.state = "running"
-        where = {"worker": session.host.worker, "host": session.host.facts["host"], "kernel_pid": session.kernel_pid}
+        where = {
+            "worker": session.host.worker,
+            "host": session.host.facts["host"],
+            "kernel_pid": session.kernel_pid,
+        }
         if run.log.count == 0:
             run.log.append(STARTED, json.dumps({"session": session.id, **where}).encode())
         session.host.channel.post({"op": "execute", **run.request})
@@ -558,4 +579,3 @@ class Journal(SchedulerPlugin):  # type: ignore[misc]
         end = run.end or {"content": b"", "buffers": []}
         client.channel.post({"op": "end", "run": run.id, **run.facts(), **end})
         client.readers.pop(run.id, None)
-

@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ class SessionKernel(IPythonKernel):
         self._redactor = Redactor()
         self._mask({})
 
-    async def do_execute(self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any) -> Any:
+    async def do_execute(
+        self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any
+    ) -> Any:
         """Bind the inputs, run the cell, gather the results."""
         request = (cell_meta or {}).get("nbcloud")
         if request is None:
@@ -85,6 +88,10 @@ class SessionKernel(IPythonKernel):
         self._done(request, end, buffers)
         return reply
 
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return bool(self.shell_channel_thread)
+
     def _publish_execute_input(self, *_args: Any, **_kwargs: Any) -> None:
         """The journal has the code already."""
 
@@ -124,7 +131,8 @@ class SessionKernel(IPythonKernel):
             buffers=buffers,
             ident=self._topic(DONE),
         )
-        sys.stdout.flush()  # waits for the thread that sends, which needs this one to let go of the interpreter
+        # Waits for the thread that sends, which needs this one to let go of the interpreter.
+        sys.stdout.flush()
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",
             "execution_count": self.shell.execution_count - 1,
@@ -196,13 +204,25 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+class _NoShellThread:
+    """What a kernel without subshells has in place of the thread for them.
+
+    ipykernel takes any falsy one for none, but asks it for its parent before it awaits a cell.
+    """
+
+    parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class SessionApp(IPKernelApp):
     """The process of one session."""
 
     def init_control(self, context: Any) -> None:
         """Without subshells: each message would pass through one more thread."""
         super().init_control(context)
-        self.shell_channel_thread = None
+        self.shell_channel_thread = _NoShellThread()
 
     def init_iopub(self, context: Any) -> None:
         """A reader that is behind makes the kernel wait; a message is never dropped."""

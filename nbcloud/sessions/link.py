@@ -13,7 +13,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, TimeoutError as FutureTimeout
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,9 @@ class Link:
         directory = str(Path(self.info.directory) / "journal") if self.info.directory else None
         journal = Journal(directory, settings().journal_memory)
         async with rpc(self.info.address, connection_args=arguments) as scheduler:
-            await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
+            await scheduler.register_scheduler_plugin(
+                plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True
+            )
             await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)
 
     async def _ping(self) -> None:
@@ -278,4 +281,4 @@ class Link:
             if message.get("error"):
                 future.set_exception(SessionError(message["error"]))
             else:
-                future.set_result(message["answer"] if "answer" in message else message)
+                future.set_result(message.get("answer", message))

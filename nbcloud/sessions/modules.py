@@ -29,8 +29,8 @@ class RemoteModules:
         Parameters
         ----------
         entries : sequence of dict
-            ``name``, ``relative`` (path below an import root), ``path`` (where the notebook has it), ``hash``,
-            and ``data`` (position of its text in ``buffers``) once it was asked for; dependencies first.
+            ``name``, ``relative`` (path below an import root), ``path`` (where the notebook has it),
+            ``hash``, and ``data`` (position of its text in ``buffers``) once it was asked for; dependencies first.
 
         Returns
         -------

@@ -11,7 +11,6 @@ import linecache
 import os
 import secrets
 import sys
-import time
 import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -116,7 +115,8 @@ class RemoteNames:
             return self._handles[handle]
         except KeyError:
             raise HandleLost(
-                f"{name} is a handle whose value is gone: its session ended.", "Run the cell that made it again."
+                f"{name} is a handle whose value is gone: its session ended.",
+                "Run the cell that made it again.",
             ) from None
 
     def _enter(self, request: dict[str, Any]) -> None:
@@ -139,7 +139,9 @@ class RemoteNames:
     def done_before(self, key: str) -> str:
         """The run that had this code and these inputs, if what it bound is still bound; else empty."""
         run, bound = self._finished.get(key, ("", {}))
-        current = all(self._bound_by.get(name) == by and name in self._namespace for name, by in bound.items())
+        current = all(
+            self._bound_by.get(name) == by and name in self._namespace for name, by in bound.items()
+        )
         return run if current else ""
 
     def cache_key(self, request: dict[str, Any]) -> str:
@@ -153,7 +155,9 @@ class RemoteNames:
 
     def remember(self, request: dict[str, Any], key: str, results: dict[str, Any]) -> None:
         """A run ended well: with the same code and inputs it need not run again."""
-        bound = {name: self._bound_by.get(name, "") for entry in results["results"] for name in entry["names"]}
+        bound = {
+            name: self._bound_by.get(name, "") for entry in results["results"] for name in entry["names"]
+        }
         self._finished[key] = (request["run"], bound)
 
     # After a cell
@@ -195,7 +199,9 @@ class RemoteNames:
             bound |= {name for name, value in after.items() if self._before.get(name) != id(value)}
             bound |= self._changed(request, after, bound)
             self._bound_by.update(dict.fromkeys(bound, request["run"]))
-            home.bring(bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy)
+            home.bring(
+                bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy
+            )
         return {
             "results": home.results,
             "added": sorted(after.keys() - self._before.keys()),
@@ -279,7 +285,7 @@ class _Homecoming:
         seconds: float | None,
         heavy: Iterable[bytes] = (),
     ) -> None:
-        """By value what fits into ``limit`` bytes and ``seconds`` and needs no ``heavy`` package; else as handles."""
+        """By value what fits ``limit`` bytes and ``seconds`` and needs no ``heavy`` package; else as handles."""
         ledger = self._names._ledger
         values = set()
         for name in sorted(wanted):
@@ -293,7 +299,9 @@ class _Homecoming:
         for bundle in bundles:
             needed = next((package.decode() for package in heavy if package in bundle.payload.data), "")
             if needed:
-                refused.update(dict.fromkeys(bundle.names, TooLarge(f"It needs {needed}, not imported here yet.")))
+                refused.update(
+                    dict.fromkeys(bundle.names, TooLarge(f"It needs {needed}, not imported here yet."))
+                )
                 continue
             types_ = {name: describe(after[name])["type"] for name in bundle.names if name in after}
             self.value(bundle.names, bundle.payload, types_)

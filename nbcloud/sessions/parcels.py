@@ -65,7 +65,11 @@ class Parcels:
 
     def add(self, payload: Payload) -> dict[str, Any]:
         """Take in a payload; returns the part of the JSON entry that finds it again."""
-        entry: dict[str, Any] = {"hash": payload.hash, "nbytes": payload.nbytes, "data": self._put(payload.data)}
+        entry: dict[str, Any] = {
+            "hash": payload.hash,
+            "nbytes": payload.nbytes,
+            "data": self._put(payload.data),
+        }
         sizes = [buffer.nbytes for buffer in payload.buffers]
         if self._blobs is not None and sum(sizes) > INLINE:
             try:

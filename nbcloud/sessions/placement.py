@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from distributed import Client, Future, Scheduler, Security
 
@@ -44,7 +43,9 @@ class Placement:
     def impossible(self, resources: dict[str, float]) -> str:
         """Why no worker of the cluster could ever hold these resources; empty when one could."""
         for name, wanted in resources.items():
-            most = max((state.resources.get(name, 0) for state in self._scheduler.workers.values()), default=None)
+            most = max(
+                (state.resources.get(name, 0) for state in self._scheduler.workers.values()), default=None
+            )
             if most is not None and wanted > most:
                 return (
                     f"No worker of this cluster has {name} {wanted:g}: the largest has {most:g}. "
@@ -63,13 +64,17 @@ class Placement:
             return f"waiting in the queue: {wanted} is taken on every worker"
         if task is not None and task.processing_on is not None:
             held = task.processing_on.used_resources
-            short = [name for name, amount in resources.items() if held.get(name, 0) > task.processing_on.resources[name]]
+            short = [
+                name
+                for name, amount in resources.items()
+                if held.get(name, 0) > task.processing_on.resources[name]
+            ]
             if short:
                 return f"waiting in the queue: {', '.join(short)} of {task.processing_on.address} is taken"
         return "starting a kernel"
 
     async def place(
-        self, name: str, resources: dict[str, float], memory: int | None, taken: list[str]
+        self, name: str, resources: dict[str, float], memory: int | None, taken: list[str], silent: set[str]
     ) -> AsyncIterator[str]:
         """Start the session ``name`` somewhere; yields the phases of its start, for ever.
 
@@ -81,7 +86,10 @@ class Placement:
         memory : int or None
             The most bytes that its kernel may take.
         taken : list of str
-            Workers of the sessions there are; without resources to decide it, the one with the fewest is taken.
+            Workers of the sessions there are; without resources to decide it, that with the fewest is
+            taken.
+        silent : set of str
+            Workers that do not answer.
         """
         async with self._lock:
             if self._client is None:
@@ -92,12 +100,21 @@ class Placement:
                     set_as_default=False,
                     name="nbcloud-journal",
                 )
-        workers = list(self._scheduler.workers)
-        where = {}
+        workers = [worker for worker in self._scheduler.workers if worker not in silent]
+        where: dict[str, Any] = {}
         if not resources and workers:
             where = {"workers": [min(workers, key=taken.count)], "allow_other_workers": True}
+        elif silent and workers:
+            where = {"workers": workers}
         self._futures[name] = self._client.submit(
-            hold_session, name, memory, key=PREFIX + name, resources=resources or None, pure=False, retries=0, **where
+            hold_session,
+            name,
+            memory,
+            key=PREFIX + name,
+            resources=resources or None,
+            pure=False,
+            retries=0,
+            **where,
         )
         while name in self._futures:
             future = self._futures[name]

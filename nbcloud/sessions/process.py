@@ -118,7 +118,9 @@ class KernelProcess:
             await asyncio.wait([ready, self._ended], return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
                 ready.cancel()
-                raise SessionLost(f"The kernel ended at its start, with code {self._ended.result()}:\n{self.last_words()}")
+                raise SessionLost(
+                    f"The kernel ended at its start, with code {self._ended.result()}:\n{self.last_words()}"
+                )
             await ready
 
     async def _answers(self) -> None:
@@ -217,7 +219,12 @@ class KernelProcess:
 
 def _split(parts: list[bytes]) -> tuple[list[bytes], dict[str, Any], dict[str, Any], list[bytes]]:
     start = parts.index(DELIM) + 2
-    return parts[start : start + 4], json.loads(parts[start]), json.loads(parts[start + 1]), parts[start + 4 :]
+    return (
+        parts[start : start + 4],
+        json.loads(parts[start]),
+        json.loads(parts[start + 1]),
+        parts[start + 4 :],
+    )
 
 
 def _parsed(parts: list[bytes]) -> tuple[Frames, dict[str, Any], dict[str, Any]]:

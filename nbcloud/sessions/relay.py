@@ -41,7 +41,9 @@ class RelayedBlobs:
             if last:
                 while under_way:  # the last piece gives the blob its name
                     _wait(under_way.popleft())
-            under_way.append(self._ask("blob_write", name, offset=offset, data=bytes(piece), total=total, last=last))
+            under_way.append(
+                self._ask("blob_write", name, offset=offset, data=bytes(piece), total=total, last=last)
+            )
         while under_way:
             _wait(under_way.popleft())
 

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 STARTED = "nbcloud_started"
 FINISHED = "nbcloud_finished"
@@ -23,7 +22,13 @@ DROPPED = "nbcloud_dropped"
 
 
 def line(
-    number: int, when: float, kind: str, content: bytes, metadata: bytes, buffers: list[bytes], parent: bytes = b""
+    number: int,
+    when: float,
+    kind: str,
+    content: bytes,
+    metadata: bytes,
+    buffers: list[bytes],
+    parent: bytes = b"",
 ) -> bytes:
     """One message as a line; ``content``, ``metadata`` and ``parent`` are JSON already."""
     parts = [
@@ -132,7 +137,9 @@ class RunLog:
             return self._from_memory(after, limit)
         if after < len(self._offsets):
             return self._from_file(after, limit)
-        gap = json.dumps({"first": after + 1, "last": first_in_memory, "why": self.failure or "memory is full"})
+        gap = json.dumps(
+            {"first": after + 1, "last": first_in_memory, "why": self.failure or "memory is full"}
+        )
         return first_in_memory, line(first_in_memory, time.time(), DROPPED, gap.encode(), b"{}", [])
 
     def _from_memory(self, after: int, limit: int) -> tuple[int, bytes]:

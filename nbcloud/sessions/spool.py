@@ -113,7 +113,7 @@ def is_shared(directory: str, token: str) -> bool:
 
 
 def own_directory(base: Path) -> Path:
-    """A new private directory of this process below ``base``; those of processes that are gone are removed."""
+    """A new private directory of this process below ``base``; those of dead processes are removed."""
     parent = private_dir(base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}")
     _remove_orphans(parent)
     return private_dir(parent / f"{os.getpid()}-{secrets.token_hex(4)}")

@@ -87,24 +87,26 @@ class OrderedOutStream(OutStream):
     _flush_pending = False
 
     def send_soon(self) -> None:
-        """Have the IO thread send what was written, before all that it is given later."""
-        self.pub_thread.schedule(self._flush)
+        """Give the IO thread what was written, before all that it is given later."""
+        self._flush()
 
     def _flush(self) -> None:
         if not self._is_master_process():
             super()._flush()
             return
         shared = OrderedOutStream
-        shared._flush_pending = False
-        segments, position = self._take()
-        for index, (name, parent, buffer) in enumerate(segments):
-            self.session.pid = os.getpid()
-            content = {"name": name, "text": buffer.getvalue()}
-            # The last of them takes the host's mark to where the ring was when they were taken.
-            metadata = {POSITION_KEY: position} if index == len(segments) - 1 else {}
-            message = self.session.msg("stream", content, parent=dict(parent), metadata=metadata)
-            self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
-        shared._flushed = time.monotonic()
+        # Taken and given in one: another thread that sends in between would overtake what was taken.
+        with self._segments_lock:
+            shared._flush_pending = False
+            segments, position = self._take()
+            for index, (name, parent, buffer) in enumerate(segments):
+                self.session.pid = os.getpid()
+                content = {"name": name, "text": buffer.getvalue()}
+                # The last of them takes the host's mark to where the ring was when they were taken.
+                metadata = {POSITION_KEY: position} if index == len(segments) - 1 else {}
+                message = self.session.msg("stream", content, parent=dict(parent), metadata=metadata)
+                self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
+            shared._flushed = time.monotonic()
 
     def _take(self) -> tuple[list[tuple[str, frozenset[Any], StringIO]], int]:
         shared = OrderedOutStream

@@ -1,0 +1,265 @@
+"""Whatever dies, the notebook gets one clear sentence, keeps what was printed, and its next cell works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nbcloud.clusters.base import ClusterInfo
+from tests.integration.notebooks import RunningNotebook, Shown
+
+
+def when(text: str, action: Callable[[], object]) -> Callable[[Shown], bool]:
+    """Do something once a cell has printed ``text``."""
+
+    def look(shown: Shown) -> bool:
+        if text not in shown.text():
+            return False
+        action()
+        return True
+
+    return look
+
+
+def works(notebook: RunningNotebook) -> Shown:
+    """The next cell runs."""
+    shown = notebook.run("%%cloud\n20 + 1")
+    assert shown.result == "21", shown.messages
+    return shown
+
+
+def pids(notebook: RunningNotebook) -> tuple[int, int]:
+    """Processes of the session's worker and kernel."""
+    shown = notebook.run("%%cloud\nimport os\nprint(os.getppid(), os.getpid())")
+    worker, kernel = shown.text().split()
+    return int(worker), int(kernel)
+
+
+@pytest.mark.parametrize(
+    ("death", "words"),
+    [
+        ("import ctypes; ctypes.string_at(0)", "crashed (SIGSEGV)"),
+        ("import os; os._exit(3)", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL)"),
+        ("import os; os.abort()", "crashed (SIGABRT)"),
+    ],
+)
+def test_a_kernel_that_dies_leaves_its_last_words_and_a_working_notebook(
+    notebook: RunningNotebook, death: str, words: str
+) -> None:
+    shown = notebook.run(f"%%cloud\nprint('the last words')\n{death}")
+    assert shown.text() == "the last words\n"
+    assert shown.error == "RunLost"
+    assert words in shown.traceback
+    assert "was lost" in works(notebook).notes
+
+
+def test_lines_printed_just_before_a_crash_are_all_there(notebook: RunningNotebook) -> None:
+    shown = notebook.run("%%cloud\nfor i in range(5000): print('line', i)\nimport os; os._exit(1)")
+    assert shown.text() == "".join(f"line {i}\n" for i in range(5000))
+
+
+def test_a_killed_worker_ends_the_run_and_the_next_cell_finds_another(own_notebook: RunningNotebook) -> None:
+    worker, _ = pids(own_notebook)
+    shown = own_notebook.run(
+        "%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(60)",
+        meanwhile=when("begun", lambda: os.kill(worker, signal.SIGKILL)),
+    )
+    assert (shown.text(), shown.error) == ("begun\n", "RunLost")
+    assert "its worker is gone" in shown.traceback
+    works(own_notebook)
+
+
+def test_a_killed_scheduler_ends_the_run_and_the_next_cell_starts_a_new_cluster(
+    own_notebook: RunningNotebook, own_cluster: ClusterInfo
+) -> None:
+    assert own_cluster.pid is not None
+    scheduler = own_cluster.pid
+    shown = own_notebook.run(
+        "%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(60)",
+        meanwhile=when("begun", lambda: os.kill(scheduler, signal.SIGKILL)),
+    )
+    assert (shown.text(), shown.error) == ("begun\n", "RunLost")
+    assert "scheduler" in shown.traceback
+    assert "variables that only it had are gone" in works(own_notebook).notes
+
+
+def test_a_kernel_that_stands_still_is_ended_by_the_second_interrupt(notebook: RunningNotebook) -> None:
+    _, kernel = pids(notebook)
+    steps = iter((lambda: os.kill(kernel, signal.SIGSTOP), notebook.interrupt, notebook.interrupt))
+    waited = []
+
+    def step(shown: Shown) -> bool:
+        waited.append(1)
+        if "begun" not in shown.text() or len(waited) % 10:
+            return False
+        action = next(steps, None)
+        if action is not None:
+            action()
+        return action is None
+
+    shown = notebook.run("%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(60)", meanwhile=step)
+    assert (shown.text(), shown.error) == ("begun\n", "RunCancelled")
+    works(notebook)
+
+
+def test_a_worker_that_stands_still_is_told_and_can_be_left(own_notebook: RunningNotebook) -> None:
+    worker, _ = pids(own_notebook)
+    interrupts = []
+
+    def look(shown: Shown) -> bool:
+        if "begun" in shown.text() and not interrupts:
+            os.kill(worker, signal.SIGSTOP)
+            interrupts.append(0)
+        if "has not answered" in shown.notes:
+            if len(interrupts) in (1, 20):
+                own_notebook.interrupt()
+            interrupts.append(1)
+        return False
+
+    try:
+        shown = own_notebook.run(
+            "%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(100)", meanwhile=look, limit=90
+        )
+        assert (shown.text(), shown.error) == ("begun\n", "RunLost")
+        assert "%cloud attach" in shown.traceback
+        works(own_notebook)  # on the other worker
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def test_a_scheduler_that_stands_still_for_a_while_loses_nothing(
+    own_notebook: RunningNotebook, own_cluster: ClusterInfo
+) -> None:
+    assert own_cluster.pid is not None
+    scheduler = own_cluster.pid
+    looks = []
+
+    def look(shown: Shown) -> bool:
+        if "3\n" in shown.text() and not looks:
+            os.kill(scheduler, signal.SIGSTOP)
+        if looks or "3\n" in shown.text():
+            looks.append(1)
+        if len(looks) == 40:  # two seconds
+            os.kill(scheduler, signal.SIGCONT)
+            return True
+        return False
+
+    shown = own_notebook.run(
+        "%%cloud\nimport time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)", meanwhile=look
+    )
+    assert shown.text() == "".join(f"{i}\n" for i in range(40))
+
+
+def _cut(scheduler: str, pid: int) -> None:
+    """Break this process's connections to the scheduler, as a lost network would."""
+    port = scheduler.rpartition(":")[2]
+    listed = subprocess.run(
+        ["ss", "-Htnp", "dst", "127.0.0.1", "dport", "=", f":{port}"], capture_output=True, text=True, check=True
+    )
+    for line in listed.stdout.splitlines():
+        if f"pid={pid}," in line:
+            source = line.split()[3].rpartition(":")[2]
+            subprocess.run(
+                ["ss", "-K", "src", "127.0.0.1", "sport", "=", f":{source}", "dport", "=", f":{port}"],
+                capture_output=True,
+                check=True,
+            )
+
+
+def _can_cut() -> bool:
+    if not Path("/proc/net/tcp").exists() or os.geteuid() != 0:
+        return False
+    try:
+        return subprocess.run(["ss", "-K", "dst", "192.0.2.1"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _can_cut(), reason="cutting a connection from outside needs Linux, root and ss (iproute2)")
+def test_a_dropped_connection_is_made_again_and_nothing_is_lost_or_doubled(
+    notebook: RunningNotebook, local_cluster: ClusterInfo
+) -> None:
+    pid = int(notebook.run("import os; os.getpid()").result)
+    cuts: list[int] = []
+
+    def look(shown: Shown) -> bool:
+        lines = shown.text().count("\n")
+        if lines > 10 * (len(cuts) + 1):
+            cuts.append(lines)
+            _cut(local_cluster.address, pid)
+        return len(cuts) == 3
+
+    shown = notebook.run(
+        "%%cloud\nimport time\nfor i in range(60):\n    print(i, flush=True)\n    time.sleep(0.03)", meanwhile=look
+    )
+    assert len(cuts) == 3
+    assert shown.text() == "".join(f"{i}\n" for i in range(60))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="a small disk needs root to be mounted")
+def test_a_full_disk_under_the_journal_loses_nothing_that_memory_can_hold(
+    own_notebook: RunningNotebook, own_cluster: ClusterInfo
+) -> None:
+    journal = Path(own_cluster.directory or "") / "journal"
+    journal.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(journal)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
+    try:
+        shown = own_notebook.run("%%cloud\nfor i in range(20000): print('line', i)")
+        assert shown.text() == "".join(f"line {i}\n" for i in range(20000))
+        assert shown.error == ""
+        works(own_notebook)
+    finally:
+        subprocess.run(["umount", "-l", str(journal)], check=True)
+
+
+def test_a_timeout_interrupts_and_says_so(notebook: RunningNotebook) -> None:
+    shown = notebook.run("%%cloud --timeout 0.5s\nimport time\nkept = 1\nprint('begun')\ntime.sleep(60)")
+    assert (shown.text(), shown.error) == ("begun\n", "RunTimeout")
+    assert "timeout of 0.5 s" in shown.traceback
+    assert "time.sleep(60)" in shown.notes, "where it was interrupted is shown"
+    assert notebook.run("%%cloud\nkept").result == "1", "the session goes on"
+
+
+def test_a_run_that_ignores_its_timeout_is_killed(notebook: RunningNotebook) -> None:
+    shown = notebook.run(
+        "%%cloud --timeout 0.5s\nimport time\nwhile True:\n    try: time.sleep(60)\n    except KeyboardInterrupt: pass"
+    )
+    assert shown.error == "RunTimeout"
+    assert "did not stop when interrupted" in shown.traceback
+    works(notebook)
+
+
+def test_memory_past_what_was_asked_for_ends_the_kernel(notebook: RunningNotebook) -> None:
+    shown = notebook.run(
+        "%%cloud --fresh --memory 400MiB\nprint('begun', flush=True)\nheap = b'x' * 2**30\nimport time; time.sleep(30)"
+    )
+    assert (shown.text(), shown.error) == ("begun\n", "RunLost")
+    assert "--memory" in shown.traceback
+    works(notebook)
+
+
+def test_what_can_never_fit_is_refused_at_once(notebook: RunningNotebook) -> None:
+    shown = notebook.run("%%cloud --fresh --cpus 4096\n1")
+    assert shown.error == "SessionError"
+    assert "CPU 4096" in shown.traceback
+
+
+def test_the_record_of_a_lost_run_says_why(notebook: RunningNotebook) -> None:
+    notebook.run("%%cloud --name doomed\nprint('kept')\nimport os; os._exit(7)")
+    shown = notebook.run(
+        "import json\nfrom IPython import get_ipython\n"
+        "rows = get_ipython().run_line_magic('cloud', 'runs doomed --json')\nprint(json.dumps(rows[0]))"
+    )
+    record = json.loads(shown.text())
+    assert (record["state"], record["exit_info"]) == ("lost", {"code": 7})
+    assert "exit code 7" in record["message"]
+    assert notebook.run("%cloud logs").text() == "kept\n"
