@@ -108,7 +108,8 @@ def settings() -> Settings:
         For an ``NBCLOUD_*`` variable that doesn't exist, naming the nearest that does, or a bad value.
     """
     places = tuple(os.environ.get(variable) for variable in _PLACES)
-    return _read(tuple(os.environ.get(variable) for variable in _VARIABLES), places)
+    # A variable more or less is worth a look at the names of all, which takes a while.
+    return _read(tuple(os.environ.get(variable) for variable in _VARIABLES), (*places, str(len(os.environ))))
 
 
 _PLACES = ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "LOCALAPPDATA")
@@ -140,7 +141,9 @@ def _refuse_unknown() -> None:
 
 def private_dir(path: Path) -> Path:
     """Make ``path`` and its missing parents, for this user only (0700), and return it."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for missing in reversed([parent for parent in path.parents if not parent.exists()]):
+        missing.mkdir(exist_ok=True, mode=0o700)
+    path.mkdir(exist_ok=True, mode=0o700)
     if os.name == "posix":
         path.chmod(0o700)
     return path

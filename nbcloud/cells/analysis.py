@@ -15,12 +15,17 @@ from nbcloud.cells.visitor import CellVisitor
 
 @dataclass(frozen=True)
 class Required:
-    """A name that a cell certainly evaluates, and where: line from 1, columns from 0 in characters."""
+    """A name that a cell certainly evaluates, and where: line from 1, columns from 0 in characters.
+
+    ``at_once`` says that nothing of the cell has had an effect before: where the name is missing, all that the
+    cell does is to fail.
+    """
 
     name: str
     lineno: int
     col_offset: int
     end_col_offset: int
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,17 +113,18 @@ def _names(source: str, cell: ParsedCell, automagic: bool) -> CellNames:
         reads=frozenset(visitor.reads),
         binds=frozenset(visitor.binds),
         deletes=frozenset(visitor.deletes),
-        required=_required(source, visitor.required),
+        required=_required(source, visitor),
         imports=frozenset(visitor.imports),
         star=visitor.unseen,
         secrets=frozenset(visitor.secrets),
     )
 
 
-def _required(source: str, places: dict[str, tuple[int, int]]) -> tuple[Required, ...]:
+def _required(source: str, visitor: CellVisitor) -> tuple[Required, ...]:
     lines = split_lines(source)
     return tuple(
-        Required(name, *find_name(lines, name, line, column)) for name, (line, column) in places.items()
+        Required(name, *find_name(lines, name, line, column), at_once=name in visitor.at_once)
+        for name, (line, column) in visitor.required.items()
     )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ from nbcloud.errors import NotPicklable
 ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.FunctionType, types.ModuleType)
 """Types whose values a cell can't change in place in a way that is worth looking for."""
 
-
 _TWICE = 2**22
+
+_Anchor = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,18 @@ class _Agreed:
     hash: str
     own: str | None
     parts: frozenset[int]
-    values: tuple[int, ...]
+    values: tuple[_Anchor, ...]
     stable: bool
+
+
+def _anchor(value: Any) -> _Anchor:
+    """What gives ``value`` again, and never another object that took its address."""
+    if not isinstance(value, ATOMS):
+        try:
+            return weakref.ref(value)
+        except TypeError:  # a list or a dict
+            pass
+    return lambda: value
 
 
 class Ledger:
@@ -94,7 +106,7 @@ class Ledger:
     def _note(self, names: tuple[str, ...], agreed: str, payload: Payload | None) -> None:
         self.forget(names)
         names = tuple(sorted(names))
-        values = tuple(id(self._namespace.get(name)) for name in names)
+        values = tuple(_anchor(self._namespace.get(name)) for name in names)
         stable, parts = True, frozenset[int]()
         if payload is not None and payload.parts and len(payload.data) < _TWICE:
             # A second pickle tells whether its bytes repeat, and which objects outlive the pickling.
@@ -114,7 +126,7 @@ class Ledger:
         if entry is None or any(member not in self._namespace for member in entry.names):
             return False
         values = {member: self._namespace[member] for member in entry.names}
-        same = tuple(id(value) for value in values.values()) == entry.values
+        same = all(anchor() is value for anchor, value in zip(entry.values, values.values(), strict=True))
         if not entry.stable or entry.own is None:
             return same
         if same and all(isinstance(value, ATOMS) for value in values.values()):

@@ -210,6 +210,24 @@ def encode(
     )
 
 
+def mutable_parts(value: Any, namespace: Mapping[str, Any] | None, *, limit: int, seconds: float) -> dict[int, Any]:
+    """The mutable objects inside a value, by identity; none when looking takes too long.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of pickle, large buffers not counted, after which to give up.
+    seconds : float
+        Time after which to give up.
+    """
+    pickler = _Pickler(_Bounded(limit, time.monotonic() + seconds), namespace, lambda _: False)
+    try:
+        pickler.dump({"": value})
+    except Exception:  # noqa: BLE001 - what can't be pickled, or not soon, is not looked into
+        return {}
+    return pickler.parts()
+
+
 def decode(data: bytes, buffers: Iterable[Any], namespace: MutableMapping[str, Any]) -> dict[str, Any]:
     """The named values again; their arrays are views of ``buffers``, writable where those are.
 

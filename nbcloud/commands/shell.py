@@ -12,7 +12,7 @@ from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.recorder import Recorder, open_store
-from nbcloud.dispatch.run import failure
+from nbcloud.dispatch.run import SKIPPED, failure
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.outputs import TextFlow, compose
 
@@ -52,15 +52,17 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
         return None
     flow = TextFlow(sys.stdout.isatty())
     try:
-        while True:
-            kind, message = run.events().get()
-            if kind == "end":
-                break
-            if kind == "line":
-                run.shown(message["size"])
+        event = None
+        while event != ("end", None):
+            messages, event = run.take()
+            for message in messages:
+                if message["msg_type"] == SKIPPED:
+                    lines = message["content"]["lines"]
+                    notice(f"{lines:,} lines passed too fast; all of them: nbcloud logs {run.id}")
+                    continue
                 for output in compose([(message["msg_type"], message["content"], message["metadata"])]):
                     sys.stdout.write(flow.add(output))
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         notice(f"No longer watching run {run.id}; it goes on. To stop it: nbcloud cancel {run.id}")
         raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder, open_store
@@ -16,6 +18,7 @@ from nbcloud.errors import (
     RunCancelled,
     RunLost,
     RunTimeout,
+    SessionError,
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
@@ -23,10 +26,15 @@ from nbcloud.sessions.link import Link
 from nbcloud.sessions.runlog import DROPPED, FINISHED, STARTED
 
 Event = tuple[str, Any]
-"""``("line", message)``, ``("missing", hashes)``, ``("silent", facts)`` or ``("end", None)``."""
+"""``("missing", hashes)``, ``("silent", facts)``, ``("left", None)`` or ``("end", None)``."""
+
+SKIPPED = "nbcloud_skipped"
+"""A message in place of streams that its reader had no time for: how much it was, and its last text."""
 
 _OWN = {STARTED, FINISHED}
 _LIVE_BYTES = 2**23
+_TAIL = 2**12
+_AT_ONCE = 500
 _TICK = 1.0
 
 
@@ -54,14 +62,14 @@ class CloudRun:
         self._recorded = recorded
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._unread = 0
+        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._given = 0
+        self._taken = 0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
         self.again: Callable[[list[str]], None] = lambda _hashes: None
         self._collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]] | None = None
         self._values: dict[str, Any] = {}
-        self.on_line: Callable[[dict[str, Any]], None] | None = None
         self.on_end: Callable[[CloudRun], None] | None = None
         self.on_missing: Callable[[list[str]], None] | None = None
 
@@ -82,30 +90,45 @@ class CloudRun:
                     self._events.put(("missing", hashes))
             case "silent":
                 self._events.put(("silent", message))
+            case "reconnected":
+                self.link.ask_soon("read", run=self.id, after=self.last).add_done_callback(self._read_on)
             case "cluster_lost":
                 self._finish(
                     {"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []}
                 )
+
+    def _read_on(self, asked: Future[Any]) -> None:
+        error = asked.exception()
+        if isinstance(error, SessionError):
+            why = str(error).rstrip(".")
+            self._finish({"state": "lost", "why": why, "exit_code": None, "content": b"", "buffers": []})
 
     def _take(self, last: int, lines: bytes) -> None:
         if last <= self.last:
             return
         self._keep(last, lines)
         self.last = last
-        if self._unread > _LIVE_BYTES:
-            # Whoever shows it is far behind; the record has it all.
-            lines = _without_streams(lines)
-        self._unread += len(lines)
+        # When whoever shows it is far behind: the record has it all.
+        behind = self._given - self._taken > _LIVE_BYTES
+        skipped: list[str] = []
         for line in lines.splitlines():
             message = json.loads(line)
             self._note(message)
             if message["msg_type"] in _OWN:
-                self._unread -= len(line) + 1
-            elif self.on_line is not None:
-                self.on_line(message)
+                continue
+            if behind and message["msg_type"] == "stream":
+                skipped.append(message["content"]["text"])
             else:
-                message["size"] = len(line) + 1
-                self._events.put(("line", message))
+                self._give(message, len(line))
+        if skipped:
+            text = "".join(skipped)
+            content = {"characters": len(text), "lines": text.count("\n"), "tail": text[-_TAIL:]}
+            self._give({"msg_type": SKIPPED, "content": content}, _TAIL)
+
+    def _give(self, message: dict[str, Any], size: int) -> None:
+        message["size"] = size
+        self._given += size
+        self._events.put(("line", message))
 
     def _keep(self, last: int, lines: bytes) -> None:
         """Put on record what is not there yet."""
@@ -139,7 +162,9 @@ class CloudRun:
             self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
         usage = content.get("usage", {})
-        if self.error is None and content.get("status") in {"error", "refused"}:
+        if content.get("status") == "ok":
+            self.error = None  # the cell showed it, and went on
+        elif self.error is None and content.get("status") in {"error", "refused"}:
             self.error = {"ename": content["ename"], "evalue": content["evalue"], "traceback": []}
         results = [
             {
@@ -168,13 +193,26 @@ class CloudRun:
 
     # The asker's thread
 
-    def events(self) -> queue.SimpleQueue[Event]:
-        """What comes, for the one who shows it."""
-        return self._events
+    def take(self) -> tuple[list[dict[str, Any]], Event | None]:
+        """What has come, for the one who shows it: messages, and the event behind them.
 
-    def shown(self, size: int) -> None:
-        """The one who shows it has shown so many bytes."""
-        self._unread -= size
+        Waits a second at most.
+        """
+        messages: list[dict[str, Any]] = []
+        with contextlib.suppress(queue.Empty):
+            kind, value = self._events.get(timeout=_TICK)
+            while kind == "line":
+                messages.append(value)
+                self._taken += value["size"]
+                if len(messages) == _AT_ONCE:
+                    return messages, None
+                kind, value = self._events.get_nowait()
+            return messages, (kind, value)
+        return messages, None
+
+    def leave(self) -> None:
+        """Tell the one who shows it to stop; the run goes on."""
+        self._events.put(("left", None))
 
     @property
     def end(self) -> tuple[dict[str, Any], list[Any]]:
@@ -282,12 +320,6 @@ class CloudRun:
 
 def _type(entry: dict[str, Any], name: str) -> str:
     return str(entry.get("types", {}).get(name) or entry.get("type") or entry["kind"])
-
-
-def _without_streams(lines: bytes) -> bytes:
-    return b"".join(
-        line for line in lines.splitlines(keepends=True) if b'"msg_type":"stream"' not in line[:80]
-    )
 
 
 def failure(run: CloudRun) -> NbcloudError | None:

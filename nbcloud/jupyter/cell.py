@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import queue
+import threading
 import time
 from typing import Any
 
@@ -20,14 +20,13 @@ from nbcloud.dispatch.run import CloudRun, failure
 from nbcloud.errors import RemoteError, RunLost, RunNotFound, UsageError
 from nbcloud.jupyter.comms import CommRelay
 from nbcloud.jupyter.here import LocalRun
+from nbcloud.jupyter.interrupts import Departure, Interrupts
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 
-_AT_ONCE = 500
 _SILENCE = 10.0
-_TICK = 1.0
 _GIVE_UP = 8.0
 
 
@@ -43,6 +42,7 @@ class CellRunner:
         self.shell = shell
         self.notebook = Notebook(shell.user_ns, shell)
         self.comms = CommRelay(shell)
+        self.departure = Departure(shell)
         self.notebook.on_outside = self._outside
 
     def _header(self) -> dict[str, Any] | None:
@@ -98,15 +98,18 @@ class CellRunner:
             return run
         shown = CellOutput(self.shell, self.comms, session, run.id)
         self._follow(run, session, shown)
-        shown.close()
-        return self._finish(run, session, options, shown)
+        shown.close(raised=run.state is RunState.FAILED)
+        self._finish(run, session, options)
+        return None
 
     def _submit(
         self, code: str, options: CellOptions, header: dict[str, Any] | None, phases: Phases
     ) -> tuple[CloudRun, Any]:
         def prepare(run: CloudRun) -> None:
+            phases.close()
             if options.background:
-                self._in_background(run, header)
+                follow = threading.Thread(target=self._follow_later, args=(run, header), daemon=True)
+                follow.start()
 
         try:
             return self.notebook.submit(
@@ -144,37 +147,22 @@ class CellRunner:
 
     def _follow(self, run: CloudRun, session: Any, shown: CellOutput) -> None:
         """Show what comes until the run ends; an interrupt stops the run, a second one its kernel."""
-        events = run.events()
-        interrupts = 0
-        warned = gave_up = 0.0
+        warned = 0.0
         told = False
-        while True:
-            try:
-                kind, value = events.get(timeout=_TICK)
-                batch: list[dict[str, Any]] = []
-                while True:
-                    if kind == "line":
-                        batch.append(value)
-                    elif kind == "missing":
-                        run.again(value)
-                    elif kind == "silent":
-                        if not told:
-                            notice(
-                                f"The worker {value['worker']} has not answered for {value['seconds']:.0f} s; still "
-                                "waiting. Interrupt twice to end the run."
-                            )
-                        told = True
-                    else:
-                        shown.publish(batch)
+        with Interrupts(run, session, self.departure) as interrupts:
+            while True:
+                messages, event = run.take()
+                shown.publish(messages)
+                match event:
+                    case ("end", _):
                         return
-                    if len(batch) >= _AT_ONCE or events.empty():
-                        break
-                    kind, value = events.get()
-                run.shown(sum(message["size"] for message in batch))
-                shown.publish(batch)
-                if gave_up and time.monotonic() - gave_up > _GIVE_UP:
-                    raise queue.Empty
-            except queue.Empty:
+                    case ("left", _):
+                        raise KeyboardInterrupt
+                    case ("missing", hashes):
+                        run.again(hashes)
+                    case ("silent", facts) if not told:
+                        notice(f"{_silent(facts)} Interrupt twice to end the run.")
+                        told = True
                 silence = run.link.silence
                 if silence > _SILENCE and silence > 6 * warned:
                     warned = silence
@@ -182,21 +170,14 @@ class CellRunner:
                         f"The scheduler of {run.link.info.name!r} has not answered for {silence:.0f} s; "
                         "still waiting. Interrupt twice to leave the run to itself."
                     )
-                if gave_up and time.monotonic() - gave_up > _GIVE_UP:
+                if interrupts.killed is not None and time.monotonic() - interrupts.killed > _GIVE_UP:
                     self.notebook.abandon(session)
                     raise RunLost(
                         f"The cluster does not answer; run {run.id} may still be going.",
                         f"When it is back: %cloud attach {run.id}",
-                    ) from None
-            except KeyboardInterrupt:
-                interrupts += 1
-                if interrupts == 1:
-                    run.interrupt()
-                else:
-                    run.kill(session.id)
-                    gave_up = time.monotonic()
+                    )
 
-    def _finish(self, run: CloudRun, session: Any, options: CellOptions, shown: CellOutput) -> None:
+    def _finish(self, run: CloudRun, session: Any, options: CellOptions) -> None:
         end, buffers = run.end
         left = False
         for payload in end.get("payload", ()):
@@ -221,8 +202,6 @@ class CellRunner:
             return
         if run.state is RunState.FAILED:
             raise self._remote_error(run, end)
-        if run.error is not None:
-            shown.publish_error(run.error)
         raise error
 
     def _remote_error(self, run: CloudRun, end: dict[str, Any]) -> Exception:
@@ -246,27 +225,31 @@ class CellRunner:
 
     def _show_cached(self, run: CloudRun, before: str) -> None:
         notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")
+        self.notebook.recorder.flush()
         with open_store() as store, contextlib.suppress(RunNotFound):
             self.show_outputs(run.record, store.outputs(before))
 
     # In the background
 
-    def _in_background(self, run: CloudRun, header: dict[str, Any] | None) -> None:
-        """Let the run's outputs land in the cell that started it."""
-        later: list[LaterOutput] = []
-
-        def publish(message: dict[str, Any]) -> None:
-            if not later:
-                later.append(LaterOutput(self.shell, self.comms, run.session, header))
-            later[0].publish(message)
-
-        run.on_line = publish
+    def _follow_later(self, run: CloudRun, header: dict[str, Any] | None) -> None:
+        """Let the run's outputs land in the cell that started it; in a thread of its own."""
+        shown = LaterOutput(self.shell, self.comms, run.session, header, run.id)
+        event = None
+        while event != ("end", None):
+            messages, event = run.take()
+            shown.publish(messages)
+            if event is not None and event[0] == "silent":
+                shown.notice(_silent(event[1]))
+        shown.close()
+        error = failure(run)
+        if error is not None and run.state is not RunState.FAILED:
+            shown.notice(str(error))
 
     def _outside(self, session: Any, messages: list[dict[str, Any]]) -> None:
         """Messages that belong to no cell that runs: of widgets, and of threads of cells before."""
         output = LaterOutput(self.shell, self.comms, session, None)
         for message in messages:
-            output.publish(message)
+            output.send(message)
 
     # From the record
 
@@ -275,32 +258,23 @@ class CellRunner:
         shown = CellOutput(self.shell, self.comms, None, run.id)
         for output in outputs:
             content = dict(output)
-            kind = content.pop("output_type")
-            if kind == "error":
-                shown.publish_error(content)
-            else:
-                shown.publish([{"msg_type": kind, "content": _joined(content)}])
+            shown.publish([{"msg_type": content.pop("output_type"), "content": _joined(content)}])
         shown.close()
 
     def show_attached(self, run: CloudRun) -> None:
         """Show a run from its first message on; an interrupt stops watching, the run goes on."""
         shown = CellOutput(self.shell, self.comms, run.session, run.id)
-        while True:
-            try:
-                kind, value = run.events().get(timeout=_TICK)
-            except queue.Empty:
-                continue
-            except KeyboardInterrupt:
-                run.link.forget(run.id)
-                notice(f"No longer watching run {run.id}; it goes on. To stop it: %cloud cancel {run.id}")
-                return
-            if kind == "end":
-                break
-            run.shown(value["size"])
-            if value["msg_type"] == "error":
-                shown.publish_error(value["content"])
-            else:
-                shown.publish([value])
+        try:
+            event = None
+            while event != ("end", None):
+                messages, event = run.take()
+                shown.publish(messages)
+                if event is not None and event[0] == "silent":
+                    notice(_silent(event[1]))
+        except KeyboardInterrupt:
+            run.link.forget(run.id)
+            notice(f"No longer watching run {run.id}; it goes on. To stop it: %cloud cancel {run.id}")
+            return
         shown.close()
         if run.message:
             notice(f"Run {run.id}: {run.message}.")
@@ -313,3 +287,7 @@ class CellRunner:
 def _joined(content: dict[str, Any]) -> dict[str, Any]:
     text = content.get("text")
     return {**content, "text": "".join(text)} if isinstance(text, list) else content
+
+
+def _silent(facts: dict[str, Any]) -> str:
+    return f"The worker {facts['worker']} has not answered for {facts['seconds']:.0f} s; still waiting."

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 import comm
+
+from nbcloud.errors import NbcloudError
+
+_CONTROL = "jupyter.widget.control"
+_TICK = 0.5
+_SILENCE = 10.0
 
 
 class _RemoteComm:
@@ -41,8 +48,14 @@ class CommRelay:
     def __init__(self, shell: Any) -> None:
         self._kernel = getattr(shell, "kernel", None)
 
-    def from_session(self, session: Any, message: dict[str, Any]) -> None:
-        """Pass a comm message on to the browser; may be called from any thread."""
+    def from_session(self, session: Any, message: dict[str, Any], cell: dict[str, Any] | None = None) -> None:
+        """Pass a comm message on to the browser; may be called from any thread.
+
+        Parameters
+        ----------
+        cell : dict, optional
+            Header of the request of the cell that shows the run; that of the cell that runs by default.
+        """
         if self._kernel is None:
             return
         kind, content = message["msg_type"], message["content"]
@@ -50,28 +63,39 @@ class CommRelay:
         if kind == "comm_open":
             remote = _RemoteComm(self, session, content["comm_id"], content["target_name"])
             manager.register_comm(remote)
+            # A page that is loaded anew asks this target for the states of all widgets, and would get those of
+            # this kernel only. When it is refused, it asks each comm for its own.
+            manager.register_target(_CONTROL, _refuse)
         elif kind == "comm_close":
             known = manager.get_comm(content["comm_id"])
             if isinstance(known, _RemoteComm):
                 manager.unregister_comm(known)
         parent = message.get("parent")
+        if not parent:
+            parent = cell or self._kernel.get_parent("shell").get("header") or {}
+            _captured_here(content, parent)
         self._kernel.session.send(
             self._kernel.iopub_socket,
             kind,
             content,
             metadata=message.get("metadata") or {},
-            parent={"header": parent} if parent else self._kernel.get_parent("shell"),
+            parent={"header": parent},
             buffers=[base64.b64decode(buffer) for buffer in message.get("buffers", ())],
             ident=self._kernel._topic("comm"),
         )
 
     def to_session(self, session: Any, message: dict[str, Any]) -> None:
-        """Pass a comm message of the browser on."""
+        """Pass a comm message of the browser on, and wait until it has been handled.
+
+        The browser takes what is printed meanwhile for an output of this message, and holds back further
+        movements of a slider. When a cell runs there, the message waits behind it, and nothing waits here.
+        """
         from nbcloud.sessions.client import frames
 
         if session.lost:
             return
-        header = message["header"]
+        # A subshell of this kernel is none of the session's.
+        header = {key: value for key, value in message["header"].items() if key != "subshell_id"}
         fields = frames(
             header["msg_type"],
             message["content"],
@@ -79,4 +103,26 @@ class CommRelay:
             metadata=message.get("metadata") or {},
             buffers=message.get("buffers") or (),
         )
-        session.link.post("comm", session=session.id, ask="", **fields)
+        try:
+            handled = session.link.ask_soon("comm", session=session.id, **fields)
+        except NbcloudError:  # the cluster is gone; the next cell says so
+            return
+        while not session.lost and session.link.silence < _SILENCE:
+            try:
+                handled.result(_TICK)
+            except FutureTimeout:
+                continue
+            except NbcloudError:
+                pass
+            return
+
+
+def _refuse(opened: Any, _message: dict[str, Any]) -> None:
+    opened.close()
+
+
+def _captured_here(content: dict[str, Any], cell: dict[str, Any]) -> None:
+    """Have an Output widget capture what is shown as an output of ``cell``: another one may have run it."""
+    state = (content.get("data") or {}).get("state")
+    if isinstance(state, dict) and state.get("msg_id"):
+        state["msg_id"] = cell.get("msg_id", "")

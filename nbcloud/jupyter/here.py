@@ -100,10 +100,10 @@ class LocalRun:
         shell._showtraceback = keep_error
         sys.stdout = _Tee(
             streams[0], lambda text: self._keep(run_id, "stream", {"name": "stdout", "text": text})
-        )  # type: ignore[assignment]
+        )
         sys.stderr = _Tee(
             streams[1], lambda text: self._keep(run_id, "stream", {"name": "stderr", "text": text})
-        )  # type: ignore[assignment]
+        )
         for publisher in publishers:
             publisher.register_hook(keep_message)
         try:

@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 
 from nbcloud.commands.cell import cell_options, cell_parser
 from nbcloud.commands.parser import Help
-from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.errors import NbcloudError
 from nbcloud.jupyter.completion import complete
 
 if TYPE_CHECKING:
@@ -54,13 +54,19 @@ class CloudMagics(Magics):
                 return self.lines.run(line)
             options = cell_options(line)
             if not cell.strip():
-                raise UsageError("The cell is empty below its %%cloud line.", "Write what is to run there.")
-            return self.runner.run(cell, options)
+                return None  # as in a local kernel: nothing to run, nothing to say
+            return self.runner.run(self._as_typed(cell), options)
         except Help as page:
             print(page)
         except NbcloudError as error:
             _shown_as_sentence(error)
             raise
+
+    def _as_typed(self, cell: str) -> str:
+        """The cell without the newline that IPython adds: names of its code objects are made from its text."""
+        kernel = getattr(self.shell, "kernel", None)
+        typed = kernel.get_parent("shell").get("content", {}).get("code", "") if kernel is not None else ""
+        return cell if typed.endswith("\n") else cell.removesuffix("\n")
 
     def close(self) -> None:
         """Put on record what is left, and end the links."""

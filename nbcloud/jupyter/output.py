@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from nbcloud.config import settings
+from nbcloud.dispatch.run import SKIPPED
 from nbcloud.errors import RemoteError
 from nbcloud.jupyter.comms import CommRelay
 
@@ -121,11 +122,17 @@ class _Output:
             grown, self._line = grown + length - self._line, length
         return grown
 
-    def _hide(self, text: str) -> None:
+    def _skip(self, skipped: dict[str, Any]) -> None:
+        """Count what came too fast."""
+        text = skipped["tail"]
+        self._left = 0
+        self._hide(text, skipped["characters"] - len(text), skipped["lines"] - text.count("\n"))
+
+    def _hide(self, text: str, characters: int = 0, lines_before: int = 0) -> None:
         """Count what a browser would not survive; the record has it."""
         first = not self._hidden
-        self._hidden += len(text)
-        self._hidden_lines += text.count("\n")
+        self._hidden += len(text) + characters
+        self._hidden_lines += text.count("\n") + lines_before
         lines = text.splitlines(keepends=True)
         if self._tail and not self._tail[-1].endswith("\n") and lines:
             lines[0] = self._tail.pop() + lines[0]
@@ -183,7 +190,9 @@ class CellOutput(_Output):
         self._flush()
 
     def _show(self, kind: str, content: dict[str, Any], message: dict[str, Any]) -> None:
-        self._show_error()
+        # A figure may come at the end of the cell that the error ended.
+        if kind != "display_data":
+            self._show_error()
         match kind:
             case "stream":
                 self._stream(content["name"], content["text"])
@@ -205,6 +214,8 @@ class CellOutput(_Output):
                 self._flush()
                 self._pace()
                 self._comms.from_session(self._session, message)
+            case _ if kind == SKIPPED:
+                self._skip(content)
 
     def _show_error(self) -> None:
         """Show an error that did not end the cell: something came behind it."""
@@ -281,6 +292,8 @@ class LaterOutput(_Output):
         for message in collapse(messages):
             if message["msg_type"] == "stream":
                 self._stream(message["content"]["name"], message["content"]["text"])
+            elif message["msg_type"] == SKIPPED:
+                self._skip(message["content"])
             else:
                 self._pace()
                 self.send(message)

@@ -46,15 +46,21 @@ class Phases:
         else:
             self._handle.update(bundle, raw=True)
 
+    def close(self) -> None:
+        """It is over: the line goes away."""
+        with self._lock:
+            if self._handle is None:
+                return
+            if self._alone:
+                self._shell.display_pub.clear_output(wait=False)
+            else:
+                self._show("")
+            self._handle = None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._handle is None:
-            return
-        if self._alone:
-            self._shell.display_pub.clear_output(wait=False)
-        else:
-            self._show("")
+        self.close()

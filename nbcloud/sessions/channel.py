@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Any
 
 from distributed.comm import Comm, CommClosedError
 
-PROTOCOL = 1
+logger = logging.getLogger(__name__)
+
+PROTOCOL = 2
 """Raised with every change that the other side must know of; the two must be equal."""
 
 _BACKLOG = 2**23
@@ -97,12 +100,14 @@ class Channel:
         try:
             while True:
                 batch = await comm.read()
+                if self._comm is not comm:  # another took its place, over which all of this comes again
+                    break
                 self.heard = time.monotonic()
                 self._confirm(batch["received"])
                 for message in batch["messages"]:
                     self.received += 1
                     self._owed += _weight(message)
-                    self._receive(message)
+                    self._take(message)
                 self._confirm_soon()
         except (CommClosedError, OSError):
             pass
@@ -111,6 +116,13 @@ class Channel:
             comm.abort()
             if self._comm is comm:
                 self._comm = None
+
+    def _take(self, message: dict[str, Any]) -> None:
+        try:
+            self._receive(message)
+        except Exception:
+            # One message that can't be dealt with must not cut off all those behind it.
+            logger.exception("nbcloud could not deal with a message")
 
     def _confirm(self, received: int) -> None:
         """Forget what the other side has."""

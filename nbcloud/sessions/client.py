@@ -23,6 +23,7 @@ from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
 from nbcloud.sessions.handles import Handle, LazyModule
+from nbcloud.sessions.history import ToldInputs
 from nbcloud.sessions.inputs import Inputs
 from nbcloud.sessions.kernel import CALL
 from nbcloud.sessions.link import Link
@@ -102,6 +103,7 @@ class Session:
         self._mirrored: set[str] = set()
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
+        self._told = ToldInputs(shell)
         self._blobs: Blobs = (
             SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
         )
@@ -114,13 +116,17 @@ class Session:
     # Out
 
     def undefined(self, cell: CellNames) -> list[Any]:
-        """Names that the cell certainly needs and nobody has, as the analysis found them."""
+        """Names that the cell needs at once and nobody has, as the analysis found them.
+
+        A cell that does something before it comes to such a name does that first, as it would here.
+        """
         functions = [f for f in map(self.namespace.get, cell.reads) if isinstance(f, types.FunctionType)]
         bound_by_calls = {name for function in functions for name in function_binds(function.__code__)}
         lacking = [
             required
             for required in cell.required
-            if required.name not in self.namespace
+            if required.at_once
+            and required.name not in self.namespace
             and required.name not in bound_by_calls
             and required.name not in self.names
             and not hasattr(builtins, required.name)
@@ -185,6 +191,7 @@ class Session:
         buffers = list(parcel.buffers)
         modules = self._local_modules(cell, parcel, buffers)
         dropped = sorted(name for name in cell.reads & self._mirrored if name not in self.namespace)
+        self._ledger.forget(dropped)
         released = [self.released.popleft() for _ in range(len(self.released))]
         request = {
             "run": run,
@@ -205,6 +212,7 @@ class Session:
             "heavy": [package for package in HEAVY if package not in sys.modules],
             "modules": modules,
             "sources": cell_sources(self._shell, parcel.files, self._sources) if self._shell else [],
+            "history": self._told.news() if run else {},
             "released": released,
             "secrets": secret_values,
             "cache": bool(cache),

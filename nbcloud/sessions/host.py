@@ -68,6 +68,8 @@ class _Session:
         self.verdict: tuple[str, str] | None = None
         self.timers: list[asyncio.Task[None]] = []
         self.finished: dict[str, str] = {}
+        self.comms: dict[str, str] = {}
+        """Comm messages that the kernel has not handled yet, and who asked."""
         self.closing = False
 
 
@@ -170,15 +172,27 @@ class Host(WorkerPlugin):
             case "interrupt":
                 self._spawn(session.kernel.interrupt())
             case "stop":
-                self._stop(session, message["state"], message["why"])
+                if session.run == message["run"]:  # it may have ended meanwhile
+                    self._stop(session, message["state"], message["why"])
             case "kill":
                 session.verdict = session.verdict or (message["state"], message["why"])
                 session.kernel.kill()
             case "close":
                 session.closing = True
                 session.kernel.kill()
-            case "call" | "comm":
+            case "call":
                 session.kernel.send(_frames(message))
+            case "comm":
+                self._comm(session, message)
+
+    def _comm(self, session: _Session, message: dict[str, Any]) -> None:
+        """Pass a comm message to the kernel; answered when it was handled, at once when it waits for a run."""
+        frames = _frames(message)
+        session.kernel.send(frames)
+        if session.run is None:
+            session.comms[json.loads(frames.header)["msg_id"]] = message["ask"]
+        else:
+            self._channel.post({"op": "answer", "ask": message["ask"], "answer": None})
 
     # Kernels
 
@@ -250,7 +264,7 @@ class Host(WorkerPlugin):
         del self._sessions[session.name]
         for timer in session.timers:
             timer.cancel()
-        items = [
+        items: list[tuple[Any, ...]] = [
             (
                 session.run,
                 time.time(),
@@ -339,6 +353,11 @@ class Host(WorkerPlugin):
                 self._pass_on(session, items)
                 items = []
                 self._idle(session, json.loads(frames.content))
+            if kind == "status" and parent.get("msg_id") in session.comms and b'"idle"' in frames.content:
+                self._pass_on(session, items)
+                items = []
+                ask = session.comms.pop(parent["msg_id"])
+                self._channel.post({"op": "answer", "ask": ask, "answer": None})
             if kind in _QUIET:
                 continue
             if kind == DONE:
@@ -422,8 +441,10 @@ class Host(WorkerPlugin):
 
 def _write_piece(path: Path, message: dict[str, Any]) -> None:
     """Add one piece to a blob that takes its name with the last."""
-    part = path.with_suffix(".part")
-    with part.open("r+b" if part.exists() else "xb", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+    if not message["writer"].isalnum():
+        raise ValueError(f"{message['writer']!r} is not the name of a writer.")
+    part = path.with_suffix(f".{message['writer']}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
         file.seek(message["offset"])
         file.write(message["data"])
         if message["last"]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbcloud.cells.ledger import Bundle, Ledger
+from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
+from nbcloud.cells.payloads import mutable_parts
 from nbcloud.sessions.handles import Handle
 from nbcloud.sessions.user_names import is_history
+
+_SHARING_SECONDS = 0.03
+_SHARING_LIMIT = 2**18
 
 
 @dataclass
@@ -105,6 +110,7 @@ class Inputs:
             if new - known or not choice.bundles:
                 choice.bundles, choice.refused = self._ledger.bundles(values - known)
             uses = {use for bundle in choice.bundles for use in bundle.payload.uses}
+            uses |= self._sharing(choice)
             uses |= {
                 use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())
             }
@@ -113,6 +119,32 @@ class Inputs:
         for name in sorted(known - travelling):
             choice.known[self._ledger.agreed_hash(name) or ""] = self._ledger.bundle_of(name)
         return choice
+
+    def _sharing(self, choice: Choice) -> set[str]:
+        """Names that the cell does not read, with values that share objects with those that travel.
+
+        A model whose optimiser is sent without it would no longer be trained by it.
+        """
+        parts = {part for bundle in choice.bundles for part in bundle.payload.parts}
+        if not parts:
+            return set()
+        sharing = set()
+        deadline = time.monotonic() + _SHARING_SECONDS
+        for name, value in list(self._namespace.items()):
+            left = deadline - time.monotonic()
+            if (
+                name in choice.names
+                or isinstance(value, (*ATOMS, Handle))
+                or left < 0
+                or not self.visible(name)
+            ):
+                continue
+            if (
+                id(value) in parts
+                or parts & mutable_parts(value, self._namespace, limit=_SHARING_LIMIT, seconds=left).keys()
+            ):
+                sharing.add(name)
+        return sharing
 
     def _by_name(self, name: str, choice: Choice) -> bool:
         value = self._namespace[name]

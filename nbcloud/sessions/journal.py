@@ -102,6 +102,8 @@ class _Run:
     state: str = "queued"
     why: str = ""
     exit_code: int | None = None
+    incomplete: bool = False
+    """Its session lacks values, and its client was asked for them."""
     end: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
@@ -153,7 +155,8 @@ class Journal(SchedulerPlugin):
         """By id."""
         self.runs: OrderedDict[str, _Run] = OrderedDict()
         self.last_active = time.time()
-        self._asks: dict[str, _Client] = {}
+        self._asks: dict[str, tuple[_Client, str]] = {}
+        """Questions to sessions: who asked, and which session."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.placement = Placement(scheduler)
         scheduler.handlers["nbcloud_host"] = self.serve_host
@@ -212,22 +215,28 @@ class Journal(SchedulerPlugin):
         """A worker's host connects, or connects again."""
         host = self.hosts.get(hello["worker"])
         if host is None or host.facts["id"] != hello["id"]:
-            host = _Host(hello["worker"], hello, Channel(lambda message: self.from_host(host, message)))
-            self.hosts[hello["worker"]] = host
+            new = _Host(hello["worker"], hello, Channel(lambda message: self.from_host(new, message)))
+            host = self.hosts[hello["worker"]] = new
+        host.channel.abort()  # nothing more may come over the old connection than is told to have come
         await comm.write({"received": host.channel.received, "protocol": PROTOCOL})
         await host.channel.run(comm, hello["received"])
 
     async def serve_client(self, comm: Comm, hello: dict[str, Any]) -> None:
         """A client connects, or connects again."""
         client = self.clients.get(hello["id"])
+        forgotten = client is None and hello["received"] > 0
+        facts = {"protocol": PROTOCOL, "version": nbcloud.__version__, "forgotten": forgotten}
+        if hello["protocol"] != PROTOCOL or forgotten:
+            await comm.write({**facts, "received": 0})
+            return
         if client is None:
             client = self.clients[hello["id"]] = _Client(hello["id"], self)
-        facts = {"received": client.channel.received, "protocol": PROTOCOL, "version": nbcloud.__version__}
-        await comm.write(facts)
-        if hello["protocol"] != PROTOCOL:
-            return
-        await client.channel.run(comm, hello["received"])
-        self._spawn(self._forget(client))
+        client.channel.abort()
+        await comm.write({**facts, "received": client.channel.received})
+        try:
+            await client.channel.run(comm, hello["received"])
+        finally:
+            self._spawn(self._forget(client))
 
     async def _forget(self, client: _Client) -> None:
         """Drop a client that does not come back; its runs go on."""
@@ -238,6 +247,12 @@ class Journal(SchedulerPlugin):
         for reader in client.readers.values():
             reader.cancel()
         for session in list(self.sessions.values()):
+            if (
+                session.active is not None
+                and session.active.incomplete
+                and session.active.client == client.id
+            ):
+                self._give_up(session, session.active)
             session.clients.discard(client.id)
             if not session.lasting and not session.clients and session.active is None and not session.queue:
                 self._close(session, "its notebook went away")
@@ -262,8 +277,10 @@ class Journal(SchedulerPlugin):
             if handler is None:
                 raise LookupError(f"This cluster's nbcloud does not know {operation!r}.")
             handler(client, message)
-        except (LookupError, ValueError) as error:
-            client.channel.post({"op": "answer", "ask": ask, "error": str(error).strip("'")})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the one who asked must not wait for ever
+            known = isinstance(error, LookupError | ValueError)
+            text = str(error).strip("'") if known else repr(error)
+            client.channel.post({"op": "answer", "ask": ask, "error": text})
 
     def _answer(self, client: _Client, message: dict[str, Any], answer: Any) -> None:
         client.channel.post({"op": "answer", "ask": message["ask"], "answer": answer})
@@ -306,9 +323,7 @@ class Journal(SchedulerPlugin):
         else:
             self._answer(client, message, session.facts())
 
-    async def _place(
-        self, session: _Session, memory: int | None, taken: list[str], silent: set[str]
-    ) -> None:
+    async def _place(self, session: _Session, memory: int | None, taken: list[str], silent: set[str]) -> None:
         try:
             async for phase in self.placement.place(session.id, session.resources, memory, taken, silent):
                 for client, ask in session.waiting:
@@ -329,9 +344,11 @@ class Journal(SchedulerPlugin):
 
     def _on_run(self, client: _Client, message: dict[str, Any]) -> None:
         """Queue a run in its session; its messages go to the client from the first on."""
-        session = self._session(message["session"])
-        if session.state == "lost":
-            raise LookupError(f"The session {session.name!r} was lost: {session.why}.")
+        session = self.sessions.get(message["session"])
+        if session is None:
+            self._refuse(client, message)
+            return
+        session.clients.add(client.id)
         path = self.directory / f"{message['run']}.jsonl"
         run = self.runs.get(message["run"])
         if run is None:
@@ -340,11 +357,19 @@ class Journal(SchedulerPlugin):
             )
             self.runs[run.id] = run
             self._read(client, run, 0)
-        else:  # the same run again, with the values that its session had lost
-            run.request = message
-        session.queue.append(run)
+            session.queue.append(run)
+        elif session.active is run:  # the same run again, with the values that its session had lost
+            run.request, session.active = message, None
+            session.queue.appendleft(run)
         self._next(session)
         self._trim()
+
+    def _refuse(self, client: _Client, message: dict[str, Any]) -> None:
+        """The session of a run was lost while the run was on its way."""
+        why = "its session was lost before it began"
+        end = {"state": "lost", "why": why, "exit_code": None, "content": b"", "buffers": list[bytes]()}
+        client.channel.post({"op": "session_lost", "session": message["session"], "why": "it is gone"})
+        client.channel.post({"op": "end", "run": message["run"], **end})
 
     def _on_read(self, client: _Client, message: dict[str, Any]) -> None:
         """Send a run's messages after a number, then those to come, then its end."""
@@ -366,7 +391,13 @@ class Journal(SchedulerPlugin):
         session = self.sessions.get(run.session)
         if session and session.active is run and session.host:
             session.host.channel.post(
-                {"op": "stop", "session": session.id, "state": "cancelled", "why": "it was cancelled"}
+                {
+                    "op": "stop",
+                    "session": session.id,
+                    "run": run.id,
+                    "state": "cancelled",
+                    "why": "it was cancelled",
+                }
             )
         elif session and run in session.queue:
             self._withdraw(session, run, "cancelled", "it was cancelled before it began")
@@ -389,17 +420,16 @@ class Journal(SchedulerPlugin):
             session.host.channel.post({"op": "close", "session": session.id})
         self._lose(session, why, None)
 
-    def _on_comm(self, client: _Client, message: dict[str, Any]) -> None:  # noqa: ARG002
-        session = self._session(message["session"])
+    def _on_comm(self, client: _Client, message: dict[str, Any]) -> None:
         self.last_active = time.time()
-        if session.host:
-            session.host.channel.post({"op": "comm", **message})
+        self._relay(client, message, "comm")
 
     def _relay(self, client: _Client, message: dict[str, Any], operation: str) -> None:
         session = self._session(message["session"])
+        session.clients.add(client.id)
         if session.host is None or session.state != "ready":
             raise LookupError(f"The session {session.name!r} is not ready: {session.why or session.state}.")
-        self._asks[message["ask"]] = client
+        self._asks[message["ask"]] = client, session.id
         session.host.channel.post({"op": operation, **message})
 
     def _on_call(self, client: _Client, message: dict[str, Any]) -> None:
@@ -420,7 +450,7 @@ class Journal(SchedulerPlugin):
         """One message of a worker's host."""
         operation = message.pop("op")
         if operation == "answer":
-            client = self._asks.pop(message["ask"], None)
+            client, _ = self._asks.pop(message["ask"], (None, ""))
             if client is not None:
                 client.channel.post({"op": "answer", **message})
             return
@@ -469,10 +499,14 @@ class Journal(SchedulerPlugin):
         run = session.active
         if run is None or run.id != message["run"]:
             return
-        session.active = None
-        if message["state"] == "missing":  # its client sends it again, with what was missing
-            self._tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
+        if message["state"] == "missing":
+            if run.client in self.clients:  # it sends the run again, with what was missing; others wait
+                run.incomplete = True
+                self._tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
+            else:
+                self._give_up(session, run)
             return
+        session.active = None
         if message["content"]:
             names = json.loads(message["content"]).get("names", {})
             session.names.difference_update(names.get("removed", ()))
@@ -499,6 +533,11 @@ class Journal(SchedulerPlugin):
             client.channel.post(
                 {"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."}
             )
+        for ask in [ask for ask, (_, asked) in self._asks.items() if asked == session.id]:
+            client, _ = self._asks.pop(ask)
+            client.channel.post(
+                {"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."}
+            )
         for identity in session.clients:
             if identity in self.clients:
                 self.clients[identity].channel.post({"op": "session_lost", "session": session.id, "why": why})
@@ -517,7 +556,7 @@ class Journal(SchedulerPlugin):
         ):
             return
         run = session.active = session.queue.popleft()
-        run.state = "running"
+        run.state, run.incomplete = "running", False
         where = {
             "worker": session.host.worker,
             "host": session.host.facts["host"],
@@ -527,6 +566,12 @@ class Journal(SchedulerPlugin):
             run.log.append(STARTED, json.dumps({"session": session.id, **where}).encode())
         session.host.channel.post({"op": "execute", **run.request})
         run.request = {}
+
+    def _give_up(self, session: _Session, run: _Run) -> None:
+        """Nobody is there to send what a run lacks."""
+        session.active = None
+        self._end(run, "lost", "its session lacked values, and its notebook is gone", None)
+        self._next(session)
 
     def _withdraw(self, session: _Session, run: _Run, state: str, why: str) -> None:
         session.queue.remove(run)
@@ -568,14 +613,13 @@ class Journal(SchedulerPlugin):
 
     async def _follow(self, client: _Client, run: _Run, after: int) -> None:
         """Give one client what it has not had yet, at its own pace."""
-        with contextlib.suppress(asyncio.CancelledError):
-            while True:
-                await run.log.grown(after)
-                if run.log.count <= after:
-                    break
-                after, lines = run.log.read(after, _BATCH)
-                client.channel.post({"op": "messages", "run": run.id, "last": after, "lines": lines})
-                await client.channel.light()
+        while True:
+            await run.log.grown(after)
+            if run.log.count <= after:
+                break
+            after, lines = run.log.read(after, _BATCH)
+            client.channel.post({"op": "messages", "run": run.id, "last": after, "lines": lines})
+            await client.channel.light()
         end = run.end or {"content": b"", "buffers": []}
         client.channel.post({"op": "end", "run": run.id, **run.facts(), **end})
         client.readers.pop(run.id, None)

@@ -129,7 +129,11 @@ class Link:
 
     def post(self, operation: str, **fields: Any) -> None:
         """Tell the journal something that needs no answer."""
-        self._loop.call_soon_threadsafe(self._channel.post, {"op": operation, **fields})
+        with contextlib.suppress(RuntimeError):  # the loop has ended with the link
+            self._loop.call_soon_threadsafe(self._post, {"op": operation, **fields})
+
+    def _post(self, message: dict[str, Any]) -> None:
+        self._channel.post(message)
 
     def listen(self, key: str, listener: Listener) -> None:
         """Have messages of a run, a session (by its id), or ``"cluster"`` given to ``listener``."""
@@ -182,6 +186,9 @@ class Link:
                     return
                 await asyncio.sleep(_AGAIN_SECONDS)
                 continue
+            except Exception as error:  # noqa: BLE001 - whatever Dask raises, nobody may wait for ever
+                self._fail(first, ClusterLost(f"The cluster {self.info.name!r} can't be used: {error!r}."))
+                return
             if not first.done():
                 first.set_result(None)
             ping = asyncio.create_task(self._ping())
@@ -216,7 +223,7 @@ class Link:
     async def _connect(self) -> tuple[Comm, dict[str, Any]]:
         security = self.info.security()
         arguments = security.get_connection_args("client") if security else {}
-        for attempt in range(2):
+        for attempt in range(3):
             comm = await connect(self.info.address, timeout=_CONNECT_SECONDS, **arguments)
             hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
             await comm.write({"op": "nbcloud_client", "hello": hello})
@@ -225,11 +232,30 @@ class Link:
             if isinstance(welcome, dict) and "protocol" in welcome:
                 if welcome["protocol"] != PROTOCOL:
                     raise self._skew(welcome)
-                return comm, welcome
+                if not welcome["forgotten"]:
+                    return comm, welcome
+                comm.abort()
+                self._begin_anew()
+                continue
             comm.abort()
             if attempt == 0:
                 await self._install(arguments)
         raise ClusterLost(f"nbcloud could not be brought to the cluster {self.info.name!r}.")
+
+    def _begin_anew(self) -> None:
+        """The journal forgot this client while it was away: whoever waits must ask again."""
+        self._identity = secrets.token_hex(8)
+        self._channel = Channel(self._received)
+        with self._lock:
+            asks, self._asks = list(self._asks.values()), {}
+            listeners = list(self._listeners.items())
+        for future, _ in asks:
+            if not future.done():
+                future.set_exception(
+                    SessionError("The cluster forgot the question: the connection was lost.")
+                )
+        for key, listener in listeners:
+            listener({"op": "reconnected", "key": key})
 
     def _skew(self, welcome: dict[str, Any]) -> VersionSkew:
         return VersionSkew(

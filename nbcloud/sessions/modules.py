@@ -48,6 +48,13 @@ class RemoteModules:
         self._imported.update((entry["name"], entry["hash"]) for entry in entries)
         return []
 
+    def settle(self) -> None:
+        """Take what the session's own cells wrote as known: as in any kernel, it stays unseen until a reload."""
+        for name in self._imported:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file:
+                self._imported[name] = _hash(Path(file))
+
     def _is_stale(self, entry: dict[str, Any]) -> bool:
         known = self._imported.get(entry["name"])
         return known is not None and known != entry["hash"]
@@ -73,7 +80,7 @@ class RemoteModules:
 
 def _hash(path: Path) -> str:
     try:
-        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+        return str(xxhash.xxh3_128_hexdigest(path.read_bytes()))
     except OSError:
         return ""
 

@@ -22,6 +22,7 @@ from nbcloud.cells.ledger import ATOMS, Ledger
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
+from nbcloud.sessions.history import follow
 from nbcloud.sessions.modules import RemoteModules
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
 from nbcloud.sessions.user_names import is_history
@@ -82,6 +83,7 @@ class RemoteNames:
                 missing.append(entry["hash"])
         if missing:
             return missing
+        follow(self._shell, request["history"])
         for name in request.get("drop", ()):
             self._namespace.pop(name, None)
         self._ledger.forget(request.get("drop", ()))
@@ -151,7 +153,7 @@ class RemoteNames:
             for name in sorted(request["uses"])
             if name in self._namespace
         ]
-        return xxhash.xxh3_128_hexdigest(repr((request["code_hash"], inputs)).encode())
+        return str(xxhash.xxh3_128_hexdigest(repr((request["code_hash"], inputs)).encode()))
 
     def remember(self, request: dict[str, Any], key: str, results: dict[str, Any]) -> None:
         """A run ended well: with the same code and inputs it need not run again."""

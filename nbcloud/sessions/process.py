@@ -115,7 +115,8 @@ class KernelProcess:
         self._send = zmq.Socket.shadow(self._shell.underlying)
         async with asyncio.timeout(_READY_SECONDS):
             ready = asyncio.create_task(self._answers())
-            await asyncio.wait([ready, self._ended], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [ready, self._ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
                 ready.cancel()
                 raise SessionLost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -34,6 +35,7 @@ class RelayedBlobs:
         _, total = layout([buffer.nbytes for buffer in buffers])
         pieces = list(chunks(buffers, _PIECE))
         under_way: deque[Future[Any]] = deque()
+        writer = secrets.token_hex(4)  # another client may be sending the same
         for index, (offset, piece) in enumerate(pieces):
             if len(under_way) == _UNDER_WAY:
                 _wait(under_way.popleft())
@@ -42,7 +44,15 @@ class RelayedBlobs:
                 while under_way:  # the last piece gives the blob its name
                     _wait(under_way.popleft())
             under_way.append(
-                self._ask("blob_write", name, offset=offset, data=bytes(piece), total=total, last=last)
+                self._ask(
+                    "blob_write",
+                    name,
+                    writer=writer,
+                    offset=offset,
+                    data=bytes(piece),
+                    total=total,
+                    last=last,
+                )
             )
         while under_way:
             _wait(under_way.popleft())

@@ -19,6 +19,7 @@ from pathlib import Path
 STARTED = "nbcloud_started"
 FINISHED = "nbcloud_finished"
 DROPPED = "nbcloud_dropped"
+_KEPT_WHEN_CLOSED = 2**16
 
 
 def line(
@@ -165,16 +166,22 @@ class RunLog:
             return last, file.read(end - start)
 
     def close(self) -> None:
-        """No more messages will come."""
+        """No more messages will come: what the file has needs no place in memory."""
         self.closed = True
         self._grown.set()
+        self._close_file()
+        if len(self._offsets) == self.count and self._bytes > _KEPT_WHEN_CLOSED:
+            self._lines.clear()
+            self._bytes = 0
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def remove(self) -> None:
         """Forget everything."""
         self.close()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from nbcloud.config import private_dir
 from nbcloud.errors import TransferError
 
 _ALIGN = 64
+_SHARE = 4
+_LEAST = 2**30
+_FRESH_SECONDS = 60.0
+"""A younger blob may be on its way to its reader."""
 _TOKEN = "token"  # noqa: S105 - the name of a file, not a secret
 
 
@@ -44,11 +49,13 @@ def write_blob(directory: Path, name: str, buffers: Sequence[memoryview]) -> Non
         When the directory's file system is full.
     """
     target = directory / name
-    if target.exists():
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(target)
         return
     part = directory / f"{name}.{secrets.token_hex(4)}.part"
     sizes = [buffer.nbytes for buffer in buffers]
     offsets, end = layout(sizes)
+    _make_room(directory, end)
     try:
         # write() reports a full file system as an error; filling a map would end in SIGBUS.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -69,6 +76,30 @@ def write_blob(directory: Path, name: str, buffers: Sequence[memoryview]) -> Non
             f"{end:,} bytes don't fit in {directory}: {error.strerror}.",
             "Free memory there (%cloud reset drops a session's values) or send less.",
         ) from error
+
+
+def _make_room(directory: Path, size: int) -> None:
+    """Remove blobs past the share of the file system that a spool may take, the oldest first.
+
+    Whoever has mapped them keeps them; for whoever has not, they are sent once more.
+    """
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name != _TOKEN and not entry.name.endswith(".part"):
+                    found.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+    excess = (
+        sum(nbytes for _, nbytes, _ in found)
+        + size
+        - max(_LEAST, shutil.disk_usage(directory).total // _SHARE)
+    )
+    for changed, nbytes, path in sorted(found):
+        if excess <= 0 or time.time() - changed < _FRESH_SECONDS:
+            break
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+            excess -= nbytes
 
 
 def map_blob(path: Path, sizes: Sequence[int]) -> list[memoryview]:
@@ -114,15 +145,27 @@ def is_shared(directory: str, token: str) -> bool:
 
 def own_directory(base: Path) -> Path:
     """A new private directory of this process below ``base``; those of dead processes are removed."""
-    parent = private_dir(base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}")
+    parent = _parent(base)
+    if parent.is_symlink() or (
+        parent.exists() and hasattr(os, "getuid") and parent.stat().st_uid != os.getuid()
+    ):
+        # Anyone may make a folder of this name there: values are not put where another could reach them.
+        raise TransferError(
+            f"{parent} belongs to another user.", "Remove it, or set TMPDIR to a folder of yours."
+        )
+    private_dir(parent)
     _remove_orphans(parent)
     return private_dir(parent / f"{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _parent(base: Path) -> Path:
+    return base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
 
 def remove_orphans() -> None:
     """Remove what killed workers of this user left on this machine."""
     for base in {_base(), Path(tempfile.gettempdir())}:
-        parent = base / f"nbcloud-{os.getuid() if hasattr(os, 'getuid') else 0}"
+        parent = _parent(base)
         if parent.is_dir():
             _remove_orphans(parent)
 

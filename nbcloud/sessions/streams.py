@@ -53,28 +53,36 @@ class OrderedOutStream(OutStream):
             # A forked child has its own copy of the buffer and no IO thread: ipykernel knows what to do.
             return super().write(string) or 0
         shared = OrderedOutStream
-        written = len(string)
-        if self._redactor is not None:
-            string = self._redactor.stream(string)
-            if not string:
-                return written
-        parent = frozenset(self.parent_header.items())
         with self._segments_lock:
-            segments = shared._segments
-            if not segments or segments[-1][0] != self.name or segments[-1][1] != parent:
-                segments.append((self.name, parent, StringIO()))
-            segments[-1][2].write(string)
-            if shared.black_box is not None:
-                shared.black_box.write(self.name, string)
-            shared._pending += len(string)
-        self._schedule_flush()
+            self._add(self._redactor.stream(string) if self._redactor is not None else string)
         while shared._pending > _PENDING_LIMIT and threading.current_thread() is not self.pub_thread.thread:
             self.flush()
-        return written
+        return len(string)
+
+    def _add(self, string: str) -> None:
+        """Add text without secrets; called with the lock."""
+        if not string:
+            return
+        shared = OrderedOutStream
+        parent = frozenset(self.parent_header.items())
+        segments = shared._segments
+        if not segments or segments[-1][0] != self.name or segments[-1][1] != parent:
+            segments.append((self.name, parent, StringIO()))
+        segments[-1][2].write(string)
+        if shared.black_box is not None:
+            shared.black_box.write(self.name, string)
+        shared._pending += len(string)
+        self._schedule_flush()
 
     def redact_with(self, redactor: Redactor) -> None:
         """Keep secrets out of all that is written from now on."""
-        self._redactor = redactor.fork() if redactor else None
+        with self._segments_lock:
+            self._let_go()
+            self._redactor = redactor.fork() if redactor else None
+
+    def _let_go(self) -> None:
+        if self._redactor is not None:
+            self._add(self._redactor.flush())
 
     def _schedule_flush(self) -> None:
         shared = OrderedOutStream
@@ -142,11 +150,8 @@ class OrderedOutStream(OutStream):
     def drain(self) -> None:
         """Take in what was written to the file descriptor, and let go what was held back, up to now."""
         self._drain_descriptor()
-        if self._redactor is not None:
-            held = self._redactor.flush()
-            redactor, self._redactor = self._redactor, None
-            self.write(held)
-            self._redactor = redactor
+        with self._segments_lock:
+            self._let_go()
 
     def _drain_descriptor(self) -> None:
         if not self._should_watch:

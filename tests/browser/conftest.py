@@ -1,7 +1,7 @@
 """A real JupyterLab in a real Chromium; its kernels use a real local cluster.
 
 A test opens a notebook, runs cells through JupyterLab's own commands, and looks at the page and at the
-notebook's model. Each test leaves a picture of the page, ``end.png``, in its temporary directory.
+notebook's model. Pictures of the page lie in ``lab0/notebooks/pictures`` of pytest's temporary directory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
-_LIMIT = 10.0
+_LIMIT = 30.0
 """Seconds after which what a page should show counts as missing."""
 
 # What the tests do in the page, with JupyterLab's own objects.
@@ -50,9 +49,12 @@ window.lab = {
   runs: {},
   isReady: false,
   get panel() { return jupyterapp.shell.currentWidget; },
-  async ready() {
+  async open(path) {
+    this.isReady = false;
+    this.runs = {};
     await jupyterapp.restored;
-    while (!this.panel?.context) await new Promise(done => setTimeout(done, 20));
+    await jupyterapp.commands.execute('docmanager:open', {path});
+    while (this.panel?.context?.path !== path) await new Promise(done => setTimeout(done, 20));
     await this.panel.context.ready;
     await this.panel.revealed;
     await this.panel.sessionContext.ready;
@@ -242,12 +244,14 @@ class Notebook:
         self.path = path
 
     def open(self) -> None:
-        """Load the page, or load it anew."""
-        self.page.goto(f"{self.lab.url}lab/workspaces/{self.path.stem}/tree/{self.path.name}?token={self.lab.token}")
-        self.page.wait_for_function("window.jupyterapp !== undefined", timeout=_LIMIT * 1000)
-        self.page.evaluate(_IN_PAGE)
-        self.page.evaluate("() => { lab.ready() }")
+        """Open it in the page."""
+        self.page.evaluate("path => { lab.open(path) }", self.path.name)
         self.page.wait_for_function("lab.isReady", timeout=_LIMIT * 1000)
+
+    def reload(self) -> None:
+        """Load the page anew, and open it there."""
+        _load(self.page, self.lab)
+        self.open()
 
     def start(self, code: str) -> Cell:
         """Run code in a new cell, without waiting for its end."""
@@ -264,11 +268,15 @@ class Notebook:
         self.page.evaluate("name => { jupyterapp.commands.execute(name) }", name)
 
     def restart_kernel(self) -> None:
-        """Restart the kernel, and confirm it in the dialog."""
-        before = self.lab.request("GET", "api/sessions")[0]["kernel"]["id"]
-        self.command("notebook:restart-kernel")
+        """Restart the kernel, confirm it in the dialog, and wait for the new one."""
+        self.page.evaluate(
+            """() => {
+                lab.restarted = false;
+                jupyterapp.commands.execute('notebook:restart-kernel').then(done => { lab.restarted = done; });
+            }"""
+        )
         self.page.locator(".jp-Dialog button.jp-mod-warn").click()
-        self.page.evaluate("async () => { await lab.panel.sessionContext.restarted; }") if before is None else None
+        self.page.wait_for_function("lab.restarted", timeout=_LIMIT * 1000)
 
     def save(self) -> nbformat.NotebookNode:
         """Save it; what the file has then."""
@@ -276,35 +284,49 @@ class Notebook:
         return nbformat.read(self.path, as_version=4)
 
     def picture(self, name: str) -> None:
-        """Keep a picture of the page beside ``end.png``."""
-        self.page.screenshot(path=self.path.with_name(f"{self.path.stem}-{name}.png"))
+        """Keep a picture of the page."""
+        self.page.screenshot(path=self.path.parent / "pictures" / f"{self.path.stem}-{name}.png")
 
     def close(self) -> None:
-        """End its kernel."""
+        """Save it, close it, and end its kernel."""
+        self.save()
+        self.command("application:close")
         for session in self.lab.request("GET", "api/sessions"):
             if session["path"] == self.path.name:
                 self.lab.request("DELETE", f"api/sessions/{session['id']}")
 
 
+def _load(page: Page, lab: Lab) -> None:
+    page.goto(f"{lab.url}lab/workspaces/tests?reset&token={lab.token}")
+    page.wait_for_function("window.jupyterapp !== undefined", timeout=_LIMIT * 1000)
+    page.evaluate(_IN_PAGE)
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, lab: Lab) -> Iterator[Page]:
+    """JupyterLab, loaded."""
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    _load(page, lab)
+    yield page
+    page.close()
+
+
 @pytest.fixture
 def notebook(
-    lab: Lab, browser: Browser, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, page: Page, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Notebook]:
-    """A new notebook in a window of its own, with nbcloud loaded; the records of its runs are this test's."""
+    """A new notebook in the browser, with nbcloud loaded; this process sees the records of its runs."""
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(lab.records))
     path = lab.root / f"{request.node.name}.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), path)
-    page = browser.new_page(viewport={"width": 1100, "height": 1000})
     notebook = Notebook(lab, page, path)
     try:
         notebook.open()
         notebook.run("%load_ext nbcloud")
         yield notebook
     finally:
-        with suppress(Exception):
-            page.screenshot(path=tmp_path / "end.png")
-        page.close()
+        notebook.picture("end")
         notebook.close()
 
 
