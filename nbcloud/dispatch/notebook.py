@@ -264,6 +264,15 @@ class Notebook:
             session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder
         )
         run.session = session
+
+        def collect() -> dict[str, Any]:
+            end, buffers = run.end
+            if "names" in end:
+                session.receive(end["names"], buffers, self.limits())
+            return {name: self.namespace[name] for name in options.outputs if name in self.namespace}
+
+        if options.background:
+            run.collect = collect
         if prepare is not None:
             prepare(run)
         self.recorder.begin(run.record, str(Path.cwd()))

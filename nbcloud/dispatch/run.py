@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -68,8 +68,8 @@ class CloudRun:
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
         self.again: Callable[[list[str]], None] = lambda _hashes: None
-        self._collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]] | None = None
-        self._values: dict[str, Any] = {}
+        self.collect: Callable[[], dict[str, Any]] = dict
+        self._values: dict[str, Any] | None = None
         self.on_end: Callable[[CloudRun], None] | None = None
         self.on_missing: Callable[[list[str]], None] | None = None
 
@@ -272,23 +272,14 @@ class CloudRun:
         error = self.exception(timeout)
         if error is not None:
             raise error
-        self.collect()
-        values = list(self._values.values())
-        return values[0] if len(values) == 1 else (dict(self._values) or None)
+        values = self.values()
+        return next(iter(values.values())) if len(values) == 1 else (values or None)
 
-    def collect(self) -> None:
-        """Bind what it left in the notebook's namespace, once."""
-        collect, self._collect = self._collect, None
-        if collect is not None and self._end.get("content"):
-            collect(*self.end)
-
-    def collects(self, collect: Callable[[dict[str, Any], Sequence[Any]], list[dict[str, Any]]]) -> None:
-        """Say what binds the results, when someone asks for them."""
-        self._collect = collect
-
-    def has(self, values: dict[str, Any]) -> None:
-        """The values of its ``-o`` names."""
-        self._values = values
+    def values(self) -> dict[str, Any]:
+        """The values of its ``-o`` names, which are bound in the notebook with this; it must have ended."""
+        if self._values is None:
+            self._values = self.collect()
+        return self._values
 
     def __getitem__(self, name: str) -> Any:
         """The value of one of its ``-o`` names; waits for the end."""

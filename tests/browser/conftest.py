@@ -144,7 +144,13 @@ def lab(
         "NBCLOUD_DATA_DIR": str(records),
     }
     token = "for-the-tests"
-    flags = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={root}"]
+    flags = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--ServerApp.port=0",
+        f"--ServerApp.root_dir={root}",
+    ]
     flags += [f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"]
     flags += ["--LabApp.extension_manager=readonly"]
     with (base / "server.log").open("wb") as log:
@@ -180,7 +186,9 @@ def _facts(runtime: Path, server: subprocess.Popen[bytes]) -> str:
 @pytest.fixture(scope="module")
 def browser(chromium: str, lab: Lab) -> Iterator[Browser]:
     """One browser for each module: Playwright keeps an event loop in this thread, which other tests may not find."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install 'nbcloud[dev]'")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is missing: pip install 'nbcloud[dev]'"
+    )
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=_CHROMIUM_FLAGS)
         yield browser
@@ -202,7 +210,11 @@ class Cell:
 
     def text(self, *names: str) -> str:
         """The text of its streams, of all or of those named."""
-        texts = [o["text"] for o in self.outputs if o["output_type"] == "stream" and o["name"] in (names or o["name"])]
+        texts = [
+            o["text"]
+            for o in self.outputs
+            if o["output_type"] == "stream" and o["name"] in (names or o["name"])
+        ]
         return "".join(text if isinstance(text, str) else "".join(text) for text in texts)
 
     @property
@@ -217,7 +229,9 @@ class Cell:
 
     def wait(self, limit: float = _LIMIT) -> Cell:
         """Wait until it has run to its end."""
-        self.page.wait_for_function("index => lab.runs[index] === 'done'", arg=self.index, timeout=limit * 1000)
+        self.page.wait_for_function(
+            "index => lab.runs[index] === 'done'", arg=self.index, timeout=limit * 1000
+        )
         return self
 
     def until(self, condition: Callable[[Cell], Any], limit: float = _LIMIT) -> Cell:
@@ -225,7 +239,9 @@ class Cell:
         deadline = time.monotonic() + limit
         while not condition(self):
             if time.monotonic() > deadline:
-                pytest.fail(f"It did not come true of cell {self.index} within {limit:g} s; its outputs: {self.outputs}")
+                pytest.fail(
+                    f"It did not come true of cell {self.index} within {limit:g} s; its outputs: {self.outputs}"
+                )
             self.page.wait_for_timeout(30)
         return self
 
@@ -262,6 +278,14 @@ class Notebook:
     def run(self, code: str, limit: float = _LIMIT) -> Cell:
         """Run code in a new cell to its end."""
         return self.start(code).wait(limit)
+
+    def type(self, text: str) -> Locator:
+        """Type text into a new cell; its editor."""
+        index = self.page.evaluate("lab.add('')")
+        editor = self.page.locator(f'[data-number="{index}"] .cm-content')
+        editor.click()
+        self.page.keyboard.type(text)
+        return editor
 
     def command(self, name: str) -> None:
         """Give a command of JupyterLab, as a menu would, without waiting for what comes of it."""

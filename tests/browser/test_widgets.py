@@ -114,7 +114,7 @@ print("and on")
     inside.get_by_text("second inside", exact=True).wait_for()
     inside.get_by_text("ZeroDivisionError").first.wait_for()
     notebook.picture("output")
-    assert inside.get_by_text("first inside").count() == 0
+    assert inside.get_by_text("first inside", exact=True).count() == 0
     assert cell.text("stdout") == "before\nafter\nand on\n"
     assert cell.text("stderr") == "to stderr\n"
 

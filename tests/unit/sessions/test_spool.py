@@ -76,13 +76,13 @@ def test_no_room_is_an_error_and_leaves_nothing(tmp_path):
 
 
 def test_old_blobs_make_room_and_stay_readable_where_they_are_mapped(tmp_path, monkeypatch):
-    monkeypatch.setattr(spool, "_LEAST", 1_000_000)
-    monkeypatch.setattr(spool, "_SHARE", 10**9)
     for number in range(3):
         write_blob(tmp_path, f"old{number}", views(numpy.full(50_000, number)))
         past = time.time() - 1000 + number
         os.utime(tmp_path / f"old{number}", (past, past))
     (mapped,) = map_blob(tmp_path / "old0", [400_000])
+    monkeypatch.setattr(spool, "_LEAST", 1_000_000)
+    monkeypatch.setattr(spool, "_SHARE", 10**9)
     write_blob(tmp_path, "old1", views(numpy.full(50_000, 1)))  # asked for again
     write_blob(tmp_path, "new", views(numpy.ones(50_000)))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["new", "old1"]

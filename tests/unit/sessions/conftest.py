@@ -1,0 +1,27 @@
+"""A shell of its own for each test module, and messages carried from one side to the other."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+
+@pytest.fixture(scope="session")
+def _shell() -> Iterator[InteractiveShell]:
+    config = Config()
+    config.HistoryManager.enabled = False
+    main, hook, display = sys.modules["__main__"], sys.excepthook, sys.displayhook
+    shell = InteractiveShell(config=config)
+    yield shell
+    shell.atexit_operations()
+    sys.modules["__main__"], sys.excepthook, sys.displayhook = main, hook, display
+
+
+@pytest.fixture
+def shell(_shell: Any) -> Iterator[Any]:
+    """A real IPython shell with a namespace that is new."""
+    _shell.reset(new_session=True)
+    yield _shell
