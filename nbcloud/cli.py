@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.verb is None:
             raise Help(parser().format_help())
         _print(arguments.function(arguments, _progress), arguments)
+        sys.stdout.flush()  # not at the very end, where a reader that is gone would be an error
     except Help as page:
         print(page, end="")
     except UsageError as error:
@@ -46,7 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
         notice("Interrupted.")
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        sys.stderr.close()
+        # What is still in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         from nbcloud.dispatch.links import close_links

@@ -17,8 +17,8 @@ from nbcloud.cells.visitor import CellVisitor
 class Required:
     """A name that a cell certainly evaluates, and where: line from 1, columns from 0 in characters.
 
-    ``at_once`` says that nothing of the cell has had an effect before: where the name is missing, all that the
-    cell does is to fail.
+    ``at_once`` says that nothing of the cell has had an effect before: where the name is missing, all that
+    the cell does is to fail.
     """
 
     name: str

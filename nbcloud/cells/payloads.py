@@ -210,7 +210,9 @@ def encode(
     )
 
 
-def mutable_parts(value: Any, namespace: Mapping[str, Any] | None, *, limit: int, seconds: float) -> dict[int, Any]:
+def mutable_parts(
+    value: Any, namespace: Mapping[str, Any] | None, *, limit: int, seconds: float
+) -> dict[int, Any]:
     """The mutable objects inside a value, by identity; none when looking takes too long.
 
     Parameters

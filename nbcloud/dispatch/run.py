@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import (
@@ -22,8 +22,10 @@ from nbcloud.errors import (
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.link import Link
 from nbcloud.sessions.runlog import DROPPED, FINISHED, STARTED
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.link import Link
 
 Event = tuple[str, Any]
 """``("missing", hashes)``, ``("silent", facts)``, ``("left", None)`` or ``("end", None)``."""
@@ -284,11 +286,10 @@ class CloudRun:
     def __getitem__(self, name: str) -> Any:
         """The value of one of its ``-o`` names; waits for the end."""
         self.result()
-        if name not in self._values:
-            raise UsageError(
-                f"Run {self.id} has no result {name!r}; it has: {', '.join(self._values) or 'none'}."
-            )
-        return self._values[name]
+        values = self.values()
+        if name not in values:
+            raise UsageError(f"Run {self.id} has no result {name!r}; it has: {', '.join(values) or 'none'}.")
+        return values[name]
 
     def text(self) -> str:
         """All that it has printed up to now, from the record."""

@@ -21,7 +21,7 @@ from nbcloud.errors import RemoteError, RunLost, RunNotFound, UsageError
 from nbcloud.jupyter.comms import CommRelay
 from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.interrupts import Departure, Interrupts
-from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error
+from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_errors_once
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
@@ -42,6 +42,7 @@ class CellRunner:
         self.shell = shell
         self.notebook = Notebook(shell.user_ns, shell)
         self.comms = CommRelay(shell)
+        show_errors_once(shell)
         self.departure = Departure(shell)
         self.notebook.on_outside = self._outside
 
@@ -99,7 +100,7 @@ class CellRunner:
         shown = CellOutput(self.shell, self.comms, session, run.id)
         self._follow(run, session, shown)
         shown.close(raised=run.state is RunState.FAILED)
-        self._finish(run, session, options)
+        self._finish(run, session, options, shown)
         return None
 
     def _submit(
@@ -177,7 +178,7 @@ class CellRunner:
                         f"When it is back: %cloud attach {run.id}",
                     )
 
-    def _finish(self, run: CloudRun, session: Any, options: CellOptions) -> None:
+    def _finish(self, run: CloudRun, session: Any, options: CellOptions, shown: CellOutput) -> None:
         end, buffers = run.end
         left = False
         for payload in end.get("payload", ()):
@@ -201,15 +202,15 @@ class CellRunner:
         if error is None:
             return
         if run.state is RunState.FAILED:
-            raise self._remote_error(run, end)
+            raise self._remote_error(run, end, shown=shown.error_shown and not run.message)
         raise error
 
-    def _remote_error(self, run: CloudRun, end: dict[str, Any]) -> Exception:
+    def _remote_error(self, run: CloudRun, end: dict[str, Any], *, shown: bool) -> Exception:
         error = run.error or {"ename": "Error", "evalue": "", "traceback": []}
         if end.get("status") == "refused":
             text = f"{error['ename']}: {error['evalue']}"
             return cell_error(error["ename"], error["evalue"], ["The cell did not run: " + text])
-        return cell_error(error["ename"], error["evalue"], error["traceback"])
+        return cell_error(error["ename"], error["evalue"], error["traceback"], shown=shown)
 
     def _tell_results(self, report: list[dict[str, Any]], options: CellOptions) -> None:
         missing = [entry["name"] for entry in report if entry["kind"] == "missing"]

@@ -63,8 +63,8 @@ class CommRelay:
         if kind == "comm_open":
             remote = _RemoteComm(self, session, content["comm_id"], content["target_name"])
             manager.register_comm(remote)
-            # A page that is loaded anew asks this target for the states of all widgets, and would get those of
-            # this kernel only. When it is refused, it asks each comm for its own.
+            # A page that is loaded anew asks this target for the states of all widgets, and would get only
+            # those of this kernel. When it is refused, it asks each comm for its own.
             manager.register_target(_CONTROL, _refuse)
         elif kind == "comm_close":
             known = manager.get_comm(content["comm_id"])

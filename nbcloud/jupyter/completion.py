@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from nbcloud.commands.cell import cell_parser
 
 if TYPE_CHECKING:
     from nbcloud.jupyter.magics import CloudMagics
 
+_LINE = re.compile(r"\s*%%?cloud\s")
 _RUN_VERBS = {"logs", "attach", "cancel"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
 
 
-def complete(magics: CloudMagics, event: Any) -> list[str]:
-    """What may come next on the line.
+def matcher(magics: CloudMagics) -> Callable[[CompletionContext], SimpleMatcherResult]:
+    """The completions of these magics for IPython; where they have any, there are no others."""
+
+    @context_matcher(identifier="nbcloud", priority=1000)  # type: ignore[untyped-decorator]
+    def match(context: CompletionContext) -> SimpleMatcherResult:
+        begun, fitting = "", list[str]()
+        if _LINE.match(context.text_until_cursor):
+            begun, fitting = complete(magics, context.text_until_cursor)
+        completions = [SimpleCompletion(text=word, type="magic") for word in fitting]
+        return SimpleMatcherResult(
+            completions=completions, matched_fragment=begun, suppress=bool(completions), ordered=True
+        )
+
+    return match  # type: ignore[no-any-return]
+
+
+def complete(magics: CloudMagics, text: str) -> tuple[str, list[str]]:
+    """What may come next on a line.
 
     Parameters
     ----------
     magics : CloudMagics
-    event : namespace
-        IPython's: ``line`` and ``symbol``, the word under the cursor.
+    text : str
+        The line up to the cursor.
+
+    Returns
+    -------
+    str, list of str
+        The word that is begun, and the words that it may become.
     """
-    line = event.line.lstrip()
+    line = text.lstrip()
     words = line.split()
-    if not line.endswith(" "):
-        words = words[:-1]
-    begun = line.split()[-1] if line and not line.endswith(" ") else ""
+    begun = "" if line.endswith(" ") else words.pop()
     offered = _cell(magics, words[1:], begun) if line.startswith("%%") else _line(magics, words[1:], begun)
-    fitting = [word for word in offered if word.startswith(begun)]
-    # IPython replaces only the part of the word behind its last delimiter.
-    cut = len(begun) - len(event.symbol) if begun.endswith(event.symbol) else 0
-    return [word[cut:] for word in fitting]
+    return begun, [word for word in offered if word.startswith(begun)]
 
 
 def _cell(magics: CloudMagics, words: list[str], begun: str) -> list[str]:

@@ -94,6 +94,7 @@ class LineCommands:
         return found
 
     def _find(self, wanted: str | None) -> Run:
+        self._runner().notebook.recorder.flush()  # the latest may have begun a moment ago
         with open_store() as store:
             if wanted:
                 return store.get(wanted)

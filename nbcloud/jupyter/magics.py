@@ -10,7 +10,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from nbcloud.commands.cell import cell_options, cell_parser
 from nbcloud.commands.parser import Help
 from nbcloud.errors import NbcloudError
-from nbcloud.jupyter.completion import complete
+from nbcloud.jupyter.completion import matcher
 
 if TYPE_CHECKING:
     from nbcloud.jupyter.cell import CellRunner
@@ -25,6 +25,7 @@ class CloudMagics(Magics):
         super().__init__(shell)
         self._runner: CellRunner | None = None
         self._lines: LineCommands | None = None
+        self.matcher = matcher(self)
 
     @property
     def runner(self) -> CellRunner:
@@ -63,7 +64,7 @@ class CloudMagics(Magics):
             raise
 
     def _as_typed(self, cell: str) -> str:
-        """The cell without the newline that IPython adds: names of its code objects are made from its text."""
+        """The cell without the newline that IPython adds: its code objects are named after its text."""
         kernel = getattr(self.shell, "kernel", None)
         typed = kernel.get_parent("shell").get("content", {}).get("code", "") if kernel is not None else ""
         return cell if typed.endswith("\n") else cell.removesuffix("\n")
@@ -88,9 +89,7 @@ def register(shell: Any) -> None:
     page = f"{cell_parser().format_help()}\nCommands of %cloud: see %cloud --help"
     CloudMagics.cloud.__doc__ = page
     shell.register_magics(magics)
-    shell.set_hook(
-        "complete_command", lambda _self, event: complete(magics, event), re_key=r"^\s*%%?cloud\b.*"
-    )
+    shell.Completer.custom_matchers.append(magics.matcher)
 
 
 def unregister(shell: Any) -> None:
@@ -99,4 +98,5 @@ def unregister(shell: Any) -> None:
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("cloud", None)
     if magics is not None:
+        shell.Completer.custom_matchers.remove(magics.matcher)
         magics.close()

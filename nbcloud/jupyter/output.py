@@ -16,11 +16,15 @@ _TAIL_LINES = 20
 _LONG_PAUSE = 2.0
 _MESSAGES_A_SECOND = 400
 _COMMS = {"comm_open", "comm_msg", "comm_close"}
+_NEW = {"stream", "execute_result", "display_data", "error"}
 _OUTPUTS = {"stream", "execute_result", "display_data", "update_display_data", "clear_output", "error"}
 
 
 class CellError(RemoteError):
     """What the user's code raised, shown as its kernel showed it."""
+
+    shown = False
+    """Whether the reader has seen it already, in its place among the outputs."""
 
     def __str__(self) -> str:
         return self.evalue
@@ -29,10 +33,23 @@ class CellError(RemoteError):
         return self.traceback
 
 
-def cell_error(ename: str, evalue: str, traceback: list[str]) -> CellError:
+def cell_error(ename: str, evalue: str, traceback: list[str], *, shown: bool = False) -> CellError:
     """An exception that IPython shows as the remote one: same name, value and traceback."""
-    kind = type(ename, (CellError,), {"__module__": "nbcloud"})
+    kind = type(ename, (CellError,), {"__module__": "nbcloud", "shown": shown})
     return kind(evalue, ename=ename, evalue=evalue, traceback=traceback)  # type: ignore[no-any-return]
+
+
+def show_errors_once(shell: Any) -> None:
+    """Have IPython pass over errors that are raised here after they were shown."""
+    show = shell._showtraceback
+
+    def unless_shown(kind: type[BaseException], error: BaseException, traceback: list[str]) -> None:
+        if isinstance(error, CellError) and error.shown:
+            shell._last_traceback = traceback  # for the reply to the cell's request
+        else:
+            show(kind, error, traceback)
+
+    shell._showtraceback = unless_shown
 
 
 class _Formatted:
@@ -61,7 +78,8 @@ def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         and message["content"].get("transient", {}).get("display_id")
     }
     kept: list[dict[str, Any]] = []
-    area = 0
+    area = clear = 0
+    waits = False  # for the next output, which takes the place of those before the clear
     for index, message in enumerate(messages):
         kind, content = message["msg_type"], message["content"]
         if kind == "update_display_data":
@@ -69,8 +87,14 @@ def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if display_id and last_update[display_id] != index:
                 continue
         if kind == "clear_output":
+            waits = bool(content.get("wait"))
+            clear = len(kept)
+        if (kind == "clear_output" and not waits) or (waits and clear >= area and kind in _NEW):
             # Those with a display id stay, since a later update may be for another cell's copy of them.
-            kept[area:] = [m for m in kept[area:] if m["content"].get("transient", {}).get("display_id")]
+            kept[area:clear] = [
+                m for m in kept[area:clear] if m["content"].get("transient", {}).get("display_id")
+            ]
+            waits = False
         kept.append(message)
         if kind in _COMMS:
             area = len(kept)
@@ -182,6 +206,8 @@ class CellOutput(_Output):
         self._session = session
         self._unflushed = ""
         self._error: dict[str, Any] | None = None
+        self.error_shown = True
+        """Whether the reader has seen the latest error; one that came as text only counts as seen."""
 
     def publish(self, messages: list[dict[str, Any]]) -> None:
         """Show messages, in order."""
@@ -190,9 +216,7 @@ class CellOutput(_Output):
         self._flush()
 
     def _show(self, kind: str, content: dict[str, Any], message: dict[str, Any]) -> None:
-        # A figure may come at the end of the cell that the error ended.
-        if kind != "display_data":
-            self._show_error()
+        self._show_error()
         match kind:
             case "stream":
                 self._stream(content["name"], content["text"])
@@ -209,7 +233,7 @@ class CellOutput(_Output):
             case "clear_output":
                 self._shell.display_pub.clear_output(content.get("wait", False))
             case "error":
-                self._error = content
+                self._error, self.error_shown = content, False
             case "comm_open" | "comm_msg" | "comm_close":
                 self._flush()
                 self._pace()
@@ -218,10 +242,11 @@ class CellOutput(_Output):
                 self._skip(content)
 
     def _show_error(self) -> None:
-        """Show an error that did not end the cell: something came behind it."""
+        """Show an error in its place, when something comes behind it: a figure, or more of the cell."""
         content, self._error = self._error, None
         if content is None:
             return
+        self.error_shown = True
         kernel = getattr(self._shell, "kernel", None)
         if kernel is None:
             self._write("stderr", "\n".join(content["traceback"]) + "\n")

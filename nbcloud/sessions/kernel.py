@@ -19,6 +19,7 @@ from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import Kernel
 from IPython.core.error import StdinNotImplementedError
 from traitlets.config import Config
 
@@ -44,6 +45,11 @@ class SessionKernel(IPythonKernel):
         self.session.serialize = self._serialize_masked
         self._redactor = Redactor()
         self._mask({})
+
+    if set(IPythonKernel.execute_request.__code__.co_names) == {"super", "execute_request"}:
+        # It passes on to this, and no more. Without it there is room on the stack for do_execute below, and a
+        # recursion ends as deep as in any kernel.
+        execute_request = Kernel.execute_request
 
     async def do_execute(
         self, code: str, silent: bool, *args: Any, cell_meta: Any = None, **kwargs: Any
@@ -78,6 +84,8 @@ class SessionKernel(IPythonKernel):
         }
         buffers: list[Any] = []
         try:
+            if code.startswith(("%%writefile", "%%file")):
+                self.names.settle_modules()
             end["names"], buffers = self.names.gather(request)
             if key and end["status"] == "ok":
                 self.names.remember(request, key, end["names"])

@@ -49,7 +49,7 @@ class RemoteModules:
         return []
 
     def settle(self) -> None:
-        """Take what the session's own cells wrote as known: as in any kernel, it stays unseen until a reload."""
+        """Take what a cell of the session wrote as known: as in any kernel, it stays unseen until a reload."""
         for name in self._imported:
             file = getattr(sys.modules.get(name), "__file__", None)
             if file:

@@ -177,6 +177,10 @@ class RemoteNames:
             if not is_history(name) and hidden.get(name, absent) is not value
         ]
 
+    def settle_modules(self) -> None:
+        """Local modules that a cell may have written are no news."""
+        self._modules.settle()
+
     def nothing(self) -> dict[str, Any]:
         """The answer when gathering was interrupted."""
         return {"results": [], "added": [], "removed": [], "sources": []}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -287,6 +288,16 @@ class Notebook:
         self.page.keyboard.type(text)
         return editor
 
+    def tab(self, answered: Callable[[], Any]) -> None:
+        """Press Tab until it is answered: JupyterLab gives up on a kernel after a second."""
+        deadline = time.monotonic() + _LIMIT
+        while not answered():
+            assert time.monotonic() < deadline, "Tab was not answered"
+            self.page.keyboard.press("Tab")
+            waited = time.monotonic() + 2
+            while not answered() and time.monotonic() < waited:
+                self.page.wait_for_timeout(30)
+
     def command(self, name: str) -> None:
         """Give a command of JupyterLab, as a menu would, without waiting for what comes of it."""
         self.page.evaluate("name => { jupyterapp.commands.execute(name) }", name)
@@ -296,7 +307,8 @@ class Notebook:
         self.page.evaluate(
             """() => {
                 lab.restarted = false;
-                jupyterapp.commands.execute('notebook:restart-kernel').then(done => { lab.restarted = done; });
+                const restart = jupyterapp.commands.execute('notebook:restart-kernel');
+                restart.then(done => { lab.restarted = done; });
             }"""
         )
         self.page.locator(".jp-Dialog button.jp-mod-warn").click()
@@ -341,7 +353,7 @@ def notebook(
 ) -> Iterator[Notebook]:
     """A new notebook in the browser, with nbcloud loaded; this process sees the records of its runs."""
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(lab.records))
-    path = lab.root / f"{request.node.name}.ipynb"
+    path = lab.root / f"{re.sub('[^a-z]+', '-', request.node.name)}.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}), path)
     notebook = Notebook(lab, page, path)

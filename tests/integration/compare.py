@@ -79,7 +79,9 @@ def unsteady_cells(first: Iterable[dict[str, Any]], second: Iterable[dict[str, A
     return {difference.cell for difference in differences(first, second)}
 
 
-def _compared(index: int, expected: list[tuple[str, Any]], actual: list[tuple[str, Any]]) -> Iterator[Difference]:
+def _compared(
+    index: int, expected: list[tuple[str, Any]], actual: list[tuple[str, Any]]
+) -> Iterator[Difference]:
     kinds = [kind for kind, _ in expected], [kind for kind, _ in actual]
     if kinds[0] != kinds[1]:
         yield Difference(index, "outputs", expected, actual)
@@ -127,7 +129,9 @@ def _merged(outputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if output is not None and output["output_type"] == "stream":
             texts[output["name"]] += _joined(output["text"])
             continue
-        yield from ({"output_type": "stream", "name": name, "text": text} for name, text in texts.items() if text)
+        yield from (
+            {"output_type": "stream", "name": name, "text": text} for name, text in texts.items() if text
+        )
         texts = dict.fromkeys(_ORDER, "")
         if output is not None:
             yield output

@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from nbcloud.clusters import registry
 from nbcloud.runs.store import Store
@@ -110,6 +111,21 @@ def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
         if cell.cell_type == "code":
             assert cell.outputs == []
             assert cell.execution_count is None
+
+
+def test_the_snippets_of_the_readme(tmp_path: Path, nbcloud_dirs: Path) -> None:
+    """Each is a cell of one notebook, in the order of the text."""
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    notebook = new_notebook(cells=[new_code_cell(snippet.rstrip()) for snippet in snippets])
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=_at(tmp_path)).execute()
+    said = "\n".join(shown(notebook).values())
+    assert "1 0.0\n2 1.0\n" in said.replace("-0.0", "0.0")
+    assert "True [" in said
+    assert "<cubes stays on session" in said
+    assert "\n0\n1\n2\n" in said
+    assert said.endswith("Stopped: 'local'.")
+    assert registry.entries() == []
 
 
 def test_every_notebook_has_a_test() -> None:

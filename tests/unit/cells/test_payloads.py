@@ -20,7 +20,9 @@ def define(code, namespace):
 
 def travel(values, namespace=None, receiver=None):
     payload = encode(values, namespace)
-    return decode(payload.data, [bytearray(buffer) for buffer in payload.buffers], {} if receiver is None else receiver)
+    return decode(
+        payload.data, [bytearray(buffer) for buffer in payload.buffers], {} if receiver is None else receiver
+    )
 
 
 def test_what_values_share_they_share_again():

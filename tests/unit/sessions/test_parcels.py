@@ -83,4 +83,6 @@ def test_two_writers_of_one_blob_from_afar_do_not_tear_it(tmp_path):
 
 def test_a_writers_name_never_leads_out_of_the_spool(tmp_path):
     with pytest.raises(ValueError, match="writer"):
-        _write_piece(tmp_path / "blob", {"writer": "../x", "offset": 0, "data": b"", "total": 1, "last": False})
+        _write_piece(
+            tmp_path / "blob", {"writer": "../x", "offset": 0, "data": b"", "total": 1, "last": False}
+        )

@@ -70,7 +70,9 @@ except TransferError as error:
 
 
 def test_no_room_is_an_error_and_leaves_nothing(tmp_path):
-    run = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert "don't fit" in run.stdout
     assert list(tmp_path.iterdir()) == []
 

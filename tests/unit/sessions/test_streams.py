@@ -1,5 +1,6 @@
 """What a kernel writes goes out in order, whole, and without secrets."""
 
+import asyncio
 import os
 import random
 import threading
@@ -31,7 +32,8 @@ class Streams:
         self._thread.start()
         self._session = Session()
         self.stdout, self.stderr = (
-            OrderedOutStream(self._session, self._thread, name, watchfd=False) for name in ("stdout", "stderr")
+            OrderedOutStream(self._session, self._thread, name, watchfd=False)
+            for name in ("stdout", "stderr")
         )
 
     def read(self):
@@ -43,19 +45,36 @@ class Streams:
             found.append(self._session.deserialize(parts))
         return found
 
+    async def _cancel_tasks(self):
+        """ipykernel leaves one behind, about which asyncio complains."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def close(self):
         self.stdout.flush()
+        loop = self._thread.io_loop.asyncio_loop
+        asyncio.run_coroutine_threadsafe(self._cancel_tasks(), loop).result(10)
         self._thread.stop()
         self._thread.close()
         self._reader.close(0)
         self._context.term()
 
 
-@pytest.fixture
-def streams():
+@pytest.fixture(scope="module")
+def process_streams():
     opened = Streams()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def streams(process_streams):
+    yield process_streams
+    for stream in (process_streams.stdout, process_streams.stderr):
+        stream.redact_with(Redactor())
+    process_streams.read()
     OrderedOutStream.black_box = None
 
 

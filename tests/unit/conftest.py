@@ -1,5 +1,6 @@
 """A shell of its own for each test module, and messages carried from one side to the other."""
 
+import atexit
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,11 @@ def _shell() -> Iterator[InteractiveShell]:
     config = Config()
     config.HistoryManager.enabled = False
     main, hook, display = sys.modules["__main__"], sys.excepthook, sys.displayhook
-    shell = InteractiveShell(config=config)
+    shell = InteractiveShell.instance(config=config)
     yield shell
+    atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
+    InteractiveShell.clear_instance()
     sys.modules["__main__"], sys.excepthook, sys.displayhook = main, hook, display
 
 

@@ -1,0 +1,89 @@
+"""nbcloud in a shell: answers, --json and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nbcloud import __version__, cli
+from nbcloud.runs.record import Run
+from nbcloud.runs.store import Store
+
+
+@pytest.fixture
+def run_on_record():
+    with Store() as store:
+        run = store.begin(Run(name="mine", code="print('hello')"))
+        line = {"n": 1, "time": 1.0, "msg_type": "stream", "content": {"name": "stdout", "text": "hello\n"}}
+        store.append(run.id, json.dumps({**line, "metadata": {}}).encode() + b"\n")
+        store.finish(run.changed(state="done", finished=run.created + 1))
+        return run
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 0, "usage: nbcloud"),
+        (["--help"], 0, "attach"),
+        (["runs", "--help"], 0, "--state"),
+        (["ls"], 0, "No cluster is up"),
+        (["runs"], 0, "No run is on record"),
+        (["nosuch"], 2, "There are: up, down"),
+        (["stauts"], 2, "Did you mean 'status'?"),
+        (["runs", "--stat", "done"], 2, "Did you mean --state?"),
+        (["runs", "--state", "don"], 2, "Did you mean 'done'?"),
+        (["up", "tcp://127.0.0.1:1", "--tls-ca", "x"], 2, "belong together"),
+        (["status"], 1, "none is up"),
+        (["logs", "nosuchrun"], 1, "nosuchrun"),
+        (["cancel", "nosuchrun"], 1, "nosuchrun"),
+        (["down", "--all"], 0, "No cluster is up"),
+    ],
+)
+def test_exit_codes_and_sentences(capsys, words, code, said):
+    assert cli.main(words) == code
+    out, err = capsys.readouterr()
+    assert said in (out if code == 0 else err)
+    assert (err if code == 0 else out) == ""
+    assert "Traceback" not in err
+
+
+def test_json_is_json(capsys, run_on_record):
+    assert cli.main(["runs", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["id"] == run_on_record.id
+    assert cli.main(["ls", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_logs_by_the_beginning_of_an_id(capsys, run_on_record):
+    assert cli.main(["logs", run_on_record.id[:-2]]) == 0
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_attach_to_a_run_of_a_cluster_that_is_gone_prints_the_record(capsys, run_on_record):
+    assert cli.main(["attach", run_on_record.id]) == 0
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_cancel_of_what_has_ended(capsys, run_on_record):
+    assert cli.main(["cancel", run_on_record.id]) == 0
+    assert "is done already" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("run_on_record")
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "nbcloud.cli", "runs"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"nbcloud {__version__}\n"

@@ -1,0 +1,61 @@
+"""Which notebook this is, and whether a process still runs."""
+
+import os
+
+import pytest
+
+from nbcloud.dispatch.notebook import Notebook, identify, is_running, process_mark
+from nbcloud.errors import ClusterNotFound
+
+
+def test_a_notebook_is_the_same_after_a_restart_and_not_its_neighbour(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/A b.ipynb")
+    one = identify({})
+    assert one == identify({})
+    assert one.lasting
+    assert one.session.startswith("A-b-")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/home/you/A b.ipynb")
+    assert identify({}).session != one.session
+
+
+def test_an_editor_that_names_the_notebook_otherwise(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert identify({"__vsc_ipynb_file__": "/x/y.ipynb"}).session.startswith("y-")
+    alone = identify({})
+    assert alone.session == f"ipython-{os.getpid()}"
+    assert not alone.lasting
+
+
+@pytest.mark.parametrize("path", ["/x/.ipynb", "/x/日本.ipynb", "/x/" + "a" * 300 + ".ipynb", "/x/..ipynb"])
+def test_any_path_makes_a_name_that_a_session_may_have(monkeypatch, path):
+    from nbcloud.commands.cell import cell_options
+
+    monkeypatch.setenv("JPY_SESSION_NAME", path)
+    name = identify({}).session
+    assert cell_options(f"-s {name}").session == name
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number(other_process):
+    assert is_running(process_mark())
+    assert not is_running(f"{os.getpid()}-1.00")
+    assert not is_running("")
+    assert not is_running("x-y")
+    child = other_process(
+        "from nbcloud.dispatch.notebook import process_mark; print(process_mark(), flush=True); input()"
+    )
+    mark = child.stdout.readline().strip()
+    assert is_running(mark)
+    child.kill()
+    child.wait()
+    assert not is_running(mark)
+
+
+def test_nothing_is_started_by_looking(shell):
+    notebook = Notebook(shell.user_ns, shell)
+    assert notebook.find() is None
+    assert notebook.find("other") is None
+    assert notebook.reopen() is None
+    assert notebook.open_sessions() == []
+    assert notebook.told() == []
+    notebook.close()
+    assert ClusterNotFound

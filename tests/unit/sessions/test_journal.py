@@ -1,0 +1,357 @@
+"""A real scheduler with the journal; its clients and one worker's host are channels that the tests hold."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from distributed import Scheduler
+from distributed.comm import connect
+
+from nbcloud.sessions import journal as journal_module
+from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.journal import PLUGIN, Journal, _Session
+
+
+class Peer:
+    """A client or a host, over a real connection to the scheduler."""
+
+    def __init__(self, house, operation, **facts):
+        self.house, self.operation, self.facts = house, operation, facts
+        self.got = []
+        self.channel = Channel(self.got.append)
+        self.welcome = {}
+        self.task = None
+        self.asks = 0
+
+    async def connect(self):
+        comm = await connect(self.house.scheduler.address)
+        hello = {"protocol": PROTOCOL, "received": self.channel.received, **self.facts}
+        await comm.write({"op": self.operation, "reply": False, "hello": hello})
+        self.welcome = await comm.read()
+        if self.welcome.get("forgotten"):
+            comm.abort()
+        else:
+            self.task = asyncio.create_task(self.channel.run(comm, self.welcome["received"]))
+            await asyncio.sleep(0)
+        return self
+
+    async def leave(self):
+        self.channel.abort()
+        await self.task
+
+    async def expect(self, operation, **fields):
+        """Wait for the first message of this kind, and take it."""
+
+        def fits(message):
+            return message["op"] == operation and fields.items() <= message.items()
+
+        async with asyncio.timeout(10):
+            while not any(map(fits, self.got)):
+                await asyncio.sleep(0.002)
+        found = next(message for message in self.got if fits(message))
+        self.got.remove(found)
+        return found
+
+    async def ask(self, operation, **fields):
+        self.asks += 1
+        name = f"{id(self)}-{self.asks}"
+        self.channel.post({"op": operation, "ask": name, **fields})
+        return await self.expect("answer", ask=name)
+
+
+class House:
+    """The scheduler, with one host and one session in it."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.peers = []
+
+    async def __aenter__(self):
+        self.scheduler = await Scheduler(
+            host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
+        )
+        self.journal = Journal(str(self.directory), 10_000)
+        await self.scheduler.register_scheduler_plugin(plugin=self.journal, name=PLUGIN, idempotent=True)
+        self.host = await self.peer("nbcloud_host", id="h", worker="w1", host="machine", spool="", token="")
+        self.session = _Session("s-1", "s", "nb.ipynb", {}, 0.0, host=self.journal.hosts["w1"], state="ready")
+        self.journal.sessions["s-1"] = self.session
+        return self
+
+    async def __aexit__(self, *error):
+        for peer in self.peers:
+            peer.channel.abort()
+        await asyncio.gather(*(peer.task for peer in self.peers if peer.task))
+        await self.scheduler.close()
+
+    async def peer(self, operation, **facts):
+        self.peers.append(Peer(self, operation, **facts))
+        return await self.peers[-1].connect()
+
+    async def client(self, name):
+        return await self.peer("nbcloud_client", id=name)
+
+    def say(self, run, *texts):
+        """The kernel prints."""
+        items = [
+            (run, 1.0, "stream", json.dumps({"name": "stdout", "text": text}).encode(), b"{}", [], b"{}")
+            for text in texts
+        ]
+        self.host.channel.post({"op": "messages", "session": "s-1", "items": items})
+
+    def finish(self, run, state="done", content=b""):
+        end = {"state": state, "why": "", "exit_code": None, "content": content, "buffers": []}
+        self.host.channel.post({"op": "finished", "session": "s-1", "run": run, **end})
+
+
+def in_house(tmp_path, scenario):
+    async def main():
+        async with House(tmp_path) as house:
+            await scenario(house)
+
+    asyncio.run(main())
+
+
+async def all_lines(client, run):
+    """Lines of a run up to its end."""
+    end = await client.expect("end", run=run)
+    batches = [m for m in client.got if m["op"] == "messages" and m["run"] == run]
+    lines = [json.loads(line) for batch in batches for line in batch["lines"].splitlines()]
+    return lines, end
+
+
+def start(client, run, **fields):
+    client.channel.post({"op": "run", "ask": "", "run": run, "session": "s-1", **fields})
+
+
+def test_a_run_is_numbered_without_gaps_and_ends(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.host.expect("execute", run="r")
+        for number in range(500):
+            house.say("r", f"{number}\n" + "x" * 100)
+        house.finish("r")
+        lines, end = await all_lines(client, "r")
+        assert [line["n"] for line in lines] == list(range(1, 503))
+        assert end["state"] == "done"
+        assert not house.journal.busy
+        assert (tmp_path / "r.jsonl").stat().st_mode & 0o777 == 0o600
+
+    in_house(tmp_path, scenario)
+
+
+def test_runs_of_a_session_go_one_after_the_other(tmp_path):
+    async def scenario(house):
+        one, other = await house.client("one"), await house.client("other")
+        start(one, "first")
+        await house.host.expect("execute", run="first")
+        start(other, "second")
+        await other.ask("ping")
+        assert not house.host.got
+        house.finish("first")
+        await house.host.expect("execute", run="second")
+        assert one is not other
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_second_reader_of_the_same_client_takes_over_and_the_run_goes_on(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.host.expect("execute")
+        house.say("r", "before\n")
+        await client.expect("messages", last=2)
+        await client.ask("read", run="r", after=0)
+        house.say("r", "after\n")
+        house.finish("r")
+        end = await client.expect("end")
+        assert end["state"] == "done"  # and not "running", by the reader that was replaced
+        assert not [m for m in client.got if m["op"] == "end"]
+
+    in_house(tmp_path, scenario)
+
+
+def test_one_who_comes_back_reads_on_where_it_was(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.host.expect("execute")
+        for number in range(200):
+            house.say("r", f"{number}\n")
+            if number % 40 == 39:
+                await client.leave()
+                await client.connect()
+        house.finish("r")
+        lines, _ = await all_lines(client, "r")
+        assert [line["n"] for line in lines] == list(range(1, 203))
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_whose_session_went_away_on_its_way_is_answered(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        house.journal._lose(house.session, "its worker is gone", None)
+        start(client, "r")
+        end = await client.expect("end", run="r")
+        assert end["state"] == "lost"
+        assert await client.expect("session_lost", session="s-1")
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_lost_session_answers_all_who_wait_for_it(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "active")
+        start(client, "queued")
+        await house.host.expect("execute", run="active")
+        question = asyncio.create_task(client.ask("call", session="s-1"))
+        await house.host.expect("call")
+        house.journal.remove_worker(house.scheduler, "w1")
+        assert "its worker is gone" in (await question)["error"]
+        for run in ("active", "queued"):
+            assert "its worker is gone" in (await client.expect("end", run=run))["why"]
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_handler_that_fails_is_an_answer_and_the_connection_stays(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        answer = await client.ask("read", run={"not": "a name"}, after=0)
+        assert "unhashable" in answer["error"]
+        assert "does not know" in (await client.ask("dance"))["error"]
+        assert (await client.ask("ping"))["answer"] is None
+
+    in_house(tmp_path, scenario)
+
+
+def test_cancel_names_the_run_so_that_the_next_one_is_not_hit(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.host.expect("execute")
+        await client.ask("cancel", run="r")
+        assert (await house.host.expect("stop"))["run"] == "r"
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_that_lacks_values_keeps_its_place_until_it_has_them(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "first")
+        start(client, "second")
+        await house.host.expect("execute", run="first")
+        house.finish("first", "missing", b'{"missing": ["hash"]}')
+        await client.expect("missing", run="first")
+        assert not house.host.got
+        start(client, "first", inputs="complete")
+        assert (await house.host.expect("execute"))["run"] == "first"
+        house.finish("first")
+        assert (await house.host.expect("execute"))["run"] == "second"
+        lines, _ = await all_lines(client, "first")
+        assert [line["msg_type"] for line in lines] == ["nbcloud_started", "nbcloud_finished"]
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_that_lacks_values_of_one_who_is_gone_lets_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_GONE_SECONDS", 0.05)
+
+    async def scenario(house):
+        gone, other = await house.client("gone"), await house.client("other")
+        start(gone, "first")
+        await house.host.expect("execute", run="first")
+        start(other, "second")
+        house.finish("first", "missing", b'{"missing": ["hash"]}')
+        await gone.expect("missing")
+        await gone.leave()
+        await house.host.expect("execute", run="second")
+        await other.ask("read", run="first", after=0)
+        assert (await other.expect("end", run="first"))["state"] == "lost"
+
+    in_house(tmp_path, scenario)
+
+
+def test_one_who_was_forgotten_is_told_so_and_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_GONE_SECONDS", 0.05)
+
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.host.expect("execute")
+        house.say("r", "one\n")
+        await client.expect("messages", last=2)
+        await client.leave()
+        async with asyncio.timeout(10):
+            while "c" in house.journal.clients:
+                await asyncio.sleep(0.01)
+        await client.connect()
+        assert client.welcome["forgotten"]
+        again = await house.client("c2")
+        assert not again.welcome["forgotten"]
+        await again.ask("read", run="r", after=2)
+        house.say("r", "two\n")
+        house.finish("r")
+        lines, end = await all_lines(again, "r")
+        assert [line["n"] for line in lines] == [3, 4]
+        assert end["state"] == "done"
+
+    in_house(tmp_path, scenario)
+
+
+def test_another_protocol_is_told_and_not_kept(tmp_path):
+    async def scenario(house):
+        peer = Peer(house, "nbcloud_client", id="old")
+        peer.facts["protocol"] = PROTOCOL + 1
+        comm = await connect(house.scheduler.address)
+        await comm.write(
+            {"op": "nbcloud_client", "hello": {"id": "old", "protocol": PROTOCOL + 1, "received": 0}}
+        )
+        assert (await comm.read())["protocol"] == PROTOCOL
+        comm.abort()
+        assert "old" not in house.journal.clients
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_thousand_runs_leave_no_open_files(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.setattr(journal_module, "_KEPT_RUNS", 50)
+
+    async def scenario(house):
+        client = await house.client("c")
+        await client.ask("ping")
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(80):
+            start(client, f"r{number}")
+            await house.host.expect("execute")
+            house.finish(f"r{number}")
+            await client.expect("end", run=f"r{number}")
+        assert len(os.listdir("/proc/self/fd")) - before < 5
+        assert len(house.journal.runs) == 50
+        assert len(list(tmp_path.glob("*.jsonl"))) == 50
+
+    in_house(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("operation", ["interrupt", "cancel"])
+def test_a_run_that_waits_is_withdrawn(tmp_path, operation):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "first")
+        start(client, "second")
+        await house.host.expect("execute", run="first")
+        client.channel.post({"op": operation, "run": "second", "ask": ""})
+        end = await client.expect("end", run="second")
+        assert end["state"] == "cancelled"
+        assert "before it began" in end["why"]
+        with contextlib.suppress(StopIteration):
+            assert not next(m for m in house.host.got if m["op"] in {"interrupt", "stop"})
+
+    in_house(tmp_path, scenario)
