@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # What users need for the notebooks, and on top of it what the tests need.
 RUN := .venv/.installed-run
@@ -40,14 +40,14 @@ clean:  ## remove the environments and all that was built
 
 $(RUN): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nbcloud needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
-	@echo "Installing nbcloud into .venv; this takes about a minute, once."
+	@echo "Installing nbcloud into .venv; this takes a minute or two, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) -e ".[sklearn]"
 	@touch $@
 
 # Without a GPU the CPU build of torch, a twentieth of the size: from its own index, where that can be reached.
 $(DEV): $(RUN)
-	@echo "Installing what the tests need; this takes two minutes, once."
+	@echo "Installing what the tests need; this takes two to four minutes, once."
 	@index=; \
 	if { ! nvidia-smi -L && $(BIN)/python -c "$(REACHED)" $(TORCH_CPU)/torch/; } >/dev/null 2>&1; \
 	then index="--extra-index-url $(TORCH_CPU)"; fi; \

@@ -18,9 +18,7 @@ from typing import Any
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import NotPicklable
 
-ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.FunctionType, types.ModuleType)
-"""Types whose values a cell can't change in place in a way that is worth looking for."""
-
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType)
 _TWICE = 2**22
 
 _Anchor = Callable[[], Any]
@@ -44,9 +42,20 @@ class _Agreed:
     stable: bool
 
 
+def settled(value: Any) -> bool:
+    """Whether a cell can't change a value in place in a way that is worth looking for."""
+    if isinstance(value, types.FunctionType):
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        # A closure may count calls, a decorator may keep results.
+        return not value.__closure__ and not value.__dict__ and all(map(settled, defaults))
+    if isinstance(value, type):
+        return value.__module__ != "__main__"
+    return isinstance(value, _ATOMS)
+
+
 def _anchor(value: Any) -> _Anchor:
     """What gives ``value`` again, and never another object that took its address."""
-    if not isinstance(value, ATOMS):
+    if not isinstance(value, (*_ATOMS, type, types.FunctionType)):
         try:
             return weakref.ref(value)
         except TypeError:  # a list or a dict
@@ -129,7 +138,7 @@ class Ledger:
         same = all(anchor() is value for anchor, value in zip(entry.values, values.values(), strict=True))
         if not entry.stable or entry.own is None:
             return same
-        if same and all(isinstance(value, ATOMS) for value in values.values()):
+        if same and all(map(settled, values.values())):
             return True
         try:
             return encode(values, self._namespace, limit=limit).hash == entry.own

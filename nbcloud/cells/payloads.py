@@ -7,6 +7,7 @@ namespace, as if they had been defined there; the names that they use in turn ar
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -100,6 +101,14 @@ class _Pickler(cloudpickle.Pickler):
         self.uses: set[str] = set()
         self.files: set[str] = set()
 
+    def reducer_override(self, obj: Any) -> Any:
+        """Pickle by value what cloudpickle and pickle would look up in ``__main__``."""
+        if type(obj) is functools._lru_cache_wrapper:
+            function = obj.__wrapped__
+            if isinstance(function, types.FunctionType) and function.__globals__ is self._namespace:
+                return _cached_anew, (function, obj.cache_parameters())
+        return super().reducer_override(obj)
+
     def _dynamic_function_reduce(self, func: types.FunctionType) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super()._dynamic_function_reduce(func)
         if self._namespace is None or func.__globals__ is not self._namespace:
@@ -123,6 +132,8 @@ class _Pickler(cloudpickle.Pickler):
 
 def _can_change(obj: Any) -> bool:
     kind = type(obj)
+    if kind is types.CellType:  # those of super() hold the class, and all of its instances would share it
+        return not isinstance(_content(obj), type)
     if kind.__name__.lower().endswith(("dtype", "function_or_method")):  # shared by many, never changed
         return False
     return (
@@ -132,9 +143,21 @@ def _can_change(obj: Any) -> bool:
     )
 
 
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing yet
+        return None
+
+
 def _function_of_receiver(code: types.CodeType, closure: tuple[Any, ...] | None) -> types.FunctionType:
     # FunctionType insists on a dict: a notebook's namespace is one.
     return types.FunctionType(code, _receiver.get(), None, None, closure)  # type: ignore[arg-type]
+
+
+def _cached_anew(function: types.FunctionType, parameters: dict[str, Any]) -> Any:
+    """A function with a cache of its own: what the other side has cached stays there."""
+    return functools.lru_cache(**parameters)(function)
 
 
 class _Bounded(io.BytesIO):

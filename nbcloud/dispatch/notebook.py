@@ -164,8 +164,8 @@ class Notebook:
             if held < wanted:
                 flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
                 raise UsageError(
-                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started with "
-                    f"{held:g}.",
+                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started "
+                    f"with {held:g}.",
                     "Name another session (-s NAME), use a one-off (--fresh), or start it anew: %cloud reset",
                 )
 

@@ -19,7 +19,7 @@ from typing import Any
 from jupyter_client.session import Session as JupyterSession
 
 from nbcloud.cells.analysis import CellNames, function_binds
-from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
+from nbcloud.cells.ledger import Bundle, Ledger, settled
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
 from nbcloud.sessions.handles import Handle, LazyModule
@@ -202,7 +202,7 @@ class Session:
                 entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))
             ],
             "inputs": parcel.inputs,
-            "reads": sorted(name for name in parcel.names if not isinstance(self.namespace.get(name), ATOMS)),
+            "reads": sorted(name for name in parcel.names if not settled(self.namespace.get(name))),
             "binds": sorted(cell.binds),
             "drop": dropped,
             "out": list(out),

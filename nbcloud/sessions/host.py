@@ -186,7 +186,7 @@ class Host(WorkerPlugin):
                 self._comm(session, message)
 
     def _comm(self, session: _Session, message: dict[str, Any]) -> None:
-        """Pass a comm message to the kernel; answered when it was handled, at once when it waits for a run."""
+        """Pass a comm message to the kernel; answered when handled, at once when it waits for a run."""
         frames = _frames(message)
         session.kernel.send(frames)
         if session.run is None:

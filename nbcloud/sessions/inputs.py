@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbcloud.cells.ledger import ATOMS, Bundle, Ledger
+from nbcloud.cells.ledger import Bundle, Ledger, settled
 from nbcloud.cells.payloads import mutable_parts
 from nbcloud.sessions.handles import Handle
 from nbcloud.sessions.user_names import is_history
@@ -134,7 +134,8 @@ class Inputs:
             left = deadline - time.monotonic()
             if (
                 name in choice.names
-                or isinstance(value, (*ATOMS, Handle))
+                or isinstance(value, Handle)
+                or settled(value)
                 or left < 0
                 or not self.visible(name)
             ):

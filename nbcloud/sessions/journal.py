@@ -7,7 +7,6 @@ notebook and a kernel passes through here, so that whatever reaches the schedule
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import secrets
 import tempfile

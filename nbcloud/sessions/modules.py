@@ -30,7 +30,8 @@ class RemoteModules:
         ----------
         entries : sequence of dict
             ``name``, ``relative`` (path below an import root), ``path`` (where the notebook has it),
-            ``hash``, and ``data`` (position of its text in ``buffers``) once it was asked for; dependencies first.
+            ``hash``, and ``data`` (position of its text in ``buffers``) once it was asked for;
+            dependencies first.
 
         Returns
         -------
@@ -49,7 +50,7 @@ class RemoteModules:
         return []
 
     def settle(self) -> None:
-        """Take what a cell of the session wrote as known: as in any kernel, it stays unseen until a reload."""
+        """Take what a cell of the session wrote as known: as in any kernel, unseen until a reload."""
         for name in self._imported:
             file = getattr(sys.modules.get(name), "__file__", None)
             if file:

@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from nbcloud.cells.ledger import ATOMS, Ledger
+from nbcloud.cells.ledger import Ledger, settled
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
@@ -231,7 +231,7 @@ class RemoteNames:
         """Inputs that the cell changed in place, with those that share objects with them."""
         changed: set[str] = set()
         for name in request.get("reads", ()):
-            if name in bound or name not in self._ledger or isinstance(after.get(name), ATOMS):
+            if name in bound or name not in self._ledger or settled(after.get(name)):
                 continue
             if not self._ledger.unchanged(name, limit=request["home_limit"]):
                 changed.update(self._ledger.bundle_of(name))
@@ -291,7 +291,7 @@ class _Homecoming:
         seconds: float | None,
         heavy: Iterable[bytes] = (),
     ) -> None:
-        """By value what fits ``limit`` bytes and ``seconds`` and needs no ``heavy`` package; else as handles."""
+        """By value what fits ``limit`` and ``seconds`` and needs no ``heavy`` package; else as handles."""
         ledger = self._names._ledger
         values = set()
         for name in sorted(wanted):

@@ -186,7 +186,7 @@ def _facts(runtime: Path, server: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture(scope="module")
 def browser(chromium: str, lab: Lab) -> Iterator[Browser]:
-    """One browser for each module: Playwright keeps an event loop in this thread, which other tests may not find."""
+    """One for each module: Playwright keeps an event loop in this thread, which other tests may not find."""
     api = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is missing: pip install 'nbcloud[dev]'"
     )
@@ -241,7 +241,7 @@ class Cell:
         while not condition(self):
             if time.monotonic() > deadline:
                 pytest.fail(
-                    f"It did not come true of cell {self.index} within {limit:g} s; its outputs: {self.outputs}"
+                    f"not true of cell {self.index} within {limit:g} s: {self.outputs}"
                 )
             self.page.wait_for_timeout(30)
         return self

@@ -63,7 +63,7 @@ def test_every_kind_of_output_is_shown_and_saved(notebook: Notebook) -> None:
 
 def test_widgets_of_the_session_are_shown_again_after_the_page_was_loaded_anew(notebook: Notebook) -> None:
     notebook.run("import ipywidgets\nmine = ipywidgets.Label('made here')\nmine")
-    there = notebook.run(
+    notebook.run(
         "%%cloud\nimport ipywidgets as widgets\nlabel = widgets.Label('made there')\n"
         "button = widgets.Button(description='Change')\n"
         "button.on_click(lambda _: setattr(label, 'value', 'changed there'))\nwidgets.VBox([label, button])"

@@ -24,7 +24,7 @@ def _shell() -> Iterator[InteractiveShell]:
 
 
 @pytest.fixture
-def shell(_shell: Any) -> Iterator[Any]:
+def shell(_shell: Any) -> Any:
     """A real IPython shell with a namespace that is new."""
     _shell.reset(new_session=True)
-    yield _shell
+    return _shell

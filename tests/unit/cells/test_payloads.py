@@ -1,4 +1,4 @@
-"""Values travel whole: shared objects stay shared, large ones are not copied, and what can't travel is named."""
+"""Values travel whole: shared objects stay shared, large ones are not copied, what can't travel is named."""
 
 import pickle
 import threading

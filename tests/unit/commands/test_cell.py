@@ -51,7 +51,7 @@ def test_all_that_can_be_said():
     ],
 )
 def test_what_cannot_be_right_is_said(line, words):
-    with pytest.raises(UsageError, match="(?s).*") as caught:
+    with pytest.raises(UsageError, match=r"\w") as caught:
         cell_options(line)
     assert words in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Runs are put on record behind the caller's back, in order, and nothing is lost by a disk that fails for a while."""
+"""Runs are put on record behind the caller's back, in order; a disk that fails for a while loses nothing."""
 
 import json
 import subprocess

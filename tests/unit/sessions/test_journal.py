@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from pathlib import Path
 
 import pytest
 from distributed import Scheduler
@@ -320,20 +321,18 @@ def test_another_protocol_is_told_and_not_kept(tmp_path):
 
 
 def test_a_thousand_runs_leave_no_open_files(tmp_path, monkeypatch):
-    import os
-
     monkeypatch.setattr(journal_module, "_KEPT_RUNS", 50)
 
     async def scenario(house):
         client = await house.client("c")
         await client.ask("ping")
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for number in range(80):
             start(client, f"r{number}")
             await house.host.expect("execute")
             house.finish(f"r{number}")
             await client.expect("end", run=f"r{number}")
-        assert len(os.listdir("/proc/self/fd")) - before < 5
+        assert len(list(Path("/proc/self/fd").iterdir())) - before < 5
         assert len(house.journal.runs) == 50
         assert len(list(tmp_path.glob("*.jsonl"))) == 50
 

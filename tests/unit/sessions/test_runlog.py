@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 from nbcloud.sessions.runlog import DROPPED, RunLog
 
@@ -39,7 +39,7 @@ def test_a_reader_gets_all_after_any_number_whatever_the_memory(tmp_path):
 
 
 def test_a_closed_log_reads_the_same_and_holds_neither_memory_nor_a_file(tmp_path):
-    before = set(os.listdir("/proc/self/fd"))
+    before = {entry.name for entry in Path("/proc/self/fd").iterdir()}
     log = RunLog(tmp_path / "run.jsonl", memory=10**9)
     for number in range(1, 1001):
         log.append("stream", content(number, 200))
@@ -47,7 +47,7 @@ def test_a_closed_log_reads_the_same_and_holds_neither_memory_nor_a_file(tmp_pat
     log.close()
     assert read_all(log) == expected
     assert log._bytes == 0
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert {entry.name for entry in Path("/proc/self/fd").iterdir()} == before
     log.append("stream", content(1001))  # a straggler
     assert [line["n"] for line in read_all(log, 990)] == list(range(991, 1002))
     log.remove()

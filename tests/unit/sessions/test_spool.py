@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy
 import pytest
@@ -153,11 +154,11 @@ input()
     )
     theirs = child.stdout.readline().strip()
     own_directory(tmp_path)
-    assert os.path.isdir(theirs)
+    assert Path(theirs).is_dir()
     child.kill()
     child.wait()
     own_directory(tmp_path)
-    assert not os.path.isdir(theirs)
+    assert not Path(theirs).is_dir()
 
 
 def test_a_folder_that_leads_elsewhere_is_not_used(tmp_path):
