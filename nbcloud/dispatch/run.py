@@ -94,16 +94,25 @@ class CloudRun:
                 self._events.put(("silent", message))
             case "reconnected":
                 self.link.ask_soon("read", run=self.id, after=self.last).add_done_callback(self._read_on)
+            case "cluster_lost" if message["gone"]:
+                self._finish(_lost(message["why"]))
             case "cluster_lost":
-                self._finish(
-                    {"state": "lost", "why": message["why"], "exit_code": None, "content": b"", "buffers": []}
-                )
+                self._lose_sight(message["why"])
 
     def _read_on(self, asked: Future[Any]) -> None:
         error = asked.exception()
         if isinstance(error, SessionError):
             why = str(error).rstrip(".")
-            self._finish({"state": "lost", "why": why, "exit_code": None, "content": b"", "buffers": []})
+            self._finish(_lost(why))
+
+    def _lose_sight(self, why: str) -> None:
+        """Its cluster is out of reach, and may go on with it: the record stays open, for anyone to complete."""
+        if self._ended.is_set():
+            return
+        self.state, self.message = RunState.LOST, f"{why}; it may still be going (%cloud attach {self.id})"
+        self._recorder.change(self.id, extra={**self.record.extra, "client": ""})
+        self._ended.set()
+        self._events.put(("end", None))
 
     def _take(self, last: int, lines: bytes) -> None:
         if last <= self.last:
@@ -308,6 +317,11 @@ class CloudRun:
         name = f" {self.record.name!r}" if self.record.name else ""
         why = f": {self.message}" if self.message else ""
         return f"<run {self.id}{name} on {self.link.info.name!r}, {self.state}{why}>"
+
+
+def _lost(why: str) -> dict[str, Any]:
+    """The end of a run of which nobody can tell more."""
+    return {"state": "lost", "why": why, "exit_code": None, "content": b"", "buffers": []}
 
 
 def _type(entry: dict[str, Any], name: str) -> str:

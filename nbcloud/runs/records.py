@@ -11,14 +11,14 @@ from typing import Any, Self
 
 from nbcloud.config import settings
 from nbcloud.errors import RunNotFound, UsageError
+from nbcloud.redact import Redactor
 from nbcloud.runs.database import Database
 from nbcloud.runs.files import RunFiles, explained
 from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_of
 from nbcloud.runs.log import MessageReader
+from nbcloud.runs.masked import redact_outputs
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
 from nbcloud.runs.record import Run, RunState, number_id, prefix_numbers
-from nbcloud.redact import Redactor
-from nbcloud.runs.masked import redact_outputs
 
 _POLL_SECONDS = 0.1
 _LISTED = 5  # candidates for an ambiguous id

@@ -16,13 +16,13 @@ from typing import Any
 
 from nbcloud.config import private_dir
 from nbcloud.errors import StoreError, UsageError
+from nbcloud.redact import Redactor
 from nbcloud.runs.files import exclusive, explained
 from nbcloud.runs.index import load, put, remove, runs_of
 from nbcloud.runs.log import MessageLogs
+from nbcloud.runs.masked import redact_run
 from nbcloud.runs.record import Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
-from nbcloud.redact import Redactor
-from nbcloud.runs.masked import redact_run
 
 _CHECKPOINT_EVERY = 32  # finished runs; about 1,000 pages of WAL
 

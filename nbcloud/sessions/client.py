@@ -389,7 +389,9 @@ class Session:
         request, buffers = self.request(
             "", CellNames(), parcel, count=0, out=(), auto=False, limits=limits, secret_values={}
         )
-        self.call("push", request, buffers)
+        missing, _ = self.call("push", request, buffers)
+        if missing:
+            raise SessionError(f"{self.where} could not take {', '.join(names)}.", "Try again.")
         self.sent(parcel)
         return parcel
 

@@ -67,7 +67,7 @@ class _Session:
         self.message_id: str | None = None
         self.verdict: tuple[str, str] | None = None
         self.timers: list[asyncio.Task[None]] = []
-        self.finished: dict[str, str] = {}
+        self.deadline: asyncio.Task[None] | None = None
         self.comms: dict[str, str] = {}
         """Comm messages that the kernel has not handled yet, and who asked."""
         self.closing = False
@@ -264,6 +264,8 @@ class Host(WorkerPlugin):
         del self._sessions[session.name]
         for timer in session.timers:
             timer.cancel()
+        while batch := session.kernel.messages_now():
+            await self._take(session, batch)
         items: list[tuple[Any, ...]] = [
             (
                 session.run,
@@ -313,9 +315,7 @@ class Host(WorkerPlugin):
         session.verdict = None
         if message["timeout"]:
             why = f"it took longer than its timeout of {message['timeout']:g} s"
-            session.timers.append(
-                self._spawn(self._stop_after(session, message["run"], message["timeout"], why))
-            )
+            session.deadline = self._spawn(self._stop_after(session, message["run"], message["timeout"], why))
         session.kernel.mark()
         session.kernel.send(frames)
 
@@ -403,6 +403,9 @@ class Host(WorkerPlugin):
 
     def _finish(self, session: _Session, end: dict[str, Any], frames: Frames | None = None) -> None:
         run, session.run, session.verdict = session.run, None, None
+        if session.deadline is not None:
+            session.deadline.cancel()
+            session.deadline = None
         self._channel.post(
             {
                 "op": "finished",

@@ -173,14 +173,14 @@ class Link:
         since = time.monotonic()
         while not self._closed:
             try:
-                if first.done() and not await asyncio.to_thread(alive, self.info):
+                if first.done() and await asyncio.to_thread(self._is_gone):
                     raise ConnectionRefusedError
                 comm, welcome = await self._connect()
             except NbcloudError as error:
                 self._fail(first, error)
                 return
             except (OSError, TimeoutError) as error:
-                gone = not await asyncio.to_thread(alive, self.info)
+                gone = await asyncio.to_thread(self._is_gone)
                 if gone or not first.done() or time.monotonic() - since > _PATIENCE:
                     self._fail(first, self._gone(error))
                     return
@@ -198,8 +198,12 @@ class Link:
                 ping.cancel()
             since = time.monotonic()
 
+    def _is_gone(self) -> bool:
+        """Whether the scheduler is dead for certain, rather than out of reach."""
+        return self.info.kind == "local" and not alive(self.info)
+
     def _gone(self, error: Exception) -> ClusterLost:
-        if alive(self.info):
+        if not self._is_gone():
             return ClusterLost(
                 f"The scheduler of {self.info.name!r} at {self.info.address} does not answer ({error}).",
                 f"See %cloud status, or end it: %cloud down {self.info.name}",
@@ -217,8 +221,9 @@ class Link:
         for future, _ in asks:
             if not future.done():
                 future.set_exception(error)
+        gone = self._is_gone()
         for listener in listeners:
-            listener({"op": "cluster_lost", "why": error.message.rstrip(".")})
+            listener({"op": "cluster_lost", "why": error.message.rstrip("."), "gone": gone})
 
     async def _connect(self) -> tuple[Comm, dict[str, Any]]:
         security = self.info.security()

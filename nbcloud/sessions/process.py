@@ -157,12 +157,24 @@ class KernelProcess:
 
     async def messages(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
         """Wait for messages on iopub; returns those that are there: frames, header and parent."""
-        batch = [_parsed(await self._iopub.recv_multipart())]
-        while len(batch) < _AT_ONCE:
-            try:
+        first = _parsed(await self._iopub.recv_multipart())
+        return self._marked([first, *self._there()])
+
+    def messages_now(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
+        """Messages that are there already, such as those of a process that has ended."""
+        return self._marked(self._there())
+
+    def _there(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
+        batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(batch) < _AT_ONCE:
                 batch.append(_parsed(self._now.recv_multipart(zmq.NOBLOCK)))
-            except zmq.Again:
-                break
+        return batch
+
+    def _marked(
+        self, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]
+    ) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
+        """Note how far the kernel's text has come; the rest is in the black box."""
         for frames, header, _ in reversed(batch):
             if header["msg_type"] == "stream" and POSITION_KEY.encode() in frames.metadata:
                 self._position = json.loads(frames.metadata)[POSITION_KEY]

@@ -136,12 +136,14 @@ class RunLog:
         first_in_memory = self.count - len(self._lines)
         if after >= first_in_memory:
             return self._from_memory(after, limit)
+        why, last = self.failure or "memory is full", first_in_memory
         if after < len(self._offsets):
-            return self._from_file(after, limit)
-        gap = json.dumps(
-            {"first": after + 1, "last": first_in_memory, "why": self.failure or "memory is full"}
-        )
-        return first_in_memory, line(first_in_memory, time.time(), DROPPED, gap.encode(), b"{}", [])
+            try:
+                return self._from_file(after, limit)
+            except OSError as error:  # somebody removed it
+                why, last = f"the journal's file can't be read ({error.strerror})", len(self._offsets)
+        gap = json.dumps({"first": after + 1, "last": last, "why": why})
+        return last, line(last, time.time(), DROPPED, gap.encode(), b"{}", [])
 
     def _from_memory(self, after: int, limit: int) -> tuple[int, bytes]:
         start = after - (self.count - len(self._lines))

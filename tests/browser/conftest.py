@@ -240,9 +240,7 @@ class Cell:
         deadline = time.monotonic() + limit
         while not condition(self):
             if time.monotonic() > deadline:
-                pytest.fail(
-                    f"not true of cell {self.index} within {limit:g} s: {self.outputs}"
-                )
+                pytest.fail(f"not true of cell {self.index} within {limit:g} s: {self.outputs}")
             self.page.wait_for_timeout(30)
         return self
 

@@ -26,7 +26,9 @@ class Shown:
     def text(self, name: str = "stdout") -> str:
         """All text of one stream."""
         return "".join(
-            m["content"]["text"] for m in self.messages if m["msg_type"] == "stream" and m["content"]["name"] == name
+            m["content"]["text"]
+            for m in self.messages
+            if m["msg_type"] == "stream" and m["content"]["name"] == name
         )
 
     @property
@@ -37,7 +39,9 @@ class Shown:
     @property
     def result(self) -> str:
         """The plain text of the last expression."""
-        found = [m["content"]["data"]["text/plain"] for m in self.messages if m["msg_type"] == "execute_result"]
+        found = [
+            m["content"]["data"]["text/plain"] for m in self.messages if m["msg_type"] == "execute_result"
+        ]
         return found[-1] if found else ""
 
     @property

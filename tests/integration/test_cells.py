@@ -89,7 +89,9 @@ def test_an_undefined_name_fails_before_anything_is_sent(notebook: RunningNotebo
 
 
 def test_variables_travel_both_ways_and_only_when_they_changed(notebook: RunningNotebook) -> None:
-    notebook.run("import numpy as np\nbig = np.ones(2_000_000)\nsettings = {'rate': 1}\nlist_ = [1]\nalias = list_")
+    notebook.run(
+        "import numpy as np\nbig = np.ones(2_000_000)\nsettings = {'rate': 1}\nlist_ = [1]\nalias = list_"
+    )
     shown = notebook.run("%%cloud\nlist_.append(2)\ntotal = big.sum() * settings['rate']\nprint(alias)")
     assert shown.text() == "[1, 2]\n", "two names of one object stay two names of one object"
     assert notebook.run("total, list_, alias is list_").result == "(np.float64(2000000.0), [1, 2], True)"
@@ -115,7 +117,9 @@ def test_model_and_optimizer_still_share_their_parameters(notebook: RunningNoteb
 
 
 def test_large_and_unpicklable_results_are_handles(notebook: RunningNotebook) -> None:
-    notebook.run("%%cloud\nimport numpy as np\nlarge = np.arange(1_000_000)\ngenerator = (i for i in range(3))")
+    notebook.run(
+        "%%cloud\nimport numpy as np\nlarge = np.arange(1_000_000)\ngenerator = (i for i in range(3))"
+    )
     assert "stays on session" in notebook.run("large").result
     notebook.run("other_name = large")
     assert notebook.run("%%cloud\nother_name is large, next(generator)").result == "(True, 0)"
@@ -129,13 +133,19 @@ def test_large_and_unpicklable_results_are_handles(notebook: RunningNotebook) ->
     assert notebook.run("type(large).__name__").result == "'ndarray'"
 
 
-def test_a_local_module_travels_and_is_refreshed_when_it_changes(notebook: RunningNotebook, tmp_path: Path) -> None:
+def test_a_local_module_travels_and_is_refreshed_when_it_changes(
+    notebook: RunningNotebook, tmp_path: Path
+) -> None:
     module = tmp_path / "local_recipe.py"
     module.write_text("def cook():\n    return 'raw'\n")
     notebook.run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
-    assert notebook.run("%%cloud\nimport local_recipe\nfrom local_recipe import cook\ncook()").result == "'raw'"
+    assert (
+        notebook.run("%%cloud\nimport local_recipe\nfrom local_recipe import cook\ncook()").result == "'raw'"
+    )
     module.write_text("def cook():\n    return 'new'\n")
-    assert notebook.run("%%cloud\nimport local_recipe\ncook(), local_recipe.cook()").result == "('new', 'new')"
+    assert (
+        notebook.run("%%cloud\nimport local_recipe\ncook(), local_recipe.cook()").result == "('new', 'new')"
+    )
 
 
 def test_an_unpicklable_input_is_named_with_the_path_to_the_culprit(notebook: RunningNotebook) -> None:
@@ -179,7 +189,9 @@ def test_a_fresh_session_keeps_nothing(notebook: RunningNotebook) -> None:
 
 def test_notebooks_at_once_do_not_mix_their_outputs(notebook: RunningNotebook) -> None:
     with running_notebook() as other:
-        code = "%%cloud\nimport time\nfor i in range(50):\n    print({!r}, i, flush=True)\n    time.sleep(0.01)"
+        code = (
+            "%%cloud\nimport time\nfor i in range(50):\n    print({!r}, i, flush=True)\n    time.sleep(0.01)"
+        )
         ids = [(n, n.start(code.format(name))) for n, name in ((notebook, "one"), (other, "two"))]
         shown = [n.finish(identity) for n, identity in ids]
     assert shown[0].text() == "".join(f"one {i}\n" for i in range(50))
@@ -219,7 +231,11 @@ def test_after_a_restart_attach_shows_all_that_was_missed_and_goes_on(notebook: 
     notebook.run("import time; time.sleep(1)")
     notebook.restart()
     notebook.run("%load_ext nbcloud")
-    run = notebook.run("print(get_ipython().run_line_magic('cloud', 'runs long --json')[0]['id'])").text().strip()
+    run = (
+        notebook.run("print(get_ipython().run_line_magic('cloud', 'runs long --json')[0]['id'])")
+        .text()
+        .strip()
+    )
     shown = notebook.run(f"%cloud attach {run}")
     assert shown.text() == "".join(f"line {i}\n" for i in range(60)), shown.messages
     assert notebook.run(f"%cloud logs {run}").text() == shown.text(), "the record has it all, once"
@@ -250,7 +266,9 @@ def test_secrets_reach_the_cell_and_nothing_that_is_kept(notebook: RunningNotebo
     )
     assert f"{len(secret)} ***" in shown.text()
     assert secret not in str(shown.messages)
-    notebook.run("magic = get_ipython().magics_manager.registry['CloudMagics']\nmagic.runner.notebook.recorder.flush()")
+    notebook.run(
+        "magic = get_ipython().magics_manager.registry['CloudMagics']\nmagic.runner.notebook.recorder.flush()"
+    )
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
     assert kept == []
 

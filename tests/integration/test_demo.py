@@ -89,7 +89,12 @@ def test_it_tells_the_story(
     executed = nbformat.read(folder / "01-cloud-cell.ipynb", as_version=4)
     nbformat.validate(executed)
     assert str(folder / "01-cloud-cell.ipynb") in told
-    assert [cell.id for cell in executed.cells if cell.cell_type == "code" and cell.outputs]
+    outputs = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
+    assert outputs["train"][0].text.startswith("epoch  3: loss ")
+    assert outputs["error"][0].ename == "ZeroDivisionError"
+    assert (
+        "SVC with C=100" in outputs["search"][-1].text
+    )  # what a run in the background prints lands in its cell
 
     # What it says to type next works: the record outlives the cluster.
     training = re.search(r"nbcloud logs (r\w+)", told)

@@ -41,7 +41,9 @@ def _can_hide() -> bool:
     return subprocess.run(hidden, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not _can_hide(), reason="hiding a directory from one process needs Linux, root and unshare")
+@pytest.mark.skipif(
+    not _can_hide(), reason="hiding a directory from one process needs Linux, root and unshare"
+)
 def test_large_values_and_modules_reach_workers_that_share_no_file_system(
     local_cluster: ClusterInfo, tmp_path: Path
 ) -> None:

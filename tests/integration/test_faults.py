@@ -152,7 +152,8 @@ def test_a_scheduler_that_stands_still_for_a_while_loses_nothing(
         return False
 
     shown = own_notebook.run(
-        "%%cloud\nimport time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)", meanwhile=look
+        "%%cloud\nimport time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)",
+        meanwhile=look,
     )
     assert shown.text() == "".join(f"{i}\n" for i in range(40))
 
@@ -161,7 +162,10 @@ def _cut(scheduler: str, pid: int) -> None:
     """Break this process's connections to the scheduler, as a lost network would."""
     port = scheduler.rpartition(":")[2]
     listed = subprocess.run(
-        ["ss", "-Htnp", "dst", "127.0.0.1", "dport", "=", f":{port}"], capture_output=True, text=True, check=True
+        ["ss", "-Htnp", "dst", "127.0.0.1", "dport", "=", f":{port}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for line in listed.stdout.splitlines():
         if f"pid={pid}," in line:
@@ -182,7 +186,9 @@ def _can_cut() -> bool:
         return False
 
 
-@pytest.mark.skipif(not _can_cut(), reason="cutting a connection from outside needs Linux, root and ss (iproute2)")
+@pytest.mark.skipif(
+    not _can_cut(), reason="cutting a connection from outside needs Linux, root and ss (iproute2)"
+)
 def test_a_dropped_connection_is_made_again_and_nothing_is_lost_or_doubled(
     notebook: RunningNotebook, local_cluster: ClusterInfo
 ) -> None:
@@ -197,7 +203,8 @@ def test_a_dropped_connection_is_made_again_and_nothing_is_lost_or_doubled(
         return len(cuts) == 3
 
     shown = notebook.run(
-        "%%cloud\nimport time\nfor i in range(60):\n    print(i, flush=True)\n    time.sleep(0.03)", meanwhile=look
+        "%%cloud\nimport time\nfor i in range(60):\n    print(i, flush=True)\n    time.sleep(0.03)",
+        meanwhile=look,
     )
     assert len(cuts) == 3
     assert shown.text() == "".join(f"{i}\n" for i in range(60))
@@ -209,7 +216,9 @@ def test_a_full_disk_under_the_journal_loses_nothing_that_memory_can_hold(
 ) -> None:
     journal = Path(own_cluster.directory or "") / "journal"
     journal.mkdir(exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(journal)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(journal)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
     try:

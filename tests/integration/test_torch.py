@@ -48,4 +48,6 @@ def test_torch_is_not_imported_here_because_a_cell_imported_it_there(notebook: R
     assert "stays on session" in notebook.run("tensor").result
     assert notebook.run("%%cloud\ntensor.sum().item()").result == "3.0"
     assert notebook.run("tensor.get().tolist()").result == "[1.0, 1.0, 1.0]"
-    assert notebook.run("torch.zeros(1).item()").result == "0.0", "the name is bound to the module, imported when used"
+    assert notebook.run("torch.zeros(1).item()").result == "0.0", (
+        "the name is bound to the module, imported when used"
+    )

@@ -7,9 +7,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from nbcloud.runs.record import Run
 from nbcloud.redact import Redactor, environment_secrets, looks_secret
 from nbcloud.runs.masked import redact_outputs, redact_run
+from nbcloud.runs.record import Run
 
 SECRET = 'pa"ss/w+ö rd&1\n'
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 
 from nbcloud.errors import RunNotFound, StoreError, UsageError
-from nbcloud.runs.record import Run, RunState, new_run_id
 from nbcloud.redact import Redactor
+from nbcloud.runs.record import Run, RunState, new_run_id
 from nbcloud.runs.store import Store
 
 

@@ -10,8 +10,10 @@ from distributed import Scheduler
 from distributed.comm import connect
 
 from nbcloud.sessions import journal as journal_module
+from nbcloud.sessions import table as table_module
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.journal import PLUGIN, Journal, _Session
+from nbcloud.sessions.journal import PLUGIN, Journal
+from nbcloud.sessions.members import LiveSession
 
 
 class Peer:
@@ -75,8 +77,10 @@ class House:
         self.journal = Journal(str(self.directory), 10_000)
         await self.scheduler.register_scheduler_plugin(plugin=self.journal, name=PLUGIN, idempotent=True)
         self.host = await self.peer("nbcloud_host", id="h", worker="w1", host="machine", spool="", token="")
-        self.session = _Session("s-1", "s", "nb.ipynb", {}, 0.0, host=self.journal.hosts["w1"], state="ready")
-        self.journal.sessions["s-1"] = self.session
+        self.session = LiveSession(
+            "s-1", "s", "nb.ipynb", {}, 0.0, host=self.journal.table.hosts["w1"], state="ready"
+        )
+        self.journal.table.sessions["s-1"] = self.session
         return self
 
     async def __aexit__(self, *error):
@@ -194,7 +198,7 @@ def test_one_who_comes_back_reads_on_where_it_was(tmp_path):
 def test_a_run_whose_session_went_away_on_its_way_is_answered(tmp_path):
     async def scenario(house):
         client = await house.client("c")
-        house.journal._lose(house.session, "its worker is gone", None)
+        house.journal.table.lose(house.session, "its worker is gone", None)
         start(client, "r")
         end = await client.expect("end", run="r")
         assert end["state"] == "lost"
@@ -289,7 +293,7 @@ def test_one_who_was_forgotten_is_told_so_and_begins_anew(tmp_path, monkeypatch)
         await client.expect("messages", last=2)
         await client.leave()
         async with asyncio.timeout(10):
-            while "c" in house.journal.clients:
+            while "c" in house.journal.table.clients:
                 await asyncio.sleep(0.01)
         await client.connect()
         assert client.welcome["forgotten"]
@@ -315,13 +319,13 @@ def test_another_protocol_is_told_and_not_kept(tmp_path):
         )
         assert (await comm.read())["protocol"] == PROTOCOL
         comm.abort()
-        assert "old" not in house.journal.clients
+        assert "old" not in house.journal.table.clients
 
     in_house(tmp_path, scenario)
 
 
 def test_a_thousand_runs_leave_no_open_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "_KEPT_RUNS", 50)
+    monkeypatch.setattr(table_module, "_KEPT_RUNS", 50)
 
     async def scenario(house):
         client = await house.client("c")
@@ -333,7 +337,7 @@ def test_a_thousand_runs_leave_no_open_files(tmp_path, monkeypatch):
             house.finish(f"r{number}")
             await client.expect("end", run=f"r{number}")
         assert len(list(Path("/proc/self/fd").iterdir())) - before < 5
-        assert len(house.journal.runs) == 50
+        assert len(house.journal.table.runs) == 50
         assert len(list(tmp_path.glob("*.jsonl"))) == 50
 
     in_house(tmp_path, scenario)

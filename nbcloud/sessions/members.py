@@ -1,0 +1,105 @@
+"""Whom the journal knows: hosts and clients that are connected, sessions that live, runs and their logs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbcloud.sessions.channel import Channel
+from nbcloud.sessions.runlog import RunLog
+
+
+@dataclass
+class ConnectedHost:
+    """One worker that holds kernels."""
+
+    worker: str
+    facts: dict[str, Any]
+    channel: Channel
+
+
+@dataclass
+class LiveSession:
+    """One kernel, wherever it is. Its name is free again when it is lost, its id never is."""
+
+    id: str
+    name: str
+    notebook: str
+    resources: dict[str, float]
+    created: float
+    state: str = "starting"
+    why: str = ""
+    host: ConnectedHost | None = None
+    kernel_pid: int = 0
+    names: set[str] = field(default_factory=set)
+    queue: deque[JournaledRun] = field(default_factory=deque)
+    active: JournaledRun | None = None
+    clients: set[str] = field(default_factory=set)
+    waiting: list[tuple[ConnectedClient, str]] = field(default_factory=list)
+    log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))
+    ephemeral: bool = False
+    """Ends with its first run."""
+    lasting: bool = True
+    """Outlives the clients that use it."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a client is told."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "notebook": self.notebook,
+            "state": self.state,
+            "why": self.why,
+            "worker": self.host.worker if self.host else "",
+            "host": self.host.facts["host"] if self.host else "",
+            "spool": self.host.facts["spool"] if self.host else "",
+            "token": self.host.facts["token"] if self.host else "",
+            "kernel_pid": self.kernel_pid,
+            "resources": self.resources,
+            "created": self.created,
+            "names": sorted(self.names),
+            "active": self.active.id if self.active else "",
+            "queued": [run.id for run in self.queue],
+        }
+
+
+@dataclass
+class JournaledRun:
+    """One run and its journal."""
+
+    id: str
+    session: str
+    request: dict[str, Any]
+    log: RunLog
+    created: float
+    client: str
+    state: str = "queued"
+    why: str = ""
+    exit_code: int | None = None
+    incomplete: bool = False
+    """Its session lacks values, and its client was asked for them."""
+    end: dict[str, Any] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a client is told."""
+        return {
+            "id": self.id,
+            "session": self.session,
+            "state": self.state,
+            "why": self.why,
+            "exit_code": self.exit_code,
+            "created": self.created,
+            "messages": self.log.count,
+        }
+
+
+class ConnectedClient:
+    """One notebook kernel, command line or server that is connected."""
+
+    def __init__(self, identity: str, receive: Callable[[ConnectedClient, dict[str, Any]], None]) -> None:
+        self.id = identity
+        self.channel = Channel(lambda message: receive(self, message))
+        self.readers: dict[str, asyncio.Task[None]] = {}
