@@ -74,7 +74,7 @@ class Settings:
     out_limit: int = 2**30
     """Results asked for by ``-o`` come home by value up to this size, in bytes."""
     shown_limit: int = 2**20
-    """Stream text shown in one cell, in bytes; the record has all of it."""
+    """Stream text shown in one cell, in characters, with 20 more for each line; the record has all of it."""
     journal_memory: int = 2**26
     """Bytes of messages that the journal keeps in memory for each run; the rest is on disk."""
 

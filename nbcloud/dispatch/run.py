@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import threading
 import time
@@ -106,7 +107,7 @@ class CloudRun:
             self._finish(_lost(why))
 
     def _lose_sight(self, why: str) -> None:
-        """Its cluster is out of reach, and may go on with it: the record stays open, for anyone to complete."""
+        """Its cluster is out of reach, and may go on with it: its record stays open, to be completed."""
         if self._ended.is_set():
             return
         self.state, self.message = RunState.LOST, f"{why}; it may still be going (%cloud attach {self.id})"
@@ -204,14 +205,14 @@ class CloudRun:
 
     # The asker's thread
 
-    def take(self) -> tuple[list[dict[str, Any]], Event | None]:
+    def take(self, patience: float = math.inf) -> tuple[list[dict[str, Any]], Event | None]:
         """What has come, for the one who shows it: messages, and the event behind them.
 
-        Waits a second at most.
+        Waits for ``patience`` seconds, and a second at most.
         """
         messages: list[dict[str, Any]] = []
         with contextlib.suppress(queue.Empty):
-            kind, value = self._events.get(timeout=_TICK)
+            kind, value = self._events.get(timeout=min(patience, _TICK))
             while kind == "line":
                 messages.append(value)
                 self._taken += value["size"]

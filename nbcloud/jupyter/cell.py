@@ -152,7 +152,7 @@ class CellRunner:
         told = False
         with Interrupts(run, session, self.departure) as interrupts:
             while True:
-                messages, event = run.take()
+                messages, event = run.take(shown.patience)
                 shown.publish(messages)
                 match event:
                     case ("end", _):
@@ -173,6 +173,7 @@ class CellRunner:
                     )
                 if interrupts.killed is not None and time.monotonic() - interrupts.killed > _GIVE_UP:
                     self.notebook.abandon(session)
+                    shown.close()
                     raise RunLost(
                         f"The cluster does not answer; run {run.id} may still be going.",
                         f"When it is back: %cloud attach {run.id}",
@@ -237,7 +238,7 @@ class CellRunner:
         shown = LaterOutput(self.shell, self.comms, run.session, header, run.id)
         event = None
         while event != ("end", None):
-            messages, event = run.take()
+            messages, event = run.take(shown.patience)
             shown.publish(messages)
             if event is not None and event[0] == "silent":
                 shown.notice(_silent(event[1]))
@@ -268,12 +269,13 @@ class CellRunner:
         try:
             event = None
             while event != ("end", None):
-                messages, event = run.take()
+                messages, event = run.take(shown.patience)
                 shown.publish(messages)
                 if event is not None and event[0] == "silent":
                     notice(_silent(event[1]))
         except KeyboardInterrupt:
             run.link.forget(run.id)
+            shown.close()
             notice(f"No longer watching run {run.id}; it goes on. To stop it: %cloud cancel {run.id}")
             return
         shown.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -15,6 +16,9 @@ from nbcloud.jupyter.comms import CommRelay
 _TAIL_LINES = 20
 _LONG_PAUSE = 2.0
 _MESSAGES_A_SECOND = 400
+_LINE_COST = 20
+_REFRESH = 0.05
+_REFRESH_FULL = 1.0
 _COMMS = {"comm_open", "comm_msg", "comm_close"}
 _NEW = {"stream", "execute_result", "display_data", "error"}
 _OUTPUTS = {"stream", "execute_result", "display_data", "update_display_data", "clear_output", "error"}
@@ -102,11 +106,19 @@ def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class _Output:
-    """What the outputs of one run have in common wherever they go: how much a browser gets, and how fast."""
+    """What the outputs of one run have in common wherever they go: how much a browser gets, and how fast.
+
+    A browser draws the whole of a stream anew for each piece that is added, which takes it time in proportion
+    to the number of lines. So pieces wait for each other, the longer the more there is.
+    """
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._left = settings().shown_limit
+        self._limit = self._left = settings().shown_limit
+        self._pieces: list[str] = []
+        self._name = ""
+        self._size = 0
+        self._written = 0.0
         self._line = 0
         self._hidden = 0
         self._hidden_lines = 0
@@ -121,27 +133,52 @@ class _Output:
     def _display(self, text: str, display_id: str, *, update: bool) -> None:
         raise NotImplementedError
 
+    @property
+    def patience(self) -> float:
+        """Seconds until text that waits may be shown; infinite when there is none."""
+        if not self._pieces:
+            return math.inf
+        refresh = max(_REFRESH, _REFRESH_FULL * self._size / max(self._limit, 1))
+        return max(0.0, self._written + refresh - time.monotonic())
+
     def _stream(self, name: str, text: str) -> None:
         size = self._growth(text)
         if self._left > 0 and self._left >= size:
             self._left -= size
-            self._write(name, text)
+            self._size += size
+            self._add(name, text)
             return
         if self._left > 0:
-            cut = text.rfind("\n", 0, self._left) + 1
-            self._write(name, text[:cut])
+            cut = text.rfind("\n", 0, len(text) * self._left // size) + 1
+            self._add(name, text[:cut])
             text, self._left = text[cut:], 0
         self._hide(text)
+
+    def _add(self, name: str, text: str) -> None:
+        if name != self._name:
+            self._release()
+            self._name = name
+        self._pieces.append(text)
+
+    def _release(self, *, ends: bool = False) -> None:
+        """Show the text that waits; ``ends`` when something else than more of it comes next."""
+        if self._pieces:
+            text, self._pieces = "".join(self._pieces), []
+            self._pace()
+            self._write(self._name, text)
+            self._written = time.monotonic()
+        if ends:
+            self._name, self._size = "", 0
 
     def _growth(self, text: str) -> int:
         """How much longer text makes the output; what a progress bar overwrites is not kept anywhere."""
         if "\r" not in text:
             self._line = len(text) - text.rfind("\n") - 1 + ("\n" not in text and self._line)
-            return len(text)
+            return len(text) + _LINE_COST * text.count("\n")
         grown = 0
         for index, line in enumerate(text.split("\n")):
             if index:
-                grown, self._line = grown + 1, 0
+                grown, self._line = grown + 1 + _LINE_COST, 0
             length = max(self._line, *map(len, line.split("\r"))) if "\r" in line else self._line + len(line)
             grown, self._line = grown + length - self._line, length
         return grown
@@ -166,6 +203,7 @@ class _Output:
             self._say("", update=not first)
 
     def _say(self, more: str, *, update: bool) -> None:
+        self._release(ends=True)
         text = f"… {self._hidden_lines:,} lines more{more}, in the record: %cloud logs {self._run}"
         self._display(text, f"nbcloud-long-{self._run}", update=update)
 
@@ -173,7 +211,8 @@ class _Output:
         """Show the end of what was too long."""
         if self._hidden:
             self._say(f" ({self._hidden:,} characters; the last of them below)", update=True)
-            self._write("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
+            self._add("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
+        self._release(ends=True)
 
     def _pace(self) -> None:
         """Stay below the rate at which Jupyter's server drops messages without a word."""
@@ -204,7 +243,6 @@ class CellOutput(_Output):
         self._shell = shell
         self._comms = comms
         self._session = session
-        self._unflushed = ""
         self._error: dict[str, Any] | None = None
         self.error_shown = True
         """Whether the reader has seen the latest error; one that came as text only counts as seen."""
@@ -213,10 +251,13 @@ class CellOutput(_Output):
         """Show messages, in order."""
         for message in collapse(messages):
             self._show(message["msg_type"], message["content"], message)
-        self._flush()
+        if not self.patience:
+            self._release()
 
     def _show(self, kind: str, content: dict[str, Any], message: dict[str, Any]) -> None:
         self._show_error()
+        if kind not in {"stream", SKIPPED}:
+            self._release(ends=True)
         match kind:
             case "stream":
                 self._stream(content["name"], content["text"])
@@ -235,7 +276,6 @@ class CellOutput(_Output):
             case "error":
                 self._error, self.error_shown = content, False
             case "comm_open" | "comm_msg" | "comm_close":
-                self._flush()
                 self._pace()
                 self._comms.from_session(self._session, message)
             case _ if kind == SKIPPED:
@@ -247,11 +287,11 @@ class CellOutput(_Output):
         if content is None:
             return
         self.error_shown = True
+        self._release(ends=True)
         kernel = getattr(self._shell, "kernel", None)
         if kernel is None:
             self._write("stderr", "\n".join(content["traceback"]) + "\n")
             return
-        self._flush()
         kernel.send_response(kernel.iopub_socket, "error", content, ident=kernel._topic("error"))
 
     def _result(self, content: dict[str, Any]) -> None:
@@ -259,18 +299,9 @@ class CellOutput(_Output):
         sys.displayhook(_Formatted(content["data"], content.get("metadata") or {}))
 
     def _write(self, name: str, text: str) -> None:
-        # Each of the two streams has a buffer of its own in ipykernel.
-        if name != self._unflushed:
-            if self._unflushed:
-                self._flush()
-                self._pace()
-            self._unflushed = name
-        (sys.stderr if name == "stderr" else sys.stdout).write(text)
-
-    def _flush(self) -> None:
-        self._unflushed = ""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        stream = sys.stderr if name == "stderr" else sys.stdout
+        stream.write(text)
+        stream.flush()
 
     def _display(self, text: str, display_id: str, *, update: bool) -> None:
         transient = {"display_id": display_id}
@@ -287,7 +318,6 @@ class CellOutput(_Output):
         if not raised:
             self._show_error()
         super().close()
-        self._flush()
 
 
 class LaterOutput(_Output):
@@ -320,8 +350,11 @@ class LaterOutput(_Output):
             elif message["msg_type"] == SKIPPED:
                 self._skip(message["content"])
             else:
+                self._release(ends=True)
                 self._pace()
                 self.send(message)
+        if not self.patience:
+            self._release()
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message at once; may be called from any thread."""
@@ -345,7 +378,6 @@ class LaterOutput(_Output):
         )
 
     def _write(self, name: str, text: str) -> None:
-        self._pace()
         self._send("stream", {"name": name, "text": text})
 
     def _display(self, text: str, display_id: str, *, update: bool) -> None:
@@ -354,4 +386,5 @@ class LaterOutput(_Output):
 
     def notice(self, text: str) -> None:
         """Say something to the user in the cell."""
-        self._write("stderr", f"nbcloud: {text}\n")
+        self._add("stderr", f"nbcloud: {text}\n")
+        self._release()

@@ -69,7 +69,7 @@ class Journal(SchedulerPlugin):
 
     @property
     def last_active(self) -> float:
-        """When a run was last asked for or ended, in seconds since the epoch; the idle stop asks this, too."""
+        """When a run was last asked for or ended, in seconds since the epoch; for the idle stop, too."""
         return self.table.last_active
 
     async def close(self) -> None:
