@@ -15,17 +15,12 @@ from nbcloud.cells.visitor import CellVisitor
 
 @dataclass(frozen=True)
 class Required:
-    """A name that a cell certainly evaluates, and where: line from 1, columns from 0 in characters.
-
-    ``at_once`` says that nothing of the cell has had an effect before: where the name is missing, all that
-    the cell does is to fail.
-    """
+    """A name that a cell certainly evaluates, and where: line from 1, columns from 0 in characters."""
 
     name: str
     lineno: int
     col_offset: int
     end_col_offset: int
-    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def _names(source: str, cell: ParsedCell, automagic: bool) -> CellNames:
 def _required(source: str, visitor: CellVisitor) -> tuple[Required, ...]:
     lines = split_lines(source)
     return tuple(
-        Required(name, *find_name(lines, name, line, column), at_once=name in visitor.at_once)
+        Required(name, *find_name(lines, name, line, column))
         for name, (line, column) in visitor.required.items()
     )
 

@@ -36,8 +36,6 @@ class Assignment:
         As in :class:`nbcloud.cells.analysis.CellNames`.
     required : dict
         Line in the cell and column in bytes of each name that is certainly evaluated, in order.
-    at_once : set of str
-        Those of them that are evaluated before the cell can have had any effect.
     unseen : bool
         Names may have been bound that this class was not told of.
     bound : set
@@ -53,7 +51,6 @@ class Assignment:
         self.binds: set[str] = set()
         self.deletes: set[str] = set()
         self.required: dict[str, tuple[int, int]] = {}
-        self.at_once: set[str] = set()
         self.unseen = False
         self.bound: set[Bound] = set()
         self.dead = False
@@ -61,7 +58,6 @@ class Assignment:
         self._touched: set[Bound] = set()  # what may have been bound by now, on any way
         self._loaded: set[str] = set()
         self._sure = True
-        self._acted = False
         self._scopes: list[_Scope] = []
         self._scope_keys = count()
         self._waiting: dict[str, set[str]] = {}  # function: what it reads, once somebody can call it
@@ -90,8 +86,6 @@ class Assignment:
             self.reads.add(name)
             if place is not None and self._certain and name not in self._touched:
                 self.required.setdefault(name, place)
-                if not self._acted:
-                    self.at_once.add(name)
         if name in self._waiting:
             self._reach(name)
 
@@ -222,10 +216,6 @@ class Assignment:
         self.conditional -= 1
         self.dead = not ends
         self.bound = set.intersection(*ends) if ends else set(before)
-
-    def act(self) -> None:
-        """Note that by this place the cell may have shown, bound or changed something."""
-        self._acted = True
 
     def doubt(self) -> None:
         """Hold nothing after this place for certain: the cell may have been left, or names bound."""

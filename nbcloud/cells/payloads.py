@@ -107,6 +107,12 @@ class _Pickler(cloudpickle.Pickler):
             function = obj.__wrapped__
             if isinstance(function, types.FunctionType) and function.__globals__ is self._namespace:
                 return _cached_anew, (function, obj.cache_parameters())
+        if isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER:
+            registry = obj.registry  # type: ignore[attr-defined]
+            return _dispatching_anew, (registry[object], tuple(registry.items()))
+        if type(obj) is types.CellType:
+            # In two steps: a function may be in its own closure.
+            return types.CellType, (), _content(obj), None, None, _fill
         return super().reducer_override(obj)
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> tuple[Any, ...]:
@@ -115,15 +121,16 @@ class _Pickler(cloudpickle.Pickler):
             return reduced
         self.uses |= function_reads(func.__code__)
         self.files.add(func.__code__.co_filename)
-        _make, (code, _globals, _name, _defaults, closure), (state, slots), *rest = reduced
-        # The names it uses travel as names of their own, not as copies inside the function.
-        slots["__globals__"] = {}
-        return _function_of_receiver, (code, closure), (state, slots), *rest
+        _make, (code, *_), (state, slots), *rest = reduced
+        # The names it uses travel as names of their own, not as copies inside the function; and its variables
+        # as those of the function around it, which others may share.
+        slots["__globals__"], slots["__closure__"] = {}, None
+        return _function_of_receiver, (code, func.__closure__), (state, slots), *rest
 
     def parts(self) -> dict[int, Any]:
         """The mutable objects met, by identity, without the dict of names, which is the first."""
-        met = list(self.memo.copy().values())[1:]
-        found = {id(obj): obj for _, obj in met if not isinstance(obj, _ATOMS) and _can_change(obj)}
+        met = (obj for index, obj in self.memo.copy().values() if index > 0)
+        found = {id(obj): obj for obj in met if not isinstance(obj, _ATOMS) and _can_change(obj)}
         if pandas := sys.modules.get("pandas"):  # lists of the class, met in every frame
             for kind in (pandas.DataFrame, pandas.Series):
                 found.pop(id(kind._metadata), None)
@@ -143,11 +150,30 @@ def _can_change(obj: Any) -> bool:
     )
 
 
+_DISPATCHER = vars(types.FunctionType)["__code__"].__get__(functools.singledispatch(repr))
+
+
+def _dispatching_anew(function: types.FunctionType, registry: Iterable[tuple[type, Any]]) -> Any:
+    """A function of ``singledispatch``, without its cache of weak references."""
+    dispatching = functools.singledispatch(function)
+    for kind, implementation in registry:
+        dispatching.register(kind, implementation)
+    return dispatching
+
+
+_EMPTY = "nothing in this variable of a closure yet"
+
+
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing yet
-        return None
+    except ValueError:
+        return _EMPTY
+
+
+def _fill(cell: types.CellType, content: Any) -> None:
+    if not (isinstance(content, str) and content == _EMPTY):
+        cell.cell_contents = content
 
 
 def _function_of_receiver(code: types.CodeType, closure: tuple[Any, ...] | None) -> types.FunctionType:

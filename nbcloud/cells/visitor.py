@@ -42,9 +42,7 @@ class CellVisitor(Flow):
 
     def _run(self, cell: ParsedCell) -> None:
         self._cell = cell
-        for statement in cell.tree.body:
-            self.visit(statement)
-            self.act()
+        self.visit_all(cell.tree.body)
 
     # ── names and assignments ────────────────────────────────────────────────────────────────────
 
@@ -84,11 +82,6 @@ class CellVisitor(Flow):
     def _visit_walrus(self, node: ast.NamedExpr) -> None:
         self.visit(node.value)
         self.store(node.target.id)
-        self.act()
-
-    def _visit_await(self, node: ast.Await) -> None:
-        self.visit(node.value)
-        self.act()
 
     def _visit_capture(self, node: ast.MatchAs | ast.MatchStar | ast.MatchMapping) -> None:
         self.visit_children(node)
@@ -233,7 +226,6 @@ class CellVisitor(Flow):
                 return
         self.visit_children(node)
         self._note_call(node)
-        self.act()
         if idioms.leaves(node):
             self.doubt()
         if idioms.binds_unseen(node):
@@ -244,7 +236,6 @@ class CellVisitor(Flow):
         self.imports |= {idioms.module_imported(node)} - {""}
 
     def _run_magic(self, effect: MagicEffect, line: int) -> None:
-        self.act()
         if not effect.certain:
             self.doubt()
         for name in effect.reads:
@@ -280,7 +271,6 @@ CellVisitor.handlers = {
     ast.Assign: CellVisitor._visit_assign,
     ast.AsyncFunctionDef: CellVisitor._visit_function,
     ast.AugAssign: CellVisitor._visit_augmented,
-    ast.Await: CellVisitor._visit_await,
     ast.Call: CellVisitor._visit_call,
     ast.ClassDef: CellVisitor._visit_class,
     ast.Constant: CellVisitor._visit_constant,

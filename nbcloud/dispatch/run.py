@@ -319,6 +319,17 @@ class CloudRun:
         why = f": {self.message}" if self.message else ""
         return f"<run {self.id}{name} on {self.link.info.name!r}, {self.state}{why}>"
 
+    def _ipython_display_(self) -> None:
+        # With an id, so that whoever follows the run can keep what is shown up to date.
+        from IPython.display import display
+
+        display({"text/plain": repr(self)}, raw=True, display_id=self.display_id)
+
+    @property
+    def display_id(self) -> str:
+        """Id of all displays of this run."""
+        return f"nbcloud-run-{self.id}"
+
 
 def _lost(why: str) -> dict[str, Any]:
     """The end of a run of which nobody can tell more."""

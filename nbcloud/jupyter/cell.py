@@ -237,11 +237,15 @@ class CellRunner:
         """Let the run's outputs land in the cell that started it; in a thread of its own."""
         shown = LaterOutput(self.shell, self.comms, run.session, header, run.id)
         event = None
+        state = run.state
         while event != ("end", None):
             messages, event = run.take(shown.patience)
             shown.publish(messages)
             if event is not None and event[0] == "silent":
                 shown.notice(_silent(event[1]))
+            if run.state is not state:
+                state = run.state
+                shown.update(run.display_id, repr(run))
         shown.close()
         error = failure(run)
         if error is not None and run.state is not RunState.FAILED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import sys
 import time
@@ -12,6 +13,7 @@ from nbcloud.config import settings
 from nbcloud.dispatch.run import SKIPPED
 from nbcloud.errors import RemoteError
 from nbcloud.jupyter.comms import CommRelay
+from nbcloud.runs.outputs import compose, output_text
 
 _TAIL_LINES = 20
 _LONG_PAUSE = 2.0
@@ -103,6 +105,12 @@ def collapse(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if kind in _COMMS:
             area = len(kept)
     return kept
+
+
+def _remark(text: str) -> dict[str, str]:
+    """Words of nbcloud's own among outputs of the user's."""
+    style = "color: var(--jp-ui-font-color2, gray); font-style: italic"
+    return {"text/plain": text, "text/html": f'<div style="{style}">{html.escape(text)}</div>'}
 
 
 class _Output:
@@ -204,13 +212,13 @@ class _Output:
 
     def _say(self, more: str, *, update: bool) -> None:
         self._release(ends=True)
-        text = f"… {self._hidden_lines:,} lines more{more}, in the record: %cloud logs {self._run}"
+        text = f"… {self._hidden_lines:,} lines more{more}. All of them: !nbcloud logs {self._run} > all.txt"
         self._display(text, f"nbcloud-long-{self._run}", update=update)
 
     def close(self) -> None:
         """Show the end of what was too long."""
         if self._hidden:
-            self._say(f" ({self._hidden:,} characters; the last of them below)", update=True)
+            self._say(f" ({self._hidden:,} characters), the last of them below", update=True)
             self._add("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
         self._release(ends=True)
 
@@ -305,7 +313,7 @@ class CellOutput(_Output):
 
     def _display(self, text: str, display_id: str, *, update: bool) -> None:
         transient = {"display_id": display_id}
-        self._shell.display_pub.publish({"text/plain": text}, {}, transient=transient, update=update)
+        self._shell.display_pub.publish(_remark(text), {}, transient=transient, update=update)
 
     def close(self, *, raised: bool = False) -> None:
         """Show what is left.
@@ -366,7 +374,7 @@ class LaterOutput(_Output):
 
     def _send(self, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> None:
         if self._kernel is None:  # a terminal has no cells that could grow
-            sys.stdout.write(content.get("text") or content.get("data", {}).get("text/plain", ""))
+            sys.stdout.writelines(output_text(output, ansi=True) for output in compose([(kind, content, {})]))
             return
         header = self._parent or parent or {}
         self._kernel.session.send(
@@ -381,8 +389,15 @@ class LaterOutput(_Output):
         self._send("stream", {"name": name, "text": text})
 
     def _display(self, text: str, display_id: str, *, update: bool) -> None:
-        content = {"data": {"text/plain": text}, "metadata": {}, "transient": {"display_id": display_id}}
+        content = {"data": _remark(text), "metadata": {}, "transient": {"display_id": display_id}}
         self._send("update_display_data" if update else "display_data", content)
+
+    def update(self, display_id: str, text: str) -> None:
+        """Change a text that is displayed."""
+        data = {"text/plain": text}
+        self._send(
+            "update_display_data", {"data": data, "metadata": {}, "transient": {"display_id": display_id}}
+        )
 
     def notice(self, text: str) -> None:
         """Say something to the user in the cell."""

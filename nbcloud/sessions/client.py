@@ -116,17 +116,17 @@ class Session:
     # Out
 
     def undefined(self, cell: CellNames) -> list[Any]:
-        """Names that the cell needs at once and nobody has, as the analysis found them.
+        """Names that the cell certainly needs and nobody has, as the analysis found them.
 
-        A cell that does something before it comes to such a name does that first, as it would here.
+        A cell that would only come to such a name after an hour's work is refused all the same: here alone it
+        is not as in the notebook's own kernel.
         """
         functions = [f for f in map(self.namespace.get, cell.reads) if isinstance(f, types.FunctionType)]
         bound_by_calls = {name for function in functions for name in function_binds(function.__code__)}
         lacking = [
             required
             for required in cell.required
-            if required.at_once
-            and required.name not in self.namespace
+            if required.name not in self.namespace
             and required.name not in bound_by_calls
             and required.name not in self.names
             and not hasattr(builtins, required.name)

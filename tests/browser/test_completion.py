@@ -28,7 +28,7 @@ def test_tab_completes_flags_commands_and_names(notebook: Notebook) -> None:
 
 def test_tab_lists_what_fits_and_nothing_else(notebook: Notebook) -> None:
     notebook.type("%%cloud --t")
-    offered = notebook.page.locator(".jp-Completer .jp-Completer-item code")
+    offered = notebook.page.locator(".jp-Completer .jp-Completer-match")
     notebook.tab(lambda: offered.count())
     notebook.picture("flags")
     assert offered.all_inner_texts() == ["--tag", "--timeout"]

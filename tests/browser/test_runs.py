@@ -47,7 +47,8 @@ state.update(HTML("<i>state: over</i>"))
     assert behind.text("stdout") == "".join(f"background {number}\n" for number in range(100))
     assert behind.text("stderr") == "background warns\n"
     kinds = [output["output_type"] for output in behind.outputs if output["output_type"] != "stream"]
-    assert sorted(kinds) == ["display_data", "display_data", "execute_result", "execute_result"]
+    assert sorted(kinds) == ["display_data", "display_data", "display_data", "execute_result"]
+    behind.shows("on 'local', done")
 
 
 def test_a_background_run_says_in_its_cell_how_it_failed_or_was_lost(notebook: Notebook) -> None:

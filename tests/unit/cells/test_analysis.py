@@ -406,27 +406,7 @@ def test_required_names_stand_where_the_user_typed_them(cell: str, place: tuple[
 
 
 def test_each_required_name_is_listed_once_where_it_is_evaluated_first() -> None:
-    assert analyze("b\na + b").required == (Required("b", 1, 0, 1, at_once=True), Required("a", 2, 0, 1))
-
-
-@pytest.mark.parametrize(
-    ("cell", "at_once"),
-    [
-        ("print(a)", "print a"),
-        ("b = a.c[d]", "a d"),
-        ("f(a, g(b), c)", "f a g b"),
-        ("# words\n'words'\na", ""),  # a text on its own is a statement, too
-        ("x = 1\na", ""),
-        ("import x\na", ""),
-        ("print('before')\na", "print"),
-        ("(x := 1) + a", ""),
-        ("(await f) + a", "f"),
-        ("%time a", ""),
-        ("class A:\n    b = a", "a"),
-    ],
-)
-def test_names_that_a_cell_needs_before_it_has_any_effect(cell: str, at_once: str) -> None:
-    assert [entry.name for entry in analyze(cell).required if entry.at_once] == at_once.split()
+    assert analyze("b\na + b").required == (Required("b", 1, 0, 1), Required("a", 2, 0, 1))
 
 
 def test_warnings_are_left_to_the_kernel_that_runs_the_cell() -> None:

@@ -103,7 +103,7 @@ def test_a_flood_is_cut_at_the_limit_and_its_end_is_shown(shell, monkeypatch):
     assert shown_lines == lines[: len(shown_lines)]
     said = captured.outputs[-1].data["text/plain"]
     assert f"{100_000 - len(shown_lines):,} lines more" in said
-    assert "%cloud logs r1" in said
+    assert "nbcloud logs r1" in said
 
 
 def test_a_progress_bar_is_no_flood(shell, monkeypatch):
