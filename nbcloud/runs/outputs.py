@@ -17,15 +17,18 @@ class OutputComposer:
     """Takes the iopub messages of one run in order; holds the outputs that they leave, as JupyterLab would.
 
     Adding a message is constant in time, whatever came before: text is joined when the outputs are asked for.
+    What an Output widget captures stands among the others; a clear inside of the widget spares those.
     """
 
     def __init__(self) -> None:
-        self._outputs: list[dict[str, Any]] = []
+        self._outputs: list[tuple[str, dict[str, Any]]] = []
+        """Each with the Output widget that captured it, by its comm; none is ``""``."""
+        self._captors = [""]
         self._displays: dict[str, list[dict[str, Any]]] = {}
-        self._clear_at_next = False
+        self._clear_at_next: set[str] = set()
 
     def add(self, msg_type: str, content: Mapping[str, Any]) -> None:
-        """Take the next message; those that leave no output (comm, status, …) are ignored."""
+        """Take the next message; those that leave no output (status, …) are ignored."""
         match msg_type:
             case "stream":
                 self._add_stream(str(content.get("name", "stdout")), str(content.get("text", "")))
@@ -44,26 +47,28 @@ class OutputComposer:
                     }
                 )
             case "clear_output":
-                self._clear_at_next = bool(content.get("wait"))
-                if not self._clear_at_next:
-                    self._clear()
+                self._clear_at_next.add(self._captors[-1])
+                if not content.get("wait"):
+                    self._clear_if_due()
+            case "comm_msg":
+                self._capture(content)
 
     def outputs(self) -> list[dict[str, Any]]:
         """The outputs now, in the form of nbformat 4.5; later messages don't change what was returned."""
         return [
             output | {"text": "".join(output["text"])} if output["output_type"] == "stream" else dict(output)
-            for output in self._outputs
+            for _, output in self._outputs
         ]
 
     def _add_stream(self, name: str, text: str) -> None:
         self._clear_if_due()
         if not text:
             return
-        last = self._outputs[-1] if self._outputs else {}
-        if last.get("output_type") == "stream" and last["name"] == name:
+        captor, last = self._outputs[-1] if self._outputs else ("", {})
+        if captor == self._captors[-1] and last.get("output_type") == "stream" and last["name"] == name:
             last["text"].append(text)
         else:
-            self._outputs.append({"output_type": "stream", "name": name, "text": [text]})
+            self._append({"output_type": "stream", "name": name, "text": [text]})
 
     def _add_display(self, msg_type: str, content: Mapping[str, Any]) -> None:
         output = {"output_type": msg_type, **_bundle(content)}
@@ -75,16 +80,27 @@ class OutputComposer:
 
     def _append(self, output: dict[str, Any]) -> None:
         self._clear_if_due()
-        self._outputs.append(output)
+        self._outputs.append((self._captors[-1], output))
 
     def _clear_if_due(self) -> None:
-        if self._clear_at_next:
-            self._clear_at_next = False
-            self._clear()
+        captor = self._captors[-1]
+        if captor in self._clear_at_next:
+            self._clear_at_next.remove(captor)
+            self._outputs = [(other, output) for other, output in self._outputs if other != captor]
+            left = {id(output) for _, output in self._outputs}
+            self._displays = {
+                key: [output for output in outputs if id(output) in left]
+                for key, outputs in self._displays.items()
+            }
 
-    def _clear(self) -> None:
-        self._outputs.clear()
-        self._displays.clear()
+    def _capture(self, content: Mapping[str, Any]) -> None:
+        """An Output widget says whose outputs it captures from now on; nobody's, when it has enough."""
+        state = (content.get("data") or {}).get("state")
+        if isinstance(state, Mapping) and "msg_id" in state:
+            comm = str(content.get("comm_id"))
+            self._captors = [captor for captor in self._captors if captor != comm]
+            if state["msg_id"]:
+                self._captors.append(comm)
 
 
 def compose(messages: Iterable[Message]) -> list[dict[str, Any]]:

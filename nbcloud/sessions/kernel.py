@@ -238,6 +238,9 @@ class SessionApp(IPKernelApp):
         import zmq
 
         self.iopub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        # A port on which ipykernel listens for forked children; theirs write to the file descriptors instead.
+        self.iopub_thread._pipe_flag = False
+        self.iopub_thread.io_loop.add_callback(self.iopub_thread._pipe_in.close)
 
 
 def main() -> None:

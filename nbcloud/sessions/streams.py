@@ -38,7 +38,7 @@ class OrderedOutStream(OutStream):
     flush_interval = 0.02
     black_box: BlackBox | None = None
     _redactor: Redactor | None = None
-    _segments: list[tuple[str, frozenset[Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
+    _segments: list[tuple[str, dict[str, Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
     _segments_lock = threading.RLock()
     _pending = 0
     _flushed = 0.0
@@ -50,8 +50,7 @@ class OrderedOutStream(OutStream):
         if self.pub_thread is None:
             raise ValueError("I/O operation on closed file")
         if not self._is_master_process():
-            # A forked child has its own copy of the buffer and no IO thread: ipykernel knows what to do.
-            return super().write(string) or 0
+            return self._write_forked(string)
         shared = OrderedOutStream
         with self._segments_lock:
             self._add(self._redactor.stream(string) if self._redactor is not None else string)
@@ -59,14 +58,26 @@ class OrderedOutStream(OutStream):
             self.flush()
         return len(string)
 
+    def _write_forked(self, string: str) -> int:
+        """In a forked child, which has no IO thread: through the file descriptor that its parent reads."""
+        if self._redactor is not None:
+            string = self._redactor.text(string)
+        descriptor = (
+            self._original_stdstream_fd if self._should_watch else {"stdout": 1, "stderr": 2}[self.name]
+        )
+        data = memoryview(string.encode("utf-8", "replace"))
+        while data.nbytes:
+            data = data[os.write(descriptor, data) :]
+        return len(string)
+
     def _add(self, string: str) -> None:
         """Add text without secrets; called with the lock."""
         if not string:
             return
         shared = OrderedOutStream
-        parent = frozenset(self.parent_header.items())
+        parent = self.parent_header
         segments = shared._segments
-        if not segments or segments[-1][0] != self.name or segments[-1][1] != parent:
+        if not segments or segments[-1][1] is not parent or segments[-1][0] != self.name:
             segments.append((self.name, parent, StringIO()))
         segments[-1][2].write(string)
         if shared.black_box is not None:
@@ -112,11 +123,11 @@ class OrderedOutStream(OutStream):
                 content = {"name": name, "text": buffer.getvalue()}
                 # The last of them takes the host's mark to where the ring was when they were taken.
                 metadata = {POSITION_KEY: position} if index == len(segments) - 1 else {}
-                message = self.session.msg("stream", content, parent=dict(parent), metadata=metadata)
+                message = self.session.msg("stream", content, parent=parent, metadata=metadata)
                 self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
             shared._flushed = time.monotonic()
 
-    def _take(self) -> tuple[list[tuple[str, frozenset[Any], StringIO]], int]:
+    def _take(self) -> tuple[list[tuple[str, dict[str, Any], StringIO]], int]:
         shared = OrderedOutStream
         with self._segments_lock:
             segments, shared._segments, shared._pending = shared._segments, [], 0

@@ -184,9 +184,9 @@ def _facts(runtime: Path, server: subprocess.Popen[bytes]) -> str:
     return text if text.endswith("}") else ""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str, lab: Lab) -> Iterator[Browser]:
-    """One for each module: Playwright keeps an event loop in this thread, which other tests may not find."""
+    """Ends with these tests: Playwright keeps an event loop in this thread, which others may not find."""
     api = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is missing: pip install 'nbcloud[dev]'"
     )
@@ -240,7 +240,7 @@ class Cell:
         deadline = time.monotonic() + limit
         while not condition(self):
             if time.monotonic() > deadline:
-                pytest.fail(f"not true of cell {self.index} within {limit:g} s: {self.outputs}")
+                pytest.fail(f"not true of cell {self.index} within {limit:g} s: {str(self.outputs)[-1000:]}")
             self.page.wait_for_timeout(30)
         return self
 
@@ -336,7 +336,7 @@ def _load(page: Page, lab: Lab) -> None:
     page.evaluate(_IN_PAGE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def page(browser: Browser, lab: Lab) -> Iterator[Page]:
     """JupyterLab, loaded."""
     page = browser.new_page(viewport={"width": 1100, "height": 1000})

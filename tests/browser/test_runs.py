@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
 from nbcloud.runs.store import Store
+from tests.browser.conftest import Gate, Notebook
 
 pytestmark = pytest.mark.browser
 
-Notebook = Any
 
-
-def test_outputs_of_a_background_run_land_in_the_cell_that_started_it(notebook: Notebook, gate: Any) -> None:
+def test_outputs_of_a_background_run_land_in_the_cell_that_started_it(notebook: Notebook, gate: Gate) -> None:
     notebook.run("import time")
     behind = notebook.start(
         f"""%%cloud --bg --name behind
@@ -65,7 +63,7 @@ def test_a_background_run_says_in_its_cell_how_it_failed_or_was_lost(notebook: N
 
 
 def test_a_run_outlives_a_restart_of_the_kernel_and_is_shown_from_its_first_line_on(
-    notebook: Notebook, gate: Any
+    notebook: Notebook, gate: Gate
 ) -> None:
     expected = [f"line {number}\n" for number in range(900)]
     before = notebook.start(
@@ -87,6 +85,9 @@ for number in trange(600, 900, desc="live"): print("line", number)
     notebook.restart_kernel()
     gate.open("restarted")
     notebook.run("%load_ext nbcloud")
+    glance = notebook.start("%cloud attach").until(lambda cell: "line 599\n" in cell.text())
+    notebook.command("notebook:interrupt-kernel")
+    assert "No longer watching run" in glance.wait().text("stderr")
     after = notebook.start("%cloud attach")
     after.until(lambda cell: "line 599\n" in cell.text())
     assert not after.done

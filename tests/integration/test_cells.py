@@ -46,6 +46,17 @@ def test_output_of_c_and_of_child_processes_is_captured(notebook: RunningNoteboo
     assert "to stderr" in shown.notes
 
 
+def test_output_of_forked_children_is_captured_without_a_port(notebook: RunningNotebook) -> None:
+    shown = notebook.run(
+        "%%cloud\nimport multiprocessing, os, sys\nfork = multiprocessing.get_context('fork')\n"
+        "def work():\n    print('from a fork')\n    print('its stderr', file=sys.stderr)\n"
+        "child = fork.Process(target=work)\nchild.start()\nchild.join()\n"
+        "import psutil\n[c.laddr for c in psutil.Process().net_connections() if c.status == 'LISTEN']"
+    )
+    assert (shown.text(), shown.result) == ("from a fork\n", "[]")
+    assert "its stderr" in shown.notes
+
+
 def test_rich_displays_updates_and_results(notebook: RunningNotebook) -> None:
     shown = notebook.run(
         "%%cloud\nfrom IPython.display import HTML, clear_output, display\n"

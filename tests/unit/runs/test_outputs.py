@@ -40,6 +40,32 @@ def texts(outputs):
     return [output_text(output) for output in outputs]
 
 
+def capture(comm, on):
+    return "comm_msg", {"comm_id": comm, "data": {"method": "update", "state": {"msg_id": "m" if on else ""}}}
+
+
+def test_a_clear_inside_of_an_output_widget_spares_what_is_outside():
+    outputs = composed(
+        stream("above\n"),
+        capture("out", True),
+        stream("inside\n"),
+        capture("nested", True),
+        stream("deep\n"),
+        clear(False),
+        capture("nested", False),
+        clear(True),
+        display("figure", "f"),
+        capture("out", False),
+        stream("below\n"),
+        capture("out", True),
+        clear(True),
+        stream("at last\n"),
+        capture("out", False),
+        update("gone", "f"),
+    )
+    assert texts(outputs) == ["above\n", "below\n", "at last\n"]
+
+
 def test_consecutive_text_of_one_stream_is_one_output():
     outputs = composed(
         stream("a"), stream("b\n"), stream("c", "stderr"), stream("d"), stream(""), stream("e\r")
