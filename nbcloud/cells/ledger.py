@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbcloud.cells.payloads import Payload, TooLarge, TooSlow, encode
+from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import NotPicklable
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType)
 _TWICE = 2**22
-LOOKED_AT = 2**28
-"""Bytes up to which a value is looked through for changes; a larger one is taken for what it was."""
 
 _Anchor = Callable[[], Any]
 
@@ -128,37 +126,22 @@ class Ledger:
         for name in names:
             self._agreed[name] = entry
 
-    def same(self, name: str) -> bool:
-        """Whether the objects of the name's bundle are those that were agreed on, whatever became of them."""
-        entry = self._agreed.get(name)
-        return entry is not None and all(
-            member in self._namespace and anchor() is self._namespace[member]
-            for member, anchor in zip(entry.names, entry.values, strict=True)
-        )
-
-    def unchanged(self, name: str, *, limit: int | None = None, seconds: float | None = None) -> bool:
+    def unchanged(self, name: str, *, limit: int | None = None) -> bool:
         """Whether this side's values of the name's bundle are those that were agreed on.
 
         Past ``limit`` bytes the answer is that of the objects' identities.
-
-        Raises
-        ------
-        TooSlow
-            When finding out takes more than ``seconds``.
         """
         entry = self._agreed.get(name)
         if entry is None or any(member not in self._namespace for member in entry.names):
             return False
         values = {member: self._namespace[member] for member in entry.names}
-        same = self.same(name)
+        same = all(anchor() is value for anchor, value in zip(entry.values, values.values(), strict=True))
         if not entry.stable or entry.own is None:
             return same
         if same and all(map(settled, values.values())):
             return True
         try:
-            return encode(values, self._namespace, limit=limit, seconds=seconds).hash == entry.own
-        except TooSlow:
-            raise
+            return encode(values, self._namespace, limit=limit).hash == entry.own
         except TooLarge:
             return same
         except NotPicklable:
@@ -186,13 +169,10 @@ class Ledger:
         deadline = None if seconds is None else time.monotonic() + seconds
         # A bundle that one name leaves is agreed on anew, so all of its names travel.
         together = {mate for name in names for mate in self.bundle_of(name) if mate in self._namespace}
-
-        def left() -> float | None:
-            return None if deadline is None else max(0.0, deadline - time.monotonic())
-
         for name in sorted(together):
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                packed[name] = self._pack([name], limit, left())
+                packed[name] = self._pack([name], limit, left)
             except (NotPicklable, TooLarge) as error:
                 refused[name] = error
         found = []
@@ -201,7 +181,7 @@ class Ledger:
                 found.append(Bundle(tuple(group), packed[group[0]]))
                 continue
             try:
-                found.append(Bundle(tuple(group), self._pack(group, limit, left())))
+                found.append(Bundle(tuple(group), self._pack(group, limit, None)))
             except (NotPicklable, TooLarge) as error:
                 refused.update(dict.fromkeys(group, error))
         return found, refused

@@ -7,7 +7,6 @@ namespace, as if they had been defined there; the names that they use in turn ar
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import io
 import pickle
@@ -22,9 +21,7 @@ from typing import Any
 import cloudpickle
 import xxhash
 
-from nbcloud.cells import views
 from nbcloud.cells.analysis import function_reads
-from nbcloud.cells.views import Views
 from nbcloud.errors import NotPicklable, TransferError
 
 _receiver: ContextVar[MutableMapping[str, Any]] = ContextVar("receiver")
@@ -45,11 +42,7 @@ _ATOMS = (
 
 
 class TooLarge(TransferError):
-    """A value is larger than the caller wants to move."""
-
-
-class TooSlow(TooLarge):
-    """A value takes longer to pickle than the caller wants to wait."""
+    """A value is larger, or slower to pickle, than the caller wants to wait for."""
 
 
 @dataclass
@@ -76,8 +69,6 @@ class Payload:
     uses: frozenset[str] = frozenset()
     files: frozenset[str] = frozenset()
     parts: dict[int, Any] = field(default_factory=dict, repr=False)
-    finalized: bool = False
-    """Whether a class of the notebook in it has a ``__del__``, which would run for the copy, too."""
     _hash: str = field(default="", repr=False)
 
     @property
@@ -104,54 +95,25 @@ class _Pickler(cloudpickle.Pickler):
         file: Any,
         namespace: Mapping[str, Any] | None,
         buffer_callback: Callable[[pickle.PickleBuffer], Any],
-        shared: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
-        self._file = file
-        self._shared = shared
-        self._views = Views()
         self._namespace = namespace
         self.uses: set[str] = set()
         self.files: set[str] = set()
-        self.finalized = False
-        self._classes: set[type] = set()
 
     def reducer_override(self, obj: Any) -> Any:
-        """Pickle by value what cloudpickle and pickle would look up in ``__main__``, and call none of its code."""
-        self._file.spend(0)
-        owner = self._views.meet(obj)
-        if id(owner) in self._shared:
-            return views.reduced(obj, owner)
-        kind = type(obj)
-        if kind is functools._lru_cache_wrapper:
+        """Pickle by value what cloudpickle and pickle would look up in ``__main__``."""
+        if type(obj) is functools._lru_cache_wrapper:
             function = obj.__wrapped__
             if isinstance(function, types.FunctionType) and function.__globals__ is self._namespace:
                 return _cached_anew, (function, obj.cache_parameters())
-        if kind is types.FunctionType and obj.__code__ is _DISPATCHER:
-            return _dispatching_anew, (obj.registry[object], tuple(obj.registry.items()))
-        if kind is types.CellType:
+        if isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER:
+            registry = obj.registry  # type: ignore[attr-defined]
+            return _dispatching_anew, (registry[object], tuple(registry.items()))
+        if type(obj) is types.CellType:
             # In two steps: a function may be in its own closure.
             return types.CellType, (), _content(obj), None, None, _fill
-        if kind.__module__ == "__main__":
-            self.finalized |= hasattr(kind, "__del__")
-            if _SLOT_NAMES not in vars(kind):
-                self._classes.add(kind)
-            if isinstance(kind.__new__, types.FunctionType) and "__reduce_ex__" not in _defined_in(kind):
-                return _without_new(obj)
-        reduced = super().reducer_override(obj)
-        if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) == 6:
-            _mend_class(obj, reduced)
-        return reduced
-
-    def shared(self) -> frozenset[int]:
-        """Identities of arrays of which views were met that should stay views of them."""
-        return self._views.shared(set(self.memo.copy())) if self._views.owners() else frozenset()
-
-    def forget(self) -> None:
-        """Remove what pickling has left in the notebook's classes."""
-        for kind in self._classes:
-            if _SLOT_NAMES in vars(kind):
-                delattr(kind, _SLOT_NAMES)
+        return super().reducer_override(obj)
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super()._dynamic_function_reduce(func)
@@ -169,7 +131,6 @@ class _Pickler(cloudpickle.Pickler):
         """The mutable objects met, by identity, without the dict of names, which is the first."""
         met = (obj for index, obj in self.memo.copy().values() if index > 0)
         found = {id(obj): obj for obj in met if not isinstance(obj, _ATOMS) and _can_change(obj)}
-        found |= self._views.owners()
         if pandas := sys.modules.get("pandas"):  # lists of the class, met in every frame
             for kind in (pandas.DataFrame, pandas.Series):
                 found.pop(id(kind._metadata), None)
@@ -187,36 +148,6 @@ def _can_change(obj: Any) -> bool:
         or kind.__name__ == "ndarray"
         or hasattr(obj, "__dict__")
     )
-
-
-def _without_new(obj: Any) -> Any:
-    """Reduce an instance to one that comes to life without its class's own ``__new__``."""
-    make, arguments, *rest = obj.__reduce_ex__(5)
-    return (_bare, arguments, *rest) if make is copyreg.__newobj__ else (make, arguments, *rest)  # type: ignore[attr-defined]
-
-
-def _bare(kind: type, *arguments: Any) -> Any:
-    """Make an instance as the class does that stands below those of the notebook."""
-    below = next(base for base in kind.__mro__ if not isinstance(base.__new__, types.FunctionType))
-    return below.__new__(kind, *arguments)
-
-
-def _defined_in(kind: type) -> set[str]:
-    """Names that a class and those of its bases define that are of the notebook."""
-    return {name for base in kind.__mro__ if base.__module__ == "__main__" for name in vars(base)}
-
-
-_SLOT_NAMES = "__slotnames__"  # what copyreg leaves in a class whose instance was pickled; dir() shows it
-
-
-def _mend_class(kind: type, reduced: tuple[Any, ...]) -> None:
-    """Have a class made as it is: cloudpickle forgets slots, and would give its instances a ``__dict__``."""
-    make, arguments, (attributes, *_), *_ = reduced
-    attributes.pop(_SLOT_NAMES, None)
-    if make is cloudpickle.cloudpickle._make_skeleton_class and "__slots__" in vars(kind):
-        arguments[3]["__slots__"] = vars(kind)["__slots__"]
-        for name in [n for n, v in attributes.items() if isinstance(v, types.MemberDescriptorType)]:
-            del attributes[name]  # of a slot with two underscores, whose name is mangled
 
 
 _DISPATCHER = vars(types.FunctionType)["__code__"].__get__(functools.singledispatch(repr))
@@ -269,7 +200,7 @@ class _Bounded(io.BytesIO):
             if self._left < 0:
                 raise TooLarge("The value is larger than the limit.")
         if self._deadline is not None and time.monotonic() > self._deadline:
-            raise TooSlow("The value takes too long to pickle.")
+            raise TooLarge("The value takes too long to pickle.")
 
     def write(self, data: Any) -> int:
         self.spend(len(data))
@@ -303,20 +234,7 @@ def encode(
     TooLarge
         Past ``limit`` or ``seconds``.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    payload, shared = _encode(values, namespace, limit, deadline, frozenset())
-    # That arrays share memory is known only when all of them were met.
-    return _encode(values, namespace, limit, deadline, shared)[0] if shared else payload
-
-
-def _encode(
-    values: Mapping[str, Any],
-    namespace: Mapping[str, Any] | None,
-    limit: int | None,
-    deadline: float | None,
-    shared: frozenset[int],
-) -> tuple[Payload, frozenset[int]]:
-    file = _Bounded(limit, deadline)
+    file = _Bounded(limit, None if seconds is None else time.monotonic() + seconds)
     buffers: list[memoryview] = []
 
     def keep_aside(buffer: pickle.PickleBuffer) -> bool:
@@ -328,7 +246,7 @@ def _encode(
         buffers.append(raw)
         return False
 
-    pickler = _Pickler(file, namespace, keep_aside, shared)
+    pickler = _Pickler(file, namespace, keep_aside)
     try:
         pickler.dump(dict(values))
     except TooLarge:
@@ -336,17 +254,9 @@ def _encode(
     except Exception as error:
         path, reason = _culprit(values, namespace, error)
         raise NotPicklable(f"{path} can't be pickled: {reason}.", path=path, reason=reason) from error
-    finally:
-        pickler.forget()
-    payload = Payload(
-        file.getvalue(),
-        buffers,
-        frozenset(pickler.uses),
-        frozenset(pickler.files),
-        pickler.parts(),
-        pickler.finalized,
+    return Payload(
+        file.getvalue(), buffers, frozenset(pickler.uses), frozenset(pickler.files), pickler.parts()
     )
-    return payload, pickler.shared()
 
 
 def mutable_parts(
@@ -366,8 +276,6 @@ def mutable_parts(
         pickler.dump({"": value})
     except Exception:  # noqa: BLE001 - what can't be pickled, or not soon, is not looked into
         return {}
-    finally:
-        pickler.forget()
     return pickler.parts()
 
 
@@ -389,7 +297,7 @@ def decode(data: bytes, buffers: Iterable[Any], namespace: MutableMapping[str, A
 
 def _pickles(value: Any, namespace: Mapping[str, Any] | None) -> Exception | None:
     try:
-        _Pickler(_Bounded(None, None), namespace, lambda _: False).dump(value)
+        _Pickler(io.BytesIO(), namespace, lambda _: False).dump(value)
     except Exception as error:  # noqa: BLE001
         return error
     return None

@@ -8,7 +8,6 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, MutableMapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,8 +97,6 @@ class Notebook:
         self._sessions: dict[tuple[str, str], Session] = {}
         self._used: dict[tuple[str, str], Session] = {}
         self._told: list[str] = []
-        self.activity: int | None = None
-        """Counts what code of the notebook has run beside its cloud cells; None when nobody counts."""
 
     # Sessions
 
@@ -143,7 +140,6 @@ class Notebook:
         )
         hidden = getattr(self.shell, "user_ns_hidden", None)
         session = Session(link, facts, self.namespace, hidden=hidden, shell=self.shell)
-        session.patient = self.activity is not None
         self._check_resources(session, options)
         link.listen(session.id, lambda message: self._of_session(session, message))
         before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
@@ -158,7 +154,7 @@ class Notebook:
                 f"{_some(sorted(session.names))}. To begin anew: %cloud reset"
             )
         for key in [key for key in self._sessions if key[1] == name]:
-            self._sessions.pop(key).settle(frozenset())
+            del self._sessions[key]
         self._sessions[link.info.id, name] = session
         return session
 
@@ -225,18 +221,6 @@ class Notebook:
     def close(self) -> None:
         """End with the kernel of the notebook: what came is on record, what runs goes on."""
         self.recorder.close()
-
-    # Variables
-
-    def settle(self, reads: AbstractSet[str] | None) -> None:
-        """Have all variables ready for code of the notebook that may read these names (None: any)."""
-        for session in list(self._sessions.values()):
-            session.settle(reads)
-
-    def wake(self, reads: AbstractSet[str] | None) -> None:
-        """Code of the notebook is about to run beside its cloud cells: see `settle`."""
-        self.activity = (self.activity or 0) + 1
-        self.settle(reads)
 
     # Runs
 
@@ -312,10 +296,7 @@ class Notebook:
                 raise UsageError(f"-i {name}: the notebook has no variable {name!r}.")
 
     def _pack(self, cell: CellNames, session: Session, options: CellOptions) -> Parcel:
-        for other in self._sessions.values():
-            if other is not session:
-                other.settle(frozenset())
-        parcel = session.pack(cell.reads | set(options.inputs), activity=self.activity)
+        parcel = session.pack(cell.reads | set(options.inputs))
         certain = {required.name for required in cell.required} | set(options.inputs)
         for name, error in parcel.refused.items():
             if name in certain and name not in session.names:

@@ -22,7 +22,6 @@ from nbcloud.jupyter.comms import CommRelay
 from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.interrupts import Departure, Interrupts
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_errors_once
-from nbcloud.jupyter.own_code import OwnCode
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
@@ -42,7 +41,6 @@ class CellRunner:
     def __init__(self, shell: Any) -> None:
         self.shell = shell
         self.notebook = Notebook(shell.user_ns, shell)
-        self.own_code = OwnCode(shell, self.notebook)
         self.comms = CommRelay(shell)
         show_errors_once(shell)
         self.departure = Departure(shell)
@@ -290,7 +288,6 @@ class CellRunner:
 
     def close(self) -> None:
         """End with the kernel."""
-        self.own_code.close()
         self.notebook.close()
 
 

@@ -12,21 +12,16 @@ import sys
 import types
 from collections import deque
 from collections.abc import Iterable, MutableMapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.session import Session as JupyterSession
 
 from nbcloud.cells.analysis import CellNames, function_binds
-from nbcloud.cells.ledger import LOOKED_AT, Bundle, Ledger, settled
+from nbcloud.cells.ledger import Bundle, Ledger, settled
 from nbcloud.cells.modules import ModuleFile, local_modules
-from nbcloud.config import settings
-from nbcloud.errors import NbcloudError, NotPicklable, SessionError, TransferError, UsageError
-from nbcloud.sessions.arrivals import Arrivals, is_plain
+from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
 from nbcloud.sessions.handles import Handle, LazyModule
 from nbcloud.sessions.history import ToldInputs
 from nbcloud.sessions.inputs import Inputs
@@ -40,7 +35,6 @@ from nbcloud.sessions.spool import is_shared
 HEAVY = ("torch", "tensorflow", "keras", "jax")
 """Packages that a result does not import into the notebook's kernel unasked."""
 
-_FETCH_SECONDS = 10.0
 _messages = JupyterSession()
 
 
@@ -110,10 +104,6 @@ class Session:
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
         self._told = ToldInputs(shell)
-        self.patient = False
-        """Whether somebody calls ``settle`` before code of the notebook runs: values may wait until then."""
-        self._arrivals = Arrivals()
-        self._activity = -1
         self._blobs: Blobs = (
             SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
         )
@@ -148,7 +138,7 @@ class Session:
             self.names = set(facts["names"])
         return [required for required in lacking if required.name not in self.names]
 
-    def pack(self, wanted: Iterable[str], *, resend: bool = False, activity: int | None = None) -> Parcel:
+    def pack(self, wanted: Iterable[str], *, resend: bool = False) -> Parcel:
         """Pack the values of names, and of all that functions among them use in turn.
 
         Parameters
@@ -157,12 +147,8 @@ class Session:
             Names that the cell may read; those that the notebook lacks are passed over.
         resend : bool
             Send values although they were sent before.
-        activity : int, optional
-            Counts what could have changed values of the notebook in place; None when nobody counts.
         """
-        untouched = activity is not None and activity == self._activity
-        choice = self.inputs.choose(wanted, resend=resend, untouched=untouched)
-        self._activity = -1 if activity is None else activity
+        choice = self.inputs.choose(wanted, resend=resend)
         foreign = next((name for name, handle in choice.handles.items() if not handle.held_by(self)), None)
         if foreign is not None:
             raise TransferError(
@@ -204,11 +190,7 @@ class Session:
         """
         buffers = list(parcel.buffers)
         modules = self._local_modules(cell, parcel, buffers)
-        dropped = sorted(
-            name
-            for name in cell.reads & self._mirrored
-            if name not in self.namespace and name not in self._arrivals
-        )
+        dropped = sorted(name for name in cell.reads & self._mirrored if name not in self.namespace)
         self._ledger.forget(dropped)
         released = [self.released.popleft() for _ in range(len(self.released))]
         request = {
@@ -220,12 +202,7 @@ class Session:
                 entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))
             ],
             "inputs": parcel.inputs,
-            "reads": sorted(
-                name
-                for name in parcel.names | cell.reads
-                if (name in self.namespace or name in self.names)
-                and not settled(self.namespace.get(name, []))
-            ),
+            "reads": sorted(name for name in parcel.names if not settled(self.namespace.get(name))),
             "binds": sorted(cell.binds),
             "drop": dropped,
             "out": list(out),
@@ -280,7 +257,7 @@ class Session:
     # Home
 
     def receive(self, names: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
-        """Bind what a cell left in the notebook's namespace, or have it ready.
+        """Bind what a cell left in the notebook's namespace.
 
         Returns
         -------
@@ -292,7 +269,6 @@ class Session:
         report: list[dict[str, Any]] = []
         for entry in names["results"]:
             report += self._bind(entry, buffers, limits)
-        self._arrivals.discard(names.get("removed", ()))
         for name in names.get("removed", ()):
             if name in self._mirrored:
                 self.namespace.pop(name, None)
@@ -316,74 +292,31 @@ class Session:
         named = entry["names"]
         if entry["kind"] == "missing":
             return [{"name": name, "kind": "missing", "bytes": 0, "type": ""} for name in named]
-        if entry["kind"] == "unclear":
-            self._arrivals.wait_there(name for name in named if self._ledger.same(name))
-            return []
         self._mirrored.update(named)
-        self._arrivals.discard(named)
         if entry["kind"] == "module":
             module = sys.modules.get(entry["module"]) or LazyModule(entry["module"])
             self.namespace.update(dict.fromkeys(named, module))
             return []
         if entry["kind"] == "value":
-            if not self.patient or entry.get("asked") or is_plain(entry, buffers):
-                return self._revive(entry, buffers, named)
-            for name in named:
-                self.namespace.pop(name, None)
-            self._ledger.forget(named)
-            self._arrivals.wait_here(entry, buffers)
-            return _value_facts(entry, named)
+            try:
+                values = self._open(entry, buffers)
+            except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
+                return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
+            self.namespace.update(values)
+            self._ledger.received(named, entry["hash"], limit=max(limits.home, 2**20))
+            kinds = entry["types"]
+            return [
+                {"name": name, "kind": "value", "bytes": entry["nbytes"], "type": kinds.get(name, "")}
+                for name in named
+            ]
         for name in named:
             self.namespace[name] = Handle(self, name, entry)
         self._ledger.forget(named)
-        if entry["kind"] == "later":
-            self._arrivals.wait_there(named)
         facts = {"kind": "handle", "bytes": entry.get("nbytes") or 0, "type": entry["type"]}
         return [{"name": name, **facts, "reason": entry.get("reason", "")} for name in named]
 
-    def _revive(
-        self, entry: dict[str, Any], buffers: Sequence[Any], names: list[str]
-    ) -> list[dict[str, Any]]:
-        """Bind names of a value that came as bytes."""
-        try:
-            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # of the user's __setstate__
-                values = self._open(entry, buffers)
-        except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
-            return [self._stays(name, entry, f"it can't be revived here: {error}") for name in names]
-        self.namespace.update((name, values[name]) for name in names)
-        self._ledger.received(names, entry["hash"], limit=LOOKED_AT)
-        return _value_facts(entry, names)
-
-    def settle(self, reads: AbstractSet[str] | None) -> None:
-        """Bind all that came from the session, before code of the notebook runs.
-
-        Parameters
-        ----------
-        reads : set of str or None
-            Names that the code may read; None when it may read any. What stayed there until it is needed is
-            fetched for these.
-        """
-        if not self._arrivals:
-            return
-        for (entry, buffers), names in self._arrivals.take_here():
-            self._revive(entry, buffers, names)
-        wanted = self._arrivals.take_there(reads)
-        if wanted and not self.lost:
-            # The session may be at work on something else, and what is there can be had later.
-            with suppress(NbcloudError, TimeoutError):
-                self._fetch(wanted)
-
-    def _fetch(self, names: list[str]) -> None:
-        limits = settings()
-        arguments = {"names": names, "limit": limits.home_limit, "changed": True}
-        answer, buffers = self.call("pull", arguments, timeout=_FETCH_SECONDS)
-        self.receive(answer, buffers, Limits(limits.home_limit, limits.out_limit))
-
     def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
-        try:
-            held = self.call("hold", {"name": name}, timeout=_FETCH_SECONDS)[0]
-        except (NbcloudError, TimeoutError):
-            held = {"id": "", "type": entry["types"].get(name, "")}
+        held = self.call("hold", {"name": name})[0]
         self.namespace[name] = Handle(self, name, held)
         self._ledger.forget([name])
         return {
@@ -469,11 +402,6 @@ class Session:
     def close(self) -> None:
         """End the session and its kernel."""
         self.link.ask("close", session=self.id)
-
-
-def _value_facts(entry: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
-    kinds, nbytes = entry["types"], entry["nbytes"]
-    return [{"name": n, "kind": "value", "bytes": nbytes, "type": kinds.get(n, "")} for n in names]
 
 
 def _cwd() -> str | None:

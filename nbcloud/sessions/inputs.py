@@ -87,7 +87,7 @@ class Inputs:
             and self._hidden.get(name, absent) is not self._namespace[name]
         )
 
-    def choose(self, wanted: Iterable[str], *, resend: bool = False, untouched: bool = False) -> Choice:
+    def choose(self, wanted: Iterable[str], *, resend: bool = False) -> Choice:
         """Follow names to all that they need.
 
         Parameters
@@ -96,10 +96,7 @@ class Inputs:
             Names that a cell may read; those that the notebook lacks are passed over.
         resend : bool
             Treat nothing as known.
-        untouched : bool
-            No code of the notebook has run since the last choice, so that no value has changed in place.
         """
-        unchanged = self._ledger.same if untouched else self._ledger.unchanged
         choice = Choice()
         values: set[str] = set()
         known: set[str] = set()
@@ -109,7 +106,7 @@ class Inputs:
             new = {name for name in pending if not self._by_name(name, choice)}
             values |= new
             if not resend:
-                known |= {name for name in new if unchanged(name)}
+                known |= {name for name in new if self._ledger.unchanged(name)}
             if new - known or not choice.bundles:
                 choice.bundles, choice.refused = self._ledger.bundles(values - known)
             uses = {use for bundle in choice.bundles for use in bundle.payload.uses}

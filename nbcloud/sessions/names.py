@@ -6,14 +6,11 @@ not change, and what the session has under that name, used and perhaps changed b
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import importlib
 import linecache
 import os
 import secrets
 import sys
-import time
 import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,9 +18,8 @@ from typing import Any
 
 import xxhash
 
-from nbcloud.cells.analysis import function_reads
-from nbcloud.cells.ledger import LOOKED_AT, Ledger, settled
-from nbcloud.cells.payloads import Payload, TooLarge, TooSlow, encode
+from nbcloud.cells.ledger import Ledger, settled
+from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
 from nbcloud.sessions.history import follow
@@ -31,8 +27,7 @@ from nbcloud.sessions.modules import RemoteModules
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
 from nbcloud.sessions.user_names import is_history
 
-_GATHER_SECONDS = 0.02
-"""What takes longer to look through or to pack after a cell comes when the notebook asks for it."""
+_GATHER_SECONDS = 0.25
 
 
 class RemoteNames:
@@ -95,7 +90,7 @@ class RemoteNames:
         for entry, named in values:
             self._namespace.update(named)
             if entry["kind"] == "value":
-                self._ledger.received(named, entry["hash"], limit=LOOKED_AT)
+                self._ledger.received(named, entry["hash"], limit=request["home_limit"])
             else:
                 self._ledger.forget(named)
         return []
@@ -204,16 +199,15 @@ class RemoteNames:
         home = _Homecoming(self, Path(request["spool"]))
         heavy = [package.encode() for package in request.get("heavy", ())]
         asked = set(request.get("out", ()))
-        home.bring(asked, after, limit=request["out_limit"], asked=True)
+        home.bring(asked, after, limit=request["out_limit"], seconds=None)
         if request.get("auto", True):
-            deadline = time.monotonic() + _GATHER_SECONDS
             bound = set(request["binds"]) & after.keys()
             bound |= {name for name, value in after.items() if self._before.get(name) != id(value)}
-            changed, unclear = self._changed(request, after, bound, deadline)
-            bound |= changed
+            bound |= self._changed(request, after, bound)
             self._bound_by.update(dict.fromkeys(bound, request["run"]))
-            home.bring(bound - asked, after, limit=request["home_limit"], deadline=deadline, heavy=heavy)
-            home.results.append({"names": sorted(unclear - bound - asked), "kind": "unclear"})
+            home.bring(
+                bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy
+            )
         return {
             "results": home.results,
             "added": sorted(after.keys() - self._before.keys()),
@@ -233,22 +227,15 @@ class RemoteNames:
         self._cwd = now
         return now
 
-    def _changed(
-        self, request: dict[str, Any], after: dict[str, Any], bound: set[str], deadline: float
-    ) -> tuple[set[str], set[str]]:
-        """Inputs that the cell changed in place, with those that share objects with them, or may have."""
+    def _changed(self, request: dict[str, Any], after: dict[str, Any], bound: set[str]) -> set[str]:
+        """Inputs that the cell changed in place, with those that share objects with them."""
         changed: set[str] = set()
-        unclear: set[str] = set()
-        for name in sorted(_reached(request.get("reads", ()), after)):
-            if name in bound | changed or name not in self._ledger or settled(after.get(name)):
+        for name in request.get("reads", ()):
+            if name in bound or name not in self._ledger or settled(after.get(name)):
                 continue
-            try:
-                left = max(0.0, deadline - time.monotonic())
-                if not self._ledger.unchanged(name, limit=LOOKED_AT, seconds=left):
-                    changed.update(self._ledger.bundle_of(name))
-            except TooSlow:
-                unclear.update(self._ledger.bundle_of(name))
-        return changed & after.keys(), unclear & after.keys()
+            if not self._ledger.unchanged(name, limit=request["home_limit"]):
+                changed.update(self._ledger.bundle_of(name))
+        return changed & after.keys()
 
     def hold(self, value: Any) -> dict[str, Any]:
         """Keep a value for a handle; returns the handle's facts."""
@@ -281,10 +268,7 @@ class RemoteNames:
                 value = self._held(arguments["handle"], arguments["name"])
                 home.value([""], encode({"": value}, self._namespace))
             else:
-                names = set(arguments["names"])
-                if arguments.get("changed"):  # all that the notebook has not got as it is here
-                    names -= {name for name in names if self._ledger.unchanged(name)}
-                home.bring(names, dict(self._visible()), limit=arguments["limit"], asked=True)
+                home.bring(arguments["names"], dict(self._visible()), limit=arguments["limit"], seconds=None)
             return {"results": home.results, "sources": home.sources}, home.parcels.buffers
         raise UsageError(f"A session has no method {method!r}.")
 
@@ -304,11 +288,10 @@ class _Homecoming:
         after: dict[str, Any],
         *,
         limit: int,
-        deadline: float | None = None,
+        seconds: float | None,
         heavy: Iterable[bytes] = (),
-        asked: bool = False,
     ) -> None:
-        """By value what fits ``limit`` and needs no ``heavy`` package, and later what takes long; else as handles."""
+        """By value what fits ``limit`` and ``seconds`` and needs no ``heavy`` package; else as handles."""
         ledger = self._names._ledger
         values = set()
         for name in sorted(wanted):
@@ -318,7 +301,6 @@ class _Homecoming:
                 self.results.append({"names": [name], "kind": "module", "module": after[name].__name__})
             else:
                 values.add(name)
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
         bundles, refused = ledger.bundles(values, limit=limit, seconds=seconds)
         for bundle in bundles:
             needed = next((package.decode() for package in heavy if package in bundle.payload.data), "")
@@ -327,59 +309,20 @@ class _Homecoming:
                     dict.fromkeys(bundle.names, TooLarge(f"It needs {needed}, not imported here yet."))
                 )
                 continue
-            if bundle.payload.finalized and not asked:
-                refused.update(dict.fromkeys(bundle.names, TooSlow("Its __del__ would run for the copy.")))
-                continue
             types_ = {name: describe(after[name])["type"] for name in bundle.names if name in after}
-            self.value(bundle.names, bundle.payload, types_, asked=asked)
+            self.value(bundle.names, bundle.payload, types_)
             ledger.sent(bundle)
         ledger.forget(refused)
         for name, error in refused.items():
             if name in after:
-                kind = "later" if isinstance(error, TooSlow) else "handle"
-                entry = {"kind": kind, **self._names.hold(after[name]), "reason": str(error)}
+                entry = {"kind": "handle", **self._names.hold(after[name]), "reason": str(error)}
                 self.results.append({"names": [name], **entry})
 
-    def value(
-        self,
-        names: Iterable[str],
-        payload: Payload,
-        types_: dict[str, str] | None = None,
-        *,
-        asked: bool = False,
-    ) -> None:
+    def value(self, names: Iterable[str], payload: Payload, types_: dict[str, str] | None = None) -> None:
         """One bundle by value."""
         entry = {"names": list(names), "kind": "value", **self.parcels.add(payload), "types": types_ or {}}
-        self.results.append({**entry, "asked": asked})
+        self.results.append(entry)
         self.sources += self._names.cell_sources(payload.files)
-
-
-def _reached(names: Iterable[str], namespace: dict[str, Any]) -> set[str]:
-    """Names, and those that functions and classes among their values use when they are called."""
-    reached: set[str] = set()
-    pending = {name for name in names if name in namespace}
-    while pending:
-        reached |= pending
-        uses = {use for name in pending for use in _uses(namespace[name])}
-        pending = {use for use in uses if use in namespace} - reached
-    return reached
-
-
-def _uses(value: Any, depth: int = 3) -> set[str]:
-    """Names that a function, or the methods of an object or class, may read when they are called."""
-    if isinstance(value, functools._lru_cache_wrapper):
-        value = value.__wrapped__
-    if isinstance(value, types.FunctionType):
-        uses = set(function_reads(value.__code__))
-        if depth and value.__closure__:  # of a decorator, with the function that it decorates
-            for cell in value.__closure__:
-                with contextlib.suppress(ValueError):
-                    uses |= _uses(cell.cell_contents, depth - 1)
-        return uses
-    kind = value if isinstance(value, type) else type(value)
-    bases = [base for base in kind.__mro__ if base.__module__ == "__main__"]
-    methods = (method for base in bases for method in vars(base).values())
-    return {use for m in methods if isinstance(m, types.FunctionType) for use in function_reads(m.__code__)}
 
 
 def cell_sources(shell: Any, files: Iterable[str], sent: set[str]) -> list[dict[str, Any]]:
