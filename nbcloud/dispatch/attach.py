@@ -42,7 +42,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
     try:
         link.ask("read", run=run.id, after=0)
     except SessionError as error:
-        link.forget(run.id)
+        link.forget(run.id, attached.listen)
         raise RunNotFound(f"{error}", f"Its record: nbcloud logs {run.id}") from None
     return attached
 
@@ -92,7 +92,7 @@ def _from_cluster(run: Run) -> bool:
         return False
     state = next((f["state"] for f in attached.link.ask("runs") if f["id"] == run.id), "lost")
     if state in {"queued", "running"}:
-        attached.link.forget(run.id)
+        attached.link.forget(run.id, attached.listen)
         recorder.close()
         return True
     attached.wait(_SYNC_SECONDS)

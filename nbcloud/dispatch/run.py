@@ -118,13 +118,15 @@ class CloudRun:
     def _take(self, last: int, lines: bytes) -> None:
         if last <= self.last:
             return
-        self._keep(last, lines)
-        self.last = last
+        # Another reader of this process may have asked for the run from its start: then old lines come again.
+        known, self.last = self.last, last
+        pieces = [(json.loads(line), line) for line in lines.splitlines(keepends=True)]
+        pieces = [(message, line) for message, line in pieces if message["n"] > known]
+        self._keep(pieces)
         # When whoever shows it is far behind: the record has it all.
         behind = self._given - self._taken > _LIVE_BYTES
         skipped: list[str] = []
-        for line in lines.splitlines():
-            message = json.loads(line)
+        for message, line in pieces:
             self._note(message)
             if message["msg_type"] in _OWN:
                 continue
@@ -142,12 +144,12 @@ class CloudRun:
         self._given += size
         self._events.put(("line", message))
 
-    def _keep(self, last: int, lines: bytes) -> None:
+    def _keep(self, pieces: list[tuple[dict[str, Any], bytes]]) -> None:
         """Put on record what is not there yet."""
-        if last > self._recorded:
-            new = lines.splitlines(keepends=True)[max(0, self._recorded - self.last) :]
-            self._recorder.lines(self.id, b"".join(new) if self._recorded > self.last else lines)
-            self._recorded = last
+        new = [line for message, line in pieces if message["n"] > self._recorded]
+        if new:
+            self._recorder.lines(self.id, b"".join(new))
+            self._recorded = self.last
 
     def _note(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
@@ -166,7 +168,7 @@ class CloudRun:
         if self._ended.is_set():
             return
         self._end = message
-        self.link.forget(self.id)
+        self.link.forget(self.id, self.listen)
         self.state = RunState(message["state"])
         self.message = message["why"] or self.message
         content = json.loads(message["content"]) if message["content"] else {}

@@ -278,7 +278,7 @@ class CellRunner:
                 if event is not None and event[0] == "silent":
                     notice(_silent(event[1]))
         except KeyboardInterrupt:
-            run.link.forget(run.id)
+            run.link.forget(run.id, run.listen)
             shown.close()
             notice(f"No longer watching run {run.id}; it goes on. To stop it: %cloud cancel {run.id}")
             return

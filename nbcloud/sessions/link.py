@@ -58,7 +58,7 @@ class Link:
         self.lost = ""
         self._identity = secrets.token_hex(8)
         self._asks: dict[str, tuple[Future[Any], Callable[[str], None] | None]] = {}
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, list[Listener]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._heard = time.monotonic()
@@ -136,14 +136,21 @@ class Link:
         self._channel.post(message)
 
     def listen(self, key: str, listener: Listener) -> None:
-        """Have messages of a run, a session (by its id), or ``"cluster"`` given to ``listener``."""
+        """Have messages of a run, or of a session (by its id), given to one more listener."""
         with self._lock:
-            self._listeners[key] = listener
+            self._listeners.setdefault(key, []).append(listener)
 
-    def forget(self, key: str) -> None:
-        """Stop listening."""
+    def forget(self, key: str, listener: Listener | None = None) -> None:
+        """Have a listener, or all of them, given nothing more."""
         with self._lock:
+            left = (
+                []
+                if listener is None
+                else [each for each in self._listeners.get(key, ()) if each != listener]
+            )
             self._listeners.pop(key, None)
+            if left:
+                self._listeners[key] = left
 
     @property
     def silence(self) -> float:
@@ -215,7 +222,7 @@ class Link:
         with self._lock:
             self.lost = str(error)
             asks, self._asks = list(self._asks.values()), {}
-            listeners = list(self._listeners.values())
+            listeners = [each for listed in self._listeners.values() for each in listed]
         if not first.done():
             first.set_exception(error)
         for future, _ in asks:
@@ -253,7 +260,7 @@ class Link:
         self._channel = Channel(self._received)
         with self._lock:
             asks, self._asks = list(self._asks.values()), {}
-            listeners = list(self._listeners.items())
+            listeners = [(key, each) for key, listed in self._listeners.items() for each in listed]
         for future, _ in asks:
             if not future.done():
                 future.set_exception(
@@ -293,8 +300,9 @@ class Link:
             self._answered(message)
             return
         key = message.get("run") or message.get("session", "")
-        listener = self._listeners.get(key)
-        if listener is not None:
+        with self._lock:
+            listeners = list(self._listeners.get(key, ()))
+        for listener in listeners:
             listener(message)
 
     def _answered(self, message: dict[str, Any]) -> None:

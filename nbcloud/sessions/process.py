@@ -82,6 +82,7 @@ class KernelProcess:
         self._directory = directory
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
+        self._reaped = False
         self._ended: asyncio.Future[int] = self._loop.create_future()
         manager = AsyncKernelManager(kernel_spec_manager=_Specs(), kernel_name="nbcloud")
         manager.connection_file = str(directory / "kernel.json")
@@ -137,6 +138,8 @@ class KernelProcess:
 
     def _wait(self, process: Any) -> None:
         code = process.wait()
+        self._reaped = True
+        _kill_group(process)  # what it started and left
         with contextlib.suppress(RuntimeError):  # the worker's loop may be gone before its kernels
             self._loop.call_soon_threadsafe(self._exited, code)
 
@@ -204,15 +207,9 @@ class KernelProcess:
     def kill(self) -> None:
         """End the process and its children at once."""
         process = self._manager.provisioner.process if self._manager.provisioner else None
-        if process is None:
-            return
-        try:
-            if os.name == "posix":
-                os.killpg(process.pid, 9)  # the kernel leads a group of its own
-            else:
-                process.kill()
-        except ProcessLookupError:
-            pass
+        # Once it is reaped, its number may be another process's.
+        if process is not None and not self._reaped:
+            _kill_group(process)
 
     def close(self) -> None:
         """Kill the process and remove its files."""
@@ -228,6 +225,15 @@ class KernelProcess:
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
+
+
+def _kill_group(process: Any) -> None:
+    """Kill a process with the group that it leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, 9)
+        else:
+            process.kill()
 
 
 def _split(parts: list[bytes]) -> tuple[list[bytes], dict[str, Any], dict[str, Any], list[bytes]]:

@@ -216,7 +216,7 @@ def test_a_background_run_shows_in_the_cell_that_started_it(notebook: RunningNot
         "    time.sleep(0.2)\nanswer = 21 * factor"
     )
     shown = notebook.finish(started)
-    assert "queued" in shown.result or "running" in shown.result
+    assert "<run r" in str(shown.messages), "the run itself is shown"
     notebook.run("run = _")
     assert notebook.run("print('meanwhile')").text() == "meanwhile\n"
     later = notebook.later(started, lambda found: "step 2" in found.text())
@@ -232,6 +232,18 @@ def test_a_background_run_can_be_cancelled(notebook: RunningNotebook) -> None:
     notebook.run("get_ipython().run_line_magic('cloud', f'cancel {run.id}')")
     assert notebook.run("print(type(run.exception(timeout=30)).__name__)").text() == "RunCancelled\n"
     assert notebook.run("%%cloud\n1 + 1").result == "2"
+
+
+def test_attaching_to_a_run_of_ones_own_takes_nothing_from_it(notebook: RunningNotebook) -> None:
+    notebook.run(
+        "%%cloud --bg -o end\nimport time\nfor i in range(20):\n    print(i, flush=True)\n    time.sleep(0.1)\nend = i"
+    )
+    notebook.run("run = _\nimport time; time.sleep(0.5)")
+    shown = notebook.run("get_ipython().run_line_magic('cloud', f'attach {run.id}')")
+    assert shown.text() == "".join(f"{i}\n" for i in range(20))
+    assert notebook.run(
+        "run.result(timeout=30), run.text() == ''.join(f'{i}\\n' for i in range(20))"
+    ).result == ("(19, True)")
 
 
 def test_after_a_restart_attach_shows_all_that_was_missed_and_goes_on(notebook: RunningNotebook) -> None:
