@@ -77,6 +77,7 @@ class LineCommands:
         arguments = self._parser.parse_line(line or "status")
         if arguments.verb is None:
             raise UsageError("%cloud needs a command.", f"There are: {', '.join(self.parsers)}.")
+        self._runner().notebook.recorder.flush()  # what this notebook has seen is on record when it asks
         with Phases(self._shell, alone=False) as phases:
             answer = arguments.function(arguments, phases.tell)
         if getattr(arguments, "json", False) and answer is not None:
