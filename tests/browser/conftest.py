@@ -287,7 +287,10 @@ class Notebook:
         return editor
 
     def tab(self, answered: Callable[[], Any]) -> None:
-        """Press Tab until it is answered: JupyterLab gives up on a kernel after a second."""
+        """Press Tab until the answer is there: once for the list, once more to take its only entry.
+
+        Also again after a while: JupyterLab gives up on a kernel that takes longer than a second.
+        """
         deadline = time.monotonic() + _LIMIT
         while not answered():
             assert time.monotonic() < deadline, "Tab was not answered"
@@ -295,6 +298,8 @@ class Notebook:
             waited = time.monotonic() + 2
             while not answered() and time.monotonic() < waited:
                 self.page.wait_for_timeout(30)
+                if self.page.locator(".jp-mod-completer-active").count():
+                    break
 
     def command(self, name: str) -> None:
         """Give a command of JupyterLab, as a menu would, without waiting for what comes of it."""
