@@ -81,7 +81,7 @@ def _line(magics: CloudMagics, words: list[str], begun: str) -> list[str]:
     if words[-1] in _SESSION_FLAGS:
         return _sessions(magics)
     if words[0] in _RUN_VERBS:
-        return _runs()
+        return _runs(magics)
     if words[0] in {"pull", "push"}:
         return _names(magics, remote=words[0] == "pull")
     return []
@@ -102,11 +102,14 @@ def _sessions(magics: CloudMagics) -> list[str]:
     return sorted(found)
 
 
-def _runs() -> list[str]:
+def _runs(magics: CloudMagics) -> list[str]:
     from nbcloud.dispatch.recorder import open_store
 
     with open_store() as store:
-        return [run.id for run in store.search(limit=30)]
+        found = [run.id for run in store.search(limit=30)]
+    # The newest may not be on record yet.
+    own = [run for run in reversed(magics.runner.notebook.runs) if run not in found]
+    return [*own, *found]
 
 
 def _names(magics: CloudMagics, *, remote: bool) -> list[str]:
