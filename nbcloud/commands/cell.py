@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from nbcloud.commands.parser import Parser
 from nbcloud.config import parse_bytes, parse_seconds
@@ -71,6 +71,7 @@ def cell_parser() -> Parser:
     return parser
 
 
+@lru_cache(maxsize=64)
 def cell_options(line: str) -> CellOptions:
     """Read the line behind ``%%cloud``.
 

@@ -16,6 +16,7 @@ from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
+from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
@@ -231,7 +232,7 @@ def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         complete_records()
         return Answer(f"Run {run.id} is over: its cluster is gone.", data=run.to_json())
     try:
-        link_to(info).ask("cancel", run=run.id)
+        link_to(info).ask("stop", run=run.id, **CANCELLED)
     except NbcloudError as error:
         raise UsageError(f"Run {run.id} can't be cancelled: {error}") from None
     return Answer(f"Run {run.id} is being stopped.", data=run.to_json())

@@ -364,7 +364,7 @@ class Notebook:
         if options.background:
             run.on_missing = again
         frames = execute_frames(code, request, buffers, header)
-        session.link.post("run", run=run.id, session=session.id, timeout=options.timeout, ask="", **frames)
+        session.link.run(session.worker, run=run.id, session=session.id, timeout=options.timeout, **frames)
         session.sent(parcel)
 
 

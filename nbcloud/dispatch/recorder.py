@@ -5,9 +5,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[Store], None] | None] = queue.SimpleQueue()
+        self._work: deque[Callable[[Store], None] | None] = deque()
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._refused: dict[str, bytes] = {}
@@ -48,7 +49,7 @@ class Recorder:
         self.trouble = ""
 
     def begin(self, run: Run, cwd: str | None) -> None:
-        """A run is about to be sent."""
+        """A run is about to be sent; kept with the first that becomes known of it."""
 
         def work(store: Store) -> None:
             facts = replace(
@@ -57,7 +58,7 @@ class Recorder:
             self._mask(store)
             store.begin(facts)
 
-        self._do(work)
+        self._work.append(work)
 
     def lines(self, run_id: str, lines: bytes) -> None:
         """Messages of a run, as the journal's lines."""
@@ -89,22 +90,26 @@ class Recorder:
         self._do(work)
 
     def _do(self, work: Callable[[Store], None]) -> None:
+        self._work.append(work)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="nbcloud-recorder")
+                self._thread = threading.Thread(target=self._keep, daemon=True, name="nbcloud-recorder")
                 self._thread.start()
                 atexit.register(self.flush)
-        self._queue.put(work)
+        self._woken.set()
 
-    def _work(self) -> None:
+    def _keep(self) -> None:
         store: Store | None = None
         while True:
-            work = self._queue.get()
-            if work is None:
-                break
-            if self._queue.empty():
+            if not self._work:
+                self._woken.wait()
+                self._woken.clear()
                 # A short cell is over by then; until it is, this thread would only be in its way.
                 time.sleep(_PATIENCE)
+                continue
+            work = self._work.popleft()
+            if work is None:
+                break
             try:
                 store = store or Store()
                 work(store)
@@ -116,16 +121,17 @@ class Recorder:
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
         """Wait until all that was given is on record; whether it is."""
-        if self._thread is None:
+        if self._thread is None and not self._work:
             return True
         done = threading.Event()
-        self._queue.put(lambda _store: done.set())
+        self._do(lambda _store: done.set())
         return done.wait(timeout)
 
     def close(self) -> None:
         """Flush, and end the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._queue.put(None)
+            self._work.append(None)
+            self._woken.set()
             thread.join(_FLUSH_SECONDS)
             atexit.unregister(self.flush)

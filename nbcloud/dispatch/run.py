@@ -34,6 +34,7 @@ Event = tuple[str, Any]
 SKIPPED = "nbcloud_skipped"
 """A message in place of streams that its reader had no time for: how much it was, and its last text."""
 
+CANCELLED: dict[str, Any] = {"state": "cancelled", "why": "it was cancelled"}
 _OWN = {STARTED, FINISHED}
 _LIVE_BYTES = 2**23
 _TAIL = 2**12
@@ -81,9 +82,10 @@ class CloudRun:
     def listen(self, message: dict[str, Any]) -> None:
         """One message of the journal about this run."""
         match message["op"]:
-            case "messages":
+            # Straight from its host, where a gap is left to the journal; or from the journal, without gaps.
+            case "messages" if message.get("first", 0) <= self.last + 1:
                 self._take(message["last"], message["lines"])
-            case "end":
+            case "end" if message.get("last", 0) <= self.last:
                 self._finish(message)
             case "missing":
                 hashes = json.loads(message["content"])["missing"]
@@ -93,7 +95,7 @@ class CloudRun:
                     self._events.put(("missing", hashes))
             case "silent":
                 self._events.put(("silent", message))
-            case "reconnected":
+            case "reconnected" | "detached" | "ended" if not self._ended.is_set():
                 self.link.ask_soon("read", run=self.id, after=self.last).add_done_callback(self._read_on)
             case "cluster_lost" if message["gone"]:
                 self._finish(_lost(message["why"]))
@@ -259,7 +261,7 @@ class CloudRun:
 
     def cancel(self) -> None:
         """Stop it for sure: interrupted, and killed if it goes on."""
-        self.link.post("cancel", run=self.id, ask="")
+        self.link.post("stop", run=self.id, **CANCELLED, ask="")
 
     def running(self) -> bool:
         """Whether it runs at this moment."""

@@ -19,7 +19,7 @@ from distributed.comm import Comm, CommClosedError
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change that the other side must know of; the two must be equal."""
 
 _BACKLOG = 2**23
@@ -67,15 +67,32 @@ class Channel:
         """Whether a connection is open at this moment."""
         return self._comm is not None
 
-    def post(self, message: dict[str, Any]) -> None:
-        """Send a message after those posted before, now or over the next connection."""
+    def post(self, message: dict[str, Any], *, within: float = 0.0) -> None:
+        """Send a message after those posted before, now or over the next connection.
+
+        Parameters
+        ----------
+        message : dict
+        within : float
+            Seconds that it may wait for others to go with it.
+        """
         weight = _weight(message)
         self._unconfirmed.append((weight, message))
         self._unsent += 1
         self._weight += weight
         if self._weight > _BACKLOG:
             self._light.clear()
-        self._wake.set()
+        if within:
+            self._wake_within(within)
+        else:
+            self._wake.set()
+
+    def _wake_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._later is None or self._later.when() > loop.time() + seconds:
+            if self._later is not None:
+                self._later.cancel()
+            self._later = loop.call_later(seconds, self._wake.set)
 
     async def light(self) -> None:
         """Wait until the other side has taken most of what was posted."""
@@ -92,6 +109,8 @@ class Channel:
             How many messages of this side the other has received over earlier connections.
         """
         self.abort()
+        # A thread that packs what is large costs more than it saves: it is bytes already.
+        comm.allow_offload = False
         self._comm = comm
         self._confirm(peer_received)
         self._unsent = len(self._unconfirmed)
@@ -137,8 +156,8 @@ class Channel:
         """Let the other side forget: at once when it is much, else with the next message or a bit later."""
         if self._owed > _CONFIRM_BYTES:
             self._wake.set()
-        elif self._owed and self._later is None:
-            self._later = asyncio.get_running_loop().call_later(_CONFIRM_SECONDS, self._wake.set)
+        elif self._owed:
+            self._wake_within(_CONFIRM_SECONDS)
 
     async def _write(self, comm: Comm) -> None:
         with contextlib.suppress(CommClosedError, OSError):

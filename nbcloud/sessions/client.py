@@ -85,6 +85,7 @@ class Session:
         shell: Any = None,
     ) -> None:
         self.link = link
+        link.shorten(facts["worker"], facts["host_id"])
         self.id: str = facts["id"]
         self.name: str = facts["name"]
         self.worker: str = facts["worker"]

@@ -103,12 +103,13 @@ class Journal(SchedulerPlugin):
             for host in self.table.hosts.values():
                 host.channel.post({"op": "sign", "session": ""})
             for session in self.table.sessions.values():
-                if session.active is None or session.host is None:
+                if session.host is None:
                     continue
                 silence = time.monotonic() - session.host.channel.heard
                 if silence > _SILENCE:
-                    about = {"run": session.active.id, "worker": session.host.worker, "seconds": silence}
-                    self.table.tell(session.active, {"op": "silent", **about})
+                    for run in session.runs.values():
+                        about = {"run": run.id, "worker": session.host.worker, "seconds": silence}
+                        self.table.tell(run, {"op": "silent", **about})
 
     def _silent_workers(self) -> set[str]:
         now = time.monotonic()
@@ -154,14 +155,11 @@ class Journal(SchedulerPlugin):
         for reader in client.readers.values():
             reader.cancel()
         for session in list(self.table.sessions.values()):
-            if (
-                session.active is not None
-                and session.active.incomplete
-                and session.active.client == client.id
-            ):
-                self.table.give_up(session, session.active)
+            for run in session.runs.values():
+                if run.lacks_values and run.client == client.id:
+                    self.table.give_up(session, run)
             session.clients.discard(client.id)
-            if not session.lasting and not session.clients and session.active is None and not session.queue:
+            if not session.lasting and not session.clients and not session.runs:
                 self.table.close_session(session, "its notebook went away")
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_kwargs: Any) -> None:  # noqa: ARG002
@@ -172,7 +170,7 @@ class Journal(SchedulerPlugin):
         host.channel.abort()
         for session in list(self.table.sessions.values()):
             if session.host is host:
-                self.table.lose(session, "its worker is gone (killed, or lost with its machine)", None)
+                self.table.lose(session, "its worker is gone (killed, or lost with its machine)")
 
     def from_host(self, host: ConnectedHost, message: dict[str, Any]) -> None:
         """One message of a worker's host."""
@@ -185,14 +183,21 @@ class Journal(SchedulerPlugin):
         session = self.table.sessions.get(message["session"])
         if session is None:
             if operation == "ready":  # Dask ran its task once more, after the session was lost
-                host.channel.post({"op": "close", "session": message["session"]})
+                why = "nobody waits for it any more"
+                host.channel.post({"op": "close", "session": message["session"], "why": why})
             return
         match operation:
             case "ready":
                 self.table.ready(session, host, message)
+            case "begun":
+                self.table.begun(session, message)
             case "messages":
-                self.table.keep(session, message["items"])
-            case "finished":
-                self.table.finished(session, message)
+                self.table.keep(session, message)
+            case "missing":
+                self.table.missing(session, message)
+            case "end":
+                self.table.ended(session, message)
+            case "outside":
+                self.table.outside(session, message["items"])
             case "lost":
-                self.table.lose(session, message["why"], message["code"])
+                self.table.lose(session, message["why"])

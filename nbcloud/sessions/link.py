@@ -28,11 +28,13 @@ from nbcloud.errors import ClusterLost, NbcloudError, SessionError, VersionSkew
 from nbcloud.sessions.channel import PROTOCOL, Channel
 from nbcloud.sessions.host import Host
 from nbcloud.sessions.journal import PLUGIN, Journal
+from nbcloud.sessions.shortcut import Shortcut
 
 _CONNECT_SECONDS = 10.0
 _AGAIN_SECONDS = 0.5
 _PATIENCE = 60.0
 _PING_SECONDS = 3.0
+_SOON = 0.01
 
 Listener = Callable[[dict[str, Any]], None]
 """Is called in the link's thread; must not block."""
@@ -62,6 +64,10 @@ class Link:
         self._lock = threading.Lock()
         self._closed = False
         self._heard = time.monotonic()
+        self._by_worker: dict[str, Shortcut] = {}
+        self._shortcuts: dict[str, asyncio.Task[None]] = {}
+        self._long_way: dict[str, str] = {}
+        """Runs that were sent by the journal and have not begun, with their sessions."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name=f"nbcloud-{info.name}")
         self._thread.start()
@@ -133,7 +139,70 @@ class Link:
             self._loop.call_soon_threadsafe(self._post, {"op": operation, **fields})
 
     def _post(self, message: dict[str, Any]) -> None:
+        if message["op"] in {"interrupt", "stop"} and not message["ask"]:
+            for shortcut in self._by_worker.values():
+                if message["run"] in shortcut.runs:  # it must not overtake its run
+                    shortcut.post(message)
+                    return
         self._channel.post(message)
+
+    def shorten(self, worker: str, host: str) -> None:
+        """Look for a way to a worker beside the scheduler; nobody waits for it.
+
+        Parameters
+        ----------
+        worker : str
+            Its address.
+        host : str
+            The identity of its host.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._shorten, worker, host)
+
+    def _shorten(self, worker: str, host: str) -> None:
+        known = self._shortcuts.get(worker)
+        if known is None or known.done():
+            shortcut = Shortcut(
+                worker,
+                host,
+                lambda: self._identity,
+                self._arguments(),
+                self._received,
+                self._without_shortcut,
+            )
+            self._shortcuts[worker] = asyncio.create_task(shortcut.serve())
+            self._by_worker[worker] = shortcut
+
+    def run(self, worker: str, **request: Any) -> None:
+        """Send a run to its session, on the quickest way there is.
+
+        Parameters
+        ----------
+        worker : str
+            The address of the session's worker.
+        request
+            ``run``, ``session``, ``timeout`` and the frames of the cell.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._send, worker, request)
+
+    def _send(self, worker: str, request: dict[str, Any]) -> None:
+        shortcut = self._by_worker.get(worker)
+        # What comes later must not overtake what takes the long way.
+        if shortcut is None or not shortcut.connected or request["session"] in self._long_way.values():
+            self._long_way[request["run"]] = request["session"]
+            self._channel.post({"op": "run", "ask": "", **request})
+            return
+        shortcut.execute(request)
+        about = {"run": request["run"], "session": request["session"]}
+        self._channel.post({"op": "announce", "ask": "", **about}, within=_SOON)
+
+    def _without_shortcut(self, runs: list[str], requests: list[dict[str, Any]]) -> None:
+        """A shortcut broke: the journal tells the rest."""
+        for request in requests:  # one that came all the same is known there
+            self._channel.post({"op": "run", "ask": "", **request})
+        for run in runs:
+            self._received({"op": "detached", "run": run})
 
     def listen(self, key: str, listener: Listener) -> None:
         """Have messages of a run, or of a session (by its id), given to one more listener."""
@@ -232,9 +301,12 @@ class Link:
         for listener in listeners:
             listener({"op": "cluster_lost", "why": error.message.rstrip("."), "gone": gone})
 
-    async def _connect(self) -> tuple[Comm, dict[str, Any]]:
+    def _arguments(self) -> dict[str, Any]:
         security = self.info.security()
-        arguments = security.get_connection_args("client") if security else {}
+        return security.get_connection_args("client") if security else {}
+
+    async def _connect(self) -> tuple[Comm, dict[str, Any]]:
+        arguments = self._arguments()
         for attempt in range(3):
             comm = await connect(self.info.address, timeout=_CONNECT_SECONDS, **arguments)
             hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
@@ -300,6 +372,7 @@ class Link:
             self._answered(message)
             return
         key = message.get("run") or message.get("session", "")
+        self._long_way.pop(key, None)
         with self._lock:
             listeners = list(self._listeners.get(key, ()))
         for listener in listeners:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +34,8 @@ class LiveSession:
     host: ConnectedHost | None = None
     kernel_pid: int = 0
     names: set[str] = field(default_factory=set)
-    queue: deque[JournaledRun] = field(default_factory=deque)
-    active: JournaledRun | None = None
+    runs: dict[str, JournaledRun] = field(default_factory=dict)
+    """Those that have not ended, in the order in which they came."""
     clients: set[str] = field(default_factory=set)
     waiting: list[tuple[ConnectedClient, str]] = field(default_factory=list)
     log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))
@@ -44,6 +43,11 @@ class LiveSession:
     """Ends with its first run."""
     lasting: bool = True
     """Outlives the clients that use it."""
+
+    @property
+    def active(self) -> JournaledRun | None:
+        """The run that its kernel has."""
+        return next((run for run in self.runs.values() if run.state == "running"), None)
 
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
@@ -55,6 +59,7 @@ class LiveSession:
             "why": self.why,
             "worker": self.host.worker if self.host else "",
             "host": self.host.facts["host"] if self.host else "",
+            "host_id": self.host.facts["id"] if self.host else "",
             "spool": self.host.facts["spool"] if self.host else "",
             "token": self.host.facts["token"] if self.host else "",
             "kernel_pid": self.kernel_pid,
@@ -62,7 +67,7 @@ class LiveSession:
             "created": self.created,
             "names": sorted(self.names),
             "active": self.active.id if self.active else "",
-            "queued": [run.id for run in self.queue],
+            "queued": [run.id for run in self.runs.values() if run.state == "queued"],
         }
 
 
@@ -72,15 +77,14 @@ class JournaledRun:
 
     id: str
     session: str
-    request: dict[str, Any]
     log: RunLog
     created: float
     client: str
     state: str = "queued"
     why: str = ""
     exit_code: int | None = None
-    incomplete: bool = False
-    """Its session lacks values, and its client was asked for them."""
+    lacks_values: bool = False
+    """Its client was asked for what its session does not have."""
     end: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:

@@ -86,14 +86,29 @@ class Requests:
         self._answer(client, message, [run.facts() for run in self._table.runs.values()])
 
     def _on_run(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        """Queue a run in its session; its messages go to the client from the first on."""
-        session = self._table.sessions.get(message["session"])
-        if session is None:
-            self._refuse(client, message)
+        """Pass a run on to its session; its messages go to the client from the first on."""
+        session = self._of_run(client, message)
+        if session is None or session.host is None:
             return
-        if not message["run"].isalnum():  # it names a file
-            raise ValueError(f"{message['run']!r} is not the id of a run.")
-        self._table.add_run(client, session, message)
+        session.host.channel.post({"op": "execute", "client": client.id, **message})
+        known = message["run"] in self._table.runs
+        run = self._table.announce(client.id, session, message["run"])
+        if not known:
+            self._table.read(client, run, 0)
+
+    def _on_announce(self, client: ConnectedClient, message: dict[str, Any]) -> None:
+        """A run went straight to its session, and its client reads it there."""
+        session = self._of_run(client, message)
+        if session is not None:
+            self._table.announce(client.id, session, message["run"])
+
+    def _of_run(self, client: ConnectedClient, message: dict[str, Any]) -> LiveSession | None:
+        session = self._table.sessions.get(message["session"])
+        if session is None or session.host is None:
+            self._refuse(client, message)
+            return None
+        session.clients.add(client.id)
+        return session
 
     def _on_read(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """Send a run's messages after a number, then those to come, then its end."""
@@ -102,31 +117,19 @@ class Requests:
         self._table.read(client, run, message["after"])
 
     def _on_interrupt(self, client: ConnectedClient, message: dict[str, Any]) -> None:  # noqa: ARG002
-        run = self._run(message["run"])
-        session = self._session(run.session)
-        if session.active is run and session.host:
-            session.host.channel.post({"op": "interrupt", "session": session.id})
-        elif run in session.queue:
-            self._table.withdraw(session, run, "cancelled", "it was interrupted before it began")
+        self._to_host(message["run"], {"op": "interrupt"})
 
-    def _on_cancel(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        """Stop a run for sure: taken from the queue, or interrupted and then killed."""
-        run = self._run(message["run"])
-        session = self._table.sessions.get(run.session)
-        if session and session.active is run and session.host:
-            session.host.channel.post(
-                {
-                    "op": "stop",
-                    "session": session.id,
-                    "run": run.id,
-                    "state": "cancelled",
-                    "why": "it was cancelled",
-                }
-            )
-        elif session and run in session.queue:
-            self._table.withdraw(session, run, "cancelled", "it was cancelled before it began")
+    def _on_stop(self, client: ConnectedClient, message: dict[str, Any]) -> None:
+        """Stop a run for sure: it does not begin, or is interrupted and then killed."""
+        self._to_host(message["run"], {"op": "stop", "state": message["state"], "why": message["why"]})
         if message.get("ask"):
-            self._answer(client, message, run.facts())
+            self._answer(client, message, self._run(message["run"]).facts())
+
+    def _to_host(self, run_id: str, message: dict[str, Any]) -> None:
+        run = self._run(run_id)
+        session = self._table.sessions.get(run.session)
+        if session is not None and session.host is not None:
+            session.host.channel.post({**message, "session": session.id, "run": run.id})
 
     def _on_kill(self, client: ConnectedClient, message: dict[str, Any]) -> None:  # noqa: ARG002
         session = self._session(message["session"])

@@ -81,14 +81,12 @@ class RunLog:
         parent: bytes = b"",
     ) -> None:
         """Number a message and keep it."""
-        self.extend([(time.time() if when is None else when, kind, content, metadata, buffers or [], parent)])
+        when = time.time() if when is None else when
+        self.extend([line(self.count + 1, when, kind, content, metadata, buffers or [], parent)])
 
-    def extend(self, items: list[tuple[float, str, bytes, bytes, list[bytes], bytes]]) -> None:
-        """Number messages and keep them, with one write."""
-        lines = []
-        for when, kind, content, metadata, buffers, parent in items:
-            self.count += 1
-            lines.append(line(self.count, when, kind, content, metadata, buffers, parent))
+    def extend(self, lines: list[bytes]) -> None:
+        """Keep lines that have the next numbers, with one write."""
+        self.count += len(lines)
         self._write(lines)
         for text in lines:
             self._lines.append(text)

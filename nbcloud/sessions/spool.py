@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -130,9 +131,51 @@ class Spool:
         self.token = secrets.token_hex(16)
         (self.directory / _TOKEN).write_text(self.token)
 
+    def serve(self, operation: str, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what a client on another machine asks for: ``blob_write``, ``blob_read`` or ``blob_drop``.
+
+        Returns
+        -------
+        dict
+            The answer: ``data`` when it was to be read, ``error`` when it could not be done.
+        """
+        try:
+            path = self._path(message["file"])
+            match operation:
+                case "blob_write":
+                    _write_piece(path, message)
+                case "blob_read":
+                    with path.open("rb") as file:
+                        file.seek(message["offset"])
+                        return {"data": file.read(message["size"])}
+                case "blob_drop":
+                    path.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            return {"error": str(error)}
+        return {}
+
+    def _path(self, name: str) -> Path:
+        if not name.isalnum():
+            raise ValueError(f"{name!r} is not the name of a blob.")
+        return self.directory / name
+
     def close(self) -> None:
         """Remove the directory; maps that are open stay readable."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _write_piece(path: Path, message: dict[str, Any]) -> None:
+    """Add one piece to a blob that takes its name with the last."""
+    if not message["writer"].isalnum():
+        raise ValueError(f"{message['writer']!r} is not the name of a writer.")
+    part = path.with_suffix(f".{message['writer']}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        file.seek(message["offset"])
+        file.write(message["data"])
+        if message["last"]:
+            file.truncate(message["total"])
+    if message["last"]:
+        part.replace(path)
 
 
 def is_shared(directory: str, token: str) -> bool:

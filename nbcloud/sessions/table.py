@@ -12,7 +12,7 @@ from typing import Any
 
 from nbcloud.sessions.members import ConnectedClient, ConnectedHost, JournaledRun, LiveSession
 from nbcloud.sessions.placement import Placement
-from nbcloud.sessions.runlog import FINISHED, STARTED, RunLog
+from nbcloud.sessions.runlog import FINISHED, RunLog
 
 _BATCH = 2**19
 _KEPT_RUNS = 1000
@@ -53,7 +53,7 @@ class Table:
     @property
     def busy(self) -> bool:
         """Whether a run is on or waits."""
-        return any(session.active or session.queue for session in self.sessions.values())
+        return any(session.runs for session in self.sessions.values())
 
     # Sessions
 
@@ -73,13 +73,13 @@ class Table:
                 if session.state != "starting":
                     return
         except Exception as error:  # noqa: BLE001 - whatever Dask says is the answer
-            self.lose(session, f"it could not be started: {error}", None)
+            self.lose(session, f"it could not be started: {error}")
 
     def close_session(self, session: LiveSession, why: str) -> None:
         """End a session on purpose, and what it runs."""
         if session.host:
-            session.host.channel.post({"op": "close", "session": session.id})
-        self.lose(session, why, None)
+            session.host.channel.post({"op": "close", "session": session.id, "why": why})
+        self.lose(session, why)
 
     def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
         """A session has its kernel."""
@@ -87,71 +87,33 @@ class Table:
         for client, ask in session.waiting:
             client.channel.post({"op": "answer", "ask": ask, "answer": session.facts()})
         session.waiting.clear()
-        self._next(session)
 
-    def keep(self, session: LiveSession, items: list[Any]) -> None:
-        """Number messages: those of a run in its journal, the others in the session's."""
-        of_run: dict[str | None, list[Any]] = {}
-        for run_id, when, kind, content, metadata, buffers, parent in items:
-            item = (when, kind, content, metadata, buffers, b"" if run_id in self.runs else parent)
-            of_run.setdefault(run_id if run_id in self.runs else None, []).append(item)
-        for run_id, kept in of_run.items():
-            if run_id is not None:
-                self.runs[run_id].log.extend(kept)
-                continue
-            start = session.log.count
-            session.log.extend(kept)
-            _, lines = session.log.read(start, 2**30)
-            for identity in session.clients:
-                if identity in self.clients:
-                    self.clients[identity].channel.post(
-                        {"op": "outside", "session": session.id, "lines": lines}
-                    )
+    def outside(self, session: LiveSession, items: list[Any]) -> None:
+        """Number messages that belong to no run, and give them to all who use the session."""
+        start = session.log.count
+        for when, kind, content, metadata, buffers, parent in items:
+            session.log.append(kind, content, metadata, buffers, when=when, parent=parent)
+        _, lines = session.log.read(start, 2**30)
+        for identity in session.clients:
+            if identity in self.clients:
+                self.clients[identity].channel.post({"op": "outside", "session": session.id, "lines": lines})
 
-    def finished(self, session: LiveSession, message: dict[str, Any]) -> None:
-        """A kernel is done with a run, or lacks values for it."""
-        run = session.active
-        if run is None or run.id != message["run"]:
-            return
-        if message["state"] == "missing":
-            if run.client in self.clients:  # it sends the run again, with what was missing; others wait
-                run.incomplete = True
-                self.tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
-            else:
-                self.give_up(session, run)
-            return
-        session.active = None
-        if message["content"]:
-            names = json.loads(message["content"]).get("names", {})
-            session.names.difference_update(names.get("removed", ()))
-            session.names.update(names.get("added", ()))
-        run.end = {"content": message["content"], "buffers": message["buffers"]}
-        self._end(run, message["state"], message["why"], message["exit_code"])
-        if session.ephemeral and not session.queue:
-            if session.host:
-                session.host.channel.post({"op": "close", "session": session.id})
-            return
-        self._next(session)
-
-    def lose(self, session: LiveSession, why: str, code: int | None) -> None:
+    def lose(self, session: LiveSession, why: str) -> None:
         """A session is gone for whatever reason; its runs end, its name is free."""
         if self.sessions.pop(session.id, None) is None:
             return
         session.state, session.why = "lost", why
-        if session.active is not None:
-            run, session.active = session.active, None
-            self._end(run, "lost", why, code)
-        for run in list(session.queue):
-            self.withdraw(session, run, "lost", f"its session was lost before it began: {why}")
+        for run in list(session.runs.values()):
+            before = "" if run.state == "running" else "its session was lost before it began: "
+            self._end(session, run, {"state": "lost", "why": before + why, "exit_code": None})
+            if run.client in self.clients and run.id not in self.clients[run.client].readers:
+                self.tell(run, {"op": "ended", "run": run.id})  # by the journal, which it does not read
+        lost = {"op": "answer", "error": f"The session {session.name!r}: {why}."}
         for client, ask in session.waiting:
-            client.channel.post(
-                {"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."}
-            )
+            client.channel.post({**lost, "ask": ask})
         for ask in [ask for ask, (_, asked) in self.asks.items() if asked == session.id]:
             client, _ = self.asks.pop(ask)
-            client.channel.post(
-                {"op": "answer", "ask": ask, "error": f"The session {session.name!r}: {why}."}
-            )
+            client.channel.post({**lost, "ask": ask})
         for identity in session.clients:
             if identity in self.clients:
                 self.clients[identity].channel.post({"op": "session_lost", "session": session.id, "why": why})
@@ -159,61 +121,70 @@ class Table:
 
     # Runs
 
-    def add_run(self, client: ConnectedClient, session: LiveSession, message: dict[str, Any]) -> None:
-        """Queue a run; its messages go to the client from the first on."""
-        session.clients.add(client.id)
-        run = self.runs.get(message["run"])
-        if run is None:
-            log = RunLog(self._directory / f"{message['run']}.jsonl", self._memory)
-            run = JournaledRun(message["run"], session.id, message, log, time.time(), client.id)
-            self.runs[run.id] = run
-            self.read(client, run, 0)
-            session.queue.append(run)
-        elif session.active is run:  # the same run again, with the values that its session had lost
-            run.request, session.active = message, None
-            session.queue.appendleft(run)
-        self._next(session)
-        self._trim()
-
-    def _next(self, session: LiveSession) -> None:
-        """Give the session its next run."""
+    def announce(self, client: str, session: LiveSession, run_id: str) -> JournaledRun:
+        """A run that is on its way to its session, or has come there."""
         self.last_active = time.time()
-        if (
-            session.state != "ready"
-            or session.active is not None
-            or not session.queue
-            or session.host is None
-        ):
+        run = self.runs.get(run_id)
+        if run is None:
+            if not run_id.isalnum():  # it names a file
+                raise ValueError(f"{run_id!r} is not the id of a run.")
+            log = RunLog(self._directory / f"{run_id}.jsonl", self._memory)
+            run = JournaledRun(run_id, session.id, log, time.time(), client)
+            self.runs[run.id] = session.runs[run.id] = run
+            self._trim()
+        return run
+
+    def begun(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A kernel was given a run."""
+        session.clients.add(message["client"])
+        self.announce(message["client"], session, message["run"]).state = "running"
+
+    def keep(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """Keep what a run says; its host has numbered it."""
+        run = session.runs.get(message["run"])
+        if run is not None:  # it may have been lost meanwhile
+            run.log.extend(message["lines"].splitlines(keepends=True))
+
+    def missing(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A session lacks values for a run: its client sends it again with them, while others wait."""
+        run = session.runs.get(message["run"])
+        if run is None:
             return
-        run = session.active = session.queue.popleft()
-        run.state, run.incomplete = "running", False
-        where = {
-            "worker": session.host.worker,
-            "host": session.host.facts["host"],
-            "kernel_pid": session.kernel_pid,
-        }
-        if run.log.count == 0:
-            run.log.append(STARTED, json.dumps({"session": session.id, **where}).encode())
-        session.host.channel.post({"op": "execute", **run.request})
-        run.request = {}
+        run.lacks_values = True
+        if run.client not in self.clients:
+            self.give_up(session, run)
+        elif not message["told"]:
+            self.tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
 
     def give_up(self, session: LiveSession, run: JournaledRun) -> None:
         """Nobody is there to send what a run lacks."""
-        session.active = None
-        self._end(run, "lost", "its session lacked values, and its notebook is gone", None)
-        self._next(session)
+        if session.host is not None:
+            session.host.channel.post({"op": "give_up", "session": session.id, "run": run.id})
 
-    def withdraw(self, session: LiveSession, run: JournaledRun, state: str, why: str) -> None:
-        """End a run that waits in its session's queue."""
-        session.queue.remove(run)
-        self._end(run, state, why, None)
+    def ended(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A run is over."""
+        run = session.runs.get(message["run"])
+        if run is None:
+            return
+        if message["content"]:
+            names = json.loads(message["content"]).get("names", {})
+            session.names.difference_update(names.get("removed", ()))
+            session.names.update(names.get("added", ()))
+        run.end = {"content": message["content"], "buffers": message["buffers"]}
+        self._close(session, run, message)
+        if session.ephemeral and not session.runs and session.host:
+            why = "it was for one cell"
+            session.host.channel.post({"op": "close", "session": session.id, "why": why})
 
-    def _end(self, run: JournaledRun, state: str, why: str, exit_code: int | None) -> None:
+    def _end(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+        """End a run of which its host can tell nothing more."""
+        run.log.append(FINISHED, json.dumps(end).encode())
+        self._close(session, run, end)
+
+    def _close(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
         self.last_active = time.time()
-        run.state, run.why, run.exit_code = state, why, exit_code
-        dropped = {"dropped": run.log.dropped, "journal": run.log.failure} if run.log.dropped else {}
-        content = {"state": state, "why": why, "exit_code": exit_code, **dropped}
-        run.log.append(FINISHED, json.dumps(content).encode())
+        run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
+        session.runs.pop(run.id, None)
         run.log.close()
 
     def tell(self, run: JournaledRun, message: dict[str, Any]) -> None:

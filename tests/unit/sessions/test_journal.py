@@ -1,7 +1,6 @@
 """A real scheduler with the journal; its clients and one worker's host are channels that the tests hold."""
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from distributed.comm import connect
 from nbcloud.sessions import journal as journal_module
 from nbcloud.sessions import table as table_module
 from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.hosted import HostedRun
 from nbcloud.sessions.journal import PLUGIN, Journal
 from nbcloud.sessions.members import LiveSession
+from nbcloud.sessions.process import Frames
 
 
 class Peer:
@@ -69,6 +70,7 @@ class House:
     def __init__(self, directory):
         self.directory = directory
         self.peers = []
+        self.runs = {}
 
     async def __aenter__(self):
         self.scheduler = await Scheduler(
@@ -96,17 +98,19 @@ class House:
     async def client(self, name):
         return await self.peer("nbcloud_client", id=name)
 
+    async def begin(self, run):
+        """The host gives a run to its kernel."""
+        request = await self.host.expect("execute", run=run)
+        self.runs[run] = HostedRun(request, self.host.channel, None)
+        self.runs[run].begin({"session": "s-1"})
+
     def say(self, run, *texts):
         """The kernel prints."""
-        items = [
-            (run, 1.0, "stream", json.dumps({"name": "stdout", "text": text}).encode(), b"{}", [], b"{}")
-            for text in texts
-        ]
-        self.host.channel.post({"op": "messages", "session": "s-1", "items": items})
+        texts = [json.dumps({"name": "stdout", "text": text}).encode() for text in texts]
+        self.runs[run].say([(1.0, "stream", text, b"{}", []) for text in texts])
 
-    def finish(self, run, state="done", content=b""):
-        end = {"state": state, "why": "", "exit_code": None, "content": content, "buffers": []}
-        self.host.channel.post({"op": "finished", "session": "s-1", "run": run, **end})
+    def finish(self, run, state="done"):
+        self.runs[run].end({"state": state, "why": "", "exit_code": None}, None)
 
 
 def in_house(tmp_path, scenario):
@@ -125,15 +129,20 @@ async def all_lines(client, run):
     return lines, end
 
 
-def start(client, run, **fields):
-    client.channel.post({"op": "run", "ask": "", "run": run, "session": "s-1", **fields})
+FRAMES = {"header": b'{"msg_id": "m"}', "parent": b"{}", "metadata": b"{}", "content": b"{}", "buffers": []}
+REQUEST = {"session": "s-1", "timeout": None, **FRAMES}
+MISSING = Frames(b"{}", b"{}", b"{}", b'{"missing": ["hash"]}', [])
+
+
+def start(client, run):
+    client.channel.post({"op": "run", "ask": "", "run": run, **REQUEST})
 
 
 def test_a_run_is_numbered_without_gaps_and_ends(tmp_path):
     async def scenario(house):
         client = await house.client("c")
         start(client, "r")
-        await house.host.expect("execute", run="r")
+        await house.begin("r")
         for number in range(500):
             house.say("r", f"{number}\n" + "x" * 100)
         house.finish("r")
@@ -146,26 +155,11 @@ def test_a_run_is_numbered_without_gaps_and_ends(tmp_path):
     in_house(tmp_path, scenario)
 
 
-def test_runs_of_a_session_go_one_after_the_other(tmp_path):
-    async def scenario(house):
-        one, other = await house.client("one"), await house.client("other")
-        start(one, "first")
-        await house.host.expect("execute", run="first")
-        start(other, "second")
-        await other.ask("ping")
-        assert not house.host.got
-        house.finish("first")
-        await house.host.expect("execute", run="second")
-        assert one is not other
-
-    in_house(tmp_path, scenario)
-
-
 def test_a_second_reader_of_the_same_client_takes_over_and_the_run_goes_on(tmp_path):
     async def scenario(house):
         client = await house.client("c")
         start(client, "r")
-        await house.host.expect("execute")
+        await house.begin("r")
         house.say("r", "before\n")
         await client.expect("messages", last=2)
         await client.ask("read", run="r", after=0)
@@ -182,7 +176,7 @@ def test_one_who_comes_back_reads_on_where_it_was(tmp_path):
     async def scenario(house):
         client = await house.client("c")
         start(client, "r")
-        await house.host.expect("execute")
+        await house.begin("r")
         for number in range(200):
             house.say("r", f"{number}\n")
             if number % 40 == 39:
@@ -198,7 +192,7 @@ def test_one_who_comes_back_reads_on_where_it_was(tmp_path):
 def test_a_run_whose_session_went_away_on_its_way_is_answered(tmp_path):
     async def scenario(house):
         client = await house.client("c")
-        house.journal.table.lose(house.session, "its worker is gone", None)
+        house.journal.table.lose(house.session, "its worker is gone")
         start(client, "r")
         end = await client.expect("end", run="r")
         assert end["state"] == "lost"
@@ -212,7 +206,7 @@ def test_a_lost_session_answers_all_who_wait_for_it(tmp_path):
         client = await house.client("c")
         start(client, "active")
         start(client, "queued")
-        await house.host.expect("execute", run="active")
+        await house.begin("active")
         question = asyncio.create_task(client.ask("call", session="s-1"))
         await house.host.expect("call")
         house.journal.remove_worker(house.scheduler, "w1")
@@ -234,50 +228,79 @@ def test_a_handler_that_fails_is_an_answer_and_the_connection_stays(tmp_path):
     in_house(tmp_path, scenario)
 
 
-def test_cancel_names_the_run_so_that_the_next_one_is_not_hit(tmp_path):
+@pytest.mark.parametrize("operation", ["interrupt", "stop"])
+def test_what_stops_a_run_names_it_so_that_the_next_one_is_not_hit(tmp_path, operation):
     async def scenario(house):
         client = await house.client("c")
         start(client, "r")
-        await house.host.expect("execute")
-        await client.ask("cancel", run="r")
-        assert (await house.host.expect("stop"))["run"] == "r"
+        await house.begin("r")
+        client.channel.post({"op": operation, "run": "r", "state": "cancelled", "why": "enough", "ask": ""})
+        assert (await house.host.expect(operation))["run"] == "r"
 
     in_house(tmp_path, scenario)
 
 
-def test_a_run_that_lacks_values_keeps_its_place_until_it_has_them(tmp_path):
+def test_a_run_that_went_straight_to_its_host_is_kept_and_can_be_read(tmp_path):
+    async def scenario(house):
+        client, other = await house.client("c"), await house.client("other")
+        direct = HostedRun({**REQUEST, "run": "r", "client": "c"}, house.host.channel, None)
+        house.runs["r"] = direct
+        direct.begin({"session": "s-1"})  # this may come before its client's word about it
+        house.say("r", "one\n")
+        await client.ask("ping")
+        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "ask": ""})
+        await other.ask("read", run="r", after=0)
+        house.finish("r")
+        lines, end = await all_lines(other, "r")
+        assert [line["n"] for line in lines] == [1, 2, 3]
+        assert end["state"] == "done"
+        assert not [message for message in client.got if message["op"] in {"messages", "end"}]
+
+    in_house(tmp_path, scenario)
+
+
+def test_the_client_of_a_run_that_went_straight_to_its_host_hears_of_the_loss(tmp_path):
     async def scenario(house):
         client = await house.client("c")
-        start(client, "first")
-        start(client, "second")
-        await house.host.expect("execute", run="first")
-        house.finish("first", "missing", b'{"missing": ["hash"]}')
-        await client.expect("missing", run="first")
-        assert not house.host.got
-        start(client, "first", inputs="complete")
-        assert (await house.host.expect("execute"))["run"] == "first"
-        house.finish("first")
-        assert (await house.host.expect("execute"))["run"] == "second"
-        lines, _ = await all_lines(client, "first")
+        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "ask": ""})
+        await client.ask("ping")
+        house.journal.remove_worker(house.scheduler, "w1")
+        await client.expect("ended", run="r")
+        await client.ask("read", run="r", after=0)
+        lines, end = await all_lines(client, "r")
+        assert lines[-1]["msg_type"] == "nbcloud_finished"
+        assert end["state"] == "lost"
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_that_lacks_values_is_sent_again_with_them(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.begin("r")
+        house.runs["r"].lack(MISSING)
+        assert (await client.expect("missing", run="r"))["content"] == MISSING.content
+        start(client, "r")
+        assert (await house.host.expect("execute"))["run"] == "r"
+        house.finish("r")
+        lines, _ = await all_lines(client, "r")
         assert [line["msg_type"] for line in lines] == ["nbcloud_started", "nbcloud_finished"]
 
     in_house(tmp_path, scenario)
 
 
-def test_a_run_that_lacks_values_of_one_who_is_gone_lets_the_others_go_on(tmp_path, monkeypatch):
+def test_a_run_that_lacks_values_of_one_who_is_gone_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_module, "_GONE_SECONDS", 0.05)
 
     async def scenario(house):
-        gone, other = await house.client("gone"), await house.client("other")
-        start(gone, "first")
-        await house.host.expect("execute", run="first")
-        start(other, "second")
-        house.finish("first", "missing", b'{"missing": ["hash"]}')
+        gone = await house.client("gone")
+        start(gone, "r")
+        await house.begin("r")
+        house.runs["r"].lack(MISSING)
         await gone.expect("missing")
         await gone.leave()
-        await house.host.expect("execute", run="second")
-        await other.ask("read", run="first", after=0)
-        assert (await other.expect("end", run="first"))["state"] == "lost"
+        assert (await house.host.expect("give_up"))["run"] == "r"
 
     in_house(tmp_path, scenario)
 
@@ -288,7 +311,7 @@ def test_one_who_was_forgotten_is_told_so_and_begins_anew(tmp_path, monkeypatch)
     async def scenario(house):
         client = await house.client("c")
         start(client, "r")
-        await house.host.expect("execute")
+        await house.begin("r")
         house.say("r", "one\n")
         await client.expect("messages", last=2)
         await client.leave()
@@ -333,28 +356,11 @@ def test_a_thousand_runs_leave_no_open_files(tmp_path, monkeypatch):
         before = len(list(Path("/proc/self/fd").iterdir()))
         for number in range(80):
             start(client, f"r{number}")
-            await house.host.expect("execute")
+            await house.begin(f"r{number}")
             house.finish(f"r{number}")
             await client.expect("end", run=f"r{number}")
         assert len(list(Path("/proc/self/fd").iterdir())) - before < 5
         assert len(house.journal.table.runs) == 50
         assert len(list(tmp_path.glob("*.jsonl"))) == 50
-
-    in_house(tmp_path, scenario)
-
-
-@pytest.mark.parametrize("operation", ["interrupt", "cancel"])
-def test_a_run_that_waits_is_withdrawn(tmp_path, operation):
-    async def scenario(house):
-        client = await house.client("c")
-        start(client, "first")
-        start(client, "second")
-        await house.host.expect("execute", run="first")
-        client.channel.post({"op": operation, "run": "second", "ask": ""})
-        end = await client.expect("end", run="second")
-        assert end["state"] == "cancelled"
-        assert "before it began" in end["why"]
-        with contextlib.suppress(StopIteration):
-            assert not next(m for m in house.host.got if m["op"] in {"interrupt", "stop"})
 
     in_house(tmp_path, scenario)

@@ -5,9 +5,8 @@ import pytest
 
 from nbcloud.cells.payloads import encode
 from nbcloud.errors import TransferError
-from nbcloud.sessions.host import _write_piece
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
-from nbcloud.sessions.spool import chunks, layout, map_blob
+from nbcloud.sessions.spool import _write_piece, chunks, layout, map_blob
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000])

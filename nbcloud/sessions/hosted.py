@@ -1,0 +1,415 @@
+"""A session where it lives: its kernel, the runs that wait for it, and the numbers of what they say.
+
+All of a run's messages but those about its loss are numbered here. They go to the journal, and beside it
+straight to the client that asked for the run, when that has a connection of its own to this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+
+from nbcloud.sessions.channel import Channel
+from nbcloud.sessions.kernel import DONE
+from nbcloud.sessions.process import Frames, KernelProcess
+from nbcloud.sessions.runlog import FINISHED, STARTED, line
+
+GRACE = 5.0
+"""Seconds between an interrupt that must be obeyed and the kill."""
+_READER_SECONDS = 2.0
+"""How long a run waits for a client that does not take what it says; then that has to ask the journal."""
+_SOON = 0.01
+"""Seconds that what nobody waits for may stay behind what somebody does wait for."""
+_QUIET = {"status", "execute_input", "iopub_welcome"}
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+Message = tuple[float, str, bytes, bytes, list[bytes]]
+"""When, type, content, metadata and buffers."""
+
+
+class HostedRun:
+    """One run, from its request to its end.
+
+    Parameters
+    ----------
+    request : dict
+        The client's ``execute``.
+    journal : Channel
+    reader : Channel or None
+        Its client's own connection.
+    """
+
+    def __init__(self, request: dict[str, Any], journal: Channel, reader: Channel | None) -> None:
+        self.id: str = request["run"]
+        self.session: str = request["session"]
+        self.client: str = request["client"]
+        self.lacks_values = False
+        self.count = 0
+        self._journal = journal
+        self._reader = reader
+        self.take(request)
+
+    def take(self, request: dict[str, Any]) -> None:
+        """What the kernel is to be given; anew, when it lacked values."""
+        self.timeout: float | None = request["timeout"]
+        self.frames = frames_of(request)
+        self.message_id: str = json.loads(self.frames.header)["msg_id"]
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """The kernel has it."""
+        begun = {"op": "begun", "run": self.id, "session": self.session, "client": self.client}
+        self._journal.post(begun, within=_SOON)
+        self.say([(time.time(), STARTED, json.dumps(facts).encode(), b"{}", [])], within=_SOON)
+
+    def say(self, messages: list[Message], *, within: float = 0.0) -> None:
+        """Number messages, for all who read; those may get them ``within`` seconds."""
+        if not messages:
+            return
+        lines = []
+        first = self.count + 1
+        for when, kind, content, metadata, buffers in messages:
+            self.count += 1
+            lines.append(line(self.count, when, kind, content, metadata, buffers))
+        self._post({"op": "messages", "first": first, "last": self.count, "lines": b"".join(lines)}, within)
+
+    def lack(self, frames: Frames) -> None:
+        """Ask its client for the values that its session turned out not to have."""
+        self.lacks_values = True
+        if self._reader is not None and not self._reader.connected:
+            self._reader = None
+        about = {"op": "missing", "run": self.id, "session": self.session, "content": frames.content}
+        if self._reader is not None:
+            self._reader.post(about)
+        self._journal.post({**about, "told": self._reader is not None})
+
+    def end(self, end: dict[str, Any], frames: Frames | None) -> None:
+        """Its last message, and what the cell left."""
+        self.say([(time.time(), FINISHED, json.dumps(end).encode(), b"{}", [])])
+        left = {"content": frames.content if frames else b"", "buffers": frames.buffers if frames else []}
+        self._post({"op": "end", "last": self.count, **end, **left})
+
+    def _post(self, message: dict[str, Any], within: float = 0.0) -> None:
+        message |= {"run": self.id, "session": self.session}
+        if self._reader is not None and self._reader.connected:
+            self._reader.post(message, within=within)
+            within = _SOON
+        self._journal.post(message, within=within)
+
+    async def light(self) -> None:
+        """Wait while those who read are far behind; a client only for a while."""
+        await self._journal.light()
+        if self._reader is None:
+            return
+        try:
+            async with asyncio.timeout(_READER_SECONDS):
+                await self._reader.light()
+        except TimeoutError:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.post({"op": "detached", "run": self.id})
+
+
+class HostedSession:
+    """A kernel in use.
+
+    Parameters
+    ----------
+    name : str
+        The session's id.
+    kernel : KernelProcess
+    memory : int or None
+        Bytes that it may take.
+    ended : threading.Event
+        Set when the session is over.
+    journal : Channel
+    spawn : callable
+        Starts a task that ends with the worker.
+    facts : dict
+        Where it is, for the first message of each run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kernel: KernelProcess,
+        memory: int | None,
+        ended: threading.Event,
+        *,
+        journal: Channel,
+        spawn: Spawn,
+        facts: dict[str, Any],
+    ) -> None:
+        self.name = name
+        self.kernel = kernel
+        self.ended = ended
+        self._journal = journal
+        self._spawn = spawn
+        self._facts = facts
+        self._active: HostedRun | None = None
+        self._waiting: deque[HostedRun] = deque()
+        self._executing = 0
+        self._verdict: tuple[str, str] | None = None
+        self._deadline: asyncio.Task[None] | None = None
+        self._comms: dict[str, str] = {}
+        """Comm messages that the kernel has not handled yet, and who asked."""
+        self._tasks = [spawn(self._pump()), spawn(kernel.discard_replies())]
+        if memory:
+            self._tasks.append(spawn(self._watch_memory(memory)))
+
+    # What is asked of it
+
+    def execute(self, request: dict[str, Any], reader: Channel | None) -> None:
+        """Run a cell when those before it have ended."""
+        known = self._find(request["run"])
+        if known is None:
+            self._waiting.append(HostedRun(request, self._journal, reader))
+            self._next()
+        elif known is self._active and known.lacks_values:
+            known.take(request)
+            self._give(known)
+
+    def interrupt(self, run: str) -> None:
+        """Raise KeyboardInterrupt in a run, or let it not begin."""
+        found = self._find(run)
+        if found is not None and found is not self._active:
+            self._withdraw(found, "it was interrupted before it began")
+        elif found is not None:
+            self._spawn(self.kernel.interrupt())
+
+    def stop(self, run: str, state: str, why: str) -> None:
+        """End a run for sure, by an interrupt or else with its kernel."""
+        found = self._find(run)
+        if found is None:  # it may have ended meanwhile
+            return
+        if found is not self._active:
+            self._withdraw(found, f"{why} before it began")
+            return
+        self._verdict = (state, why)
+        self._spawn(self._stop_for_sure(found))
+
+    def give_up(self, run: str) -> None:
+        """Nobody is there to send what a run lacks."""
+        if self._active is not None and self._active.id == run and self._active.lacks_values:
+            self._finish({"state": "lost", "why": "its session lacked values, and its notebook is gone"})
+
+    def kill(self, state: str, why: str) -> None:
+        """End the kernel, and what it runs in the given state."""
+        self._verdict = self._verdict or (state, why)
+        self.kernel.kill()
+
+    def close(self, why: str) -> None:
+        """End the session on purpose."""
+        self.kill("lost", why)
+
+    def call(self, frames: Frames) -> None:
+        """Pass a question on to the kernel."""
+        self.kernel.send(frames)
+
+    def comm(self, frames: Frames, ask: str) -> None:
+        """Pass a comm message to the kernel; answered when handled, at once when it waits for a run."""
+        self.kernel.send(frames)
+        if self._active is None:
+            self._comms[json.loads(frames.header)["msg_id"]] = ask
+        else:
+            self._journal.post({"op": "answer", "ask": ask, "answer": None})
+
+    def _find(self, run: str) -> HostedRun | None:
+        if self._active is not None and self._active.id == run:
+            return self._active
+        return next((waiting for waiting in self._waiting if waiting.id == run), None)
+
+    # Runs
+
+    def _next(self) -> None:
+        if self._active is None and self._waiting:
+            self._active = self._waiting.popleft()
+            self._give(self._active)
+
+    def _give(self, run: HostedRun) -> None:
+        """Give the kernel a run."""
+        anew, run.lacks_values = run.count > 0, False
+        self._verdict = None
+        if run.timeout:
+            why = f"it took longer than its timeout of {run.timeout:g} s"
+            self._deadline = self._spawn(self._stop_after(run, run.timeout, why))
+        self.kernel.mark()
+        self._executing += 1
+        self.kernel.send(run.frames)
+        if not anew:
+            run.begin(self._facts)
+
+    async def _stop_after(self, run: HostedRun, seconds: float, why: str) -> None:
+        await asyncio.sleep(seconds)
+        if self._active is run:
+            self.stop(run.id, "timeout", why)
+
+    async def _stop_for_sure(self, run: HostedRun) -> None:
+        """Interrupt a run; kill its kernel if it goes on all the same."""
+        await self.kernel.interrupt()
+        await asyncio.sleep(GRACE)
+        if self._active is run and self._verdict is not None:
+            state, why = self._verdict
+            self._verdict = (state, f"{why}, and did not stop when interrupted, so its kernel was ended")
+            self.kernel.kill()
+
+    def _withdraw(self, run: HostedRun, why: str) -> None:
+        self._waiting.remove(run)
+        run.end({"state": "cancelled", "why": why, "exit_code": None}, None)
+
+    def _finish(self, end: dict[str, Any], frames: Frames | None = None) -> None:
+        run, self._active, self._verdict = self._active, None, None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if run is not None:
+            run.end({"exit_code": None, **end}, frames)
+        self._next()
+
+    # What the kernel says
+
+    async def _pump(self) -> None:
+        """Pass the kernel's messages on, and feel it when those who read can't take more."""
+        while True:
+            self._take(await self.kernel.messages())
+            await self._journal.light()
+            if self._active is not None:
+                await self._active.light()
+
+    def _take(self, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]) -> None:
+        said: list[Message] = []
+        outside: list[tuple[Any, ...]] = []
+        for frames, header, parent in batch:
+            kind = header["msg_type"]
+            if kind in {DONE, "status"}:
+                self._say(said)
+                said = []
+            if kind == DONE:
+                self._done(frames)
+            elif kind == "status":
+                self._status(parent, frames)
+            elif kind in _QUIET:
+                continue
+            elif self._active is not None and parent.get("msg_id") == self._active.message_id:
+                said.append((time.time(), kind, frames.content, frames.metadata, frames.buffers))
+            else:
+                said_by = (kind, frames.content, frames.metadata, frames.buffers, frames.parent)
+                outside.append((time.time(), *said_by))
+        self._say(said)
+        if outside:
+            self._journal.post({"op": "outside", "session": self.name, "items": outside})
+
+    def _say(self, messages: list[Message]) -> None:
+        if self._active is not None:
+            self._active.say(messages)
+
+    def _done(self, frames: Frames) -> None:
+        content = json.loads(frames.content)
+        if "call" in content:
+            answer = {"ask": content["call"], "content": frames.content, "buffers": frames.buffers}
+            self._journal.post({"op": "answer", **answer})
+            return
+        if self._active is None or content["run"] != self._active.id:
+            return
+        if content["status"] == "missing":
+            self._active.lack(frames)
+            return
+        state, why = ("done" if content["status"] in {"ok", "cached"} else "failed"), ""
+        if self._verdict is not None and content["status"] != "ok":
+            state, why = self._verdict
+        self._finish({"state": state, "why": why}, frames)
+
+    def _status(self, parent: dict[str, Any], frames: Frames) -> None:
+        """The kernel is done with a request: with a run, it has normally said so itself before."""
+        if b'"idle"' not in frames.content:
+            return
+        ask = self._comms.pop(parent.get("msg_id", ""), None)
+        if ask is not None:
+            self._journal.post({"op": "answer", "ask": ask, "answer": None})
+        if parent.get("msg_type") != "execute_request":
+            return
+        # A run that is given anew has the message id that it had: their number tells which of them is over.
+        self._executing -= 1
+        if self._executing == 0 and self._active is not None and not self._active.lacks_values:
+            why = f"its kernel ended it without an answer:\n{self.kernel.last_words()}"
+            self._finish({"state": "lost", "why": why})
+
+    async def _watch_memory(self, limit: int) -> None:
+        """Kill a kernel that takes more than it asked for, before the machine suffers."""
+        process = psutil.Process(self.kernel.pid)
+        while True:
+            await asyncio.sleep(0.5)
+            with contextlib.suppress(psutil.Error):
+                used = process.memory_info().rss + sum(
+                    c.memory_info().rss for c in process.children(recursive=True)
+                )
+                if used > limit:
+                    why = (
+                        f"it used {used / 2**20:,.0f} MiB of memory, and had asked for "
+                        f"{limit / 2**20:,.0f} MiB (--memory), so its kernel was ended"
+                    )
+                    self._verdict = ("lost", why)
+                    self.kernel.kill()
+                    return
+
+    # Its end
+
+    async def end(self, code: int) -> None:
+        """The kernel has ended: report it, after all that it said before."""
+        await asyncio.sleep(0.05)  # what is still in its socket reaches the pump
+        self._cancel_tasks()
+        while batch := self.kernel.messages_now():
+            self._take(batch)
+        unsent = [
+            (time.time(), "stream", json.dumps({"name": name, "text": text}).encode(), b"{}", list[bytes]())
+            for name, text in self.kernel.unsent()
+        ]
+        self._say(unsent)
+        state, why = self._verdict or ("lost", _epitaph(code, self.kernel.last_words()))
+        waiting, self._waiting = self._waiting, deque()
+        if self._active is not None:
+            self._finish({"state": state, "why": why, "exit_code": code})
+        for run in waiting:
+            before = f"its session was lost before it began: {why}"
+            run.end({"state": "lost", "why": before, "exit_code": None}, None)
+        self._journal.post({"op": "lost", "session": self.name, "why": why, "code": code})
+        self.kernel.close()
+        self.ended.set()
+
+    def abort(self) -> None:
+        """End with the worker."""
+        self._cancel_tasks()
+        self.kernel.close()
+        self.ended.set()
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+def frames_of(message: dict[str, Any]) -> Frames:
+    """The Jupyter message that a client sent."""
+    return Frames(
+        message["header"], message["parent"], message["metadata"], message["content"], message["buffers"]
+    )
+
+
+def _epitaph(code: int, last_words: str) -> str:
+    """How a kernel that nobody ended came to its end, in words."""
+    if code == 0:
+        return "its kernel ended by exit() or quit()"
+    if code > 0:
+        return f"its kernel ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
+    if name == "SIGKILL":
+        return "its kernel was killed (SIGKILL), most likely because the machine ran out of memory"
+    where = f":\n{last_words}" if last_words else ""
+    return f"its kernel crashed ({name}){where}"
