@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import nbcloud
 from nbcloud.clusters import process, registry
 from nbcloud.clusters.base import ClusterInfo, TLSFiles
+from nbcloud.wording import counted
 
 if TYPE_CHECKING:
     from nbcloud.clusters.nodes import Nodes
@@ -122,7 +123,7 @@ async def _serve(info: ClusterInfo) -> None:
     nodes = Nodes(info.security(), _worker_options(info))
     try:
         await nodes.start_scheduler()
-        _phase(info, f"starting {info.workers} worker{'s' * (info.workers > 1)}")
+        _phase(info, f"starting {counted(info.workers, 'worker')}")
         await nodes.scale(info.workers)
         nodes.scheduler.handlers["nbcloud_scale"] = lambda n: _scale(nodes, info, n)
         if _registered(info):

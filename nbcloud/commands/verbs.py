@@ -20,6 +20,7 @@ from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
+from nbcloud.wording import counted
 
 Verb = Callable[[argparse.Namespace, Progress], Answer | None]
 
@@ -103,7 +104,8 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     link_to(info)
     text = f"The cluster {info.name!r} is up at {info.address}"
     if info.kind == "local":
-        text += f": {info.workers} workers of {info.threads} threads and {size_text(info.memory)}"
+        workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")
+        text += f": {workers} of {threads} and {size_text(info.memory)}"
     was = "was up already" if info.id in before else f"{time.monotonic() - started:.1f} s"
     return Answer(f"{text} ({was}).", data=_facts(info))
 
@@ -164,15 +166,28 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     sessions, active = link.ask("sessions", timeout=5), link.ask("runs", timeout=5)
     unfinished = [run for run in active if run["state"] in {"queued", "running"}]
     rows = [
-        ["worker", worker["address"], f"{worker['nthreads']} threads", size_text(worker["memory_limit"]), ""]
+        [
+            "worker",
+            worker["address"],
+            counted(worker["nthreads"], "thread"),
+            size_text(worker["memory_limit"]),
+            "",
+        ]
         for worker in facts["workers"]
     ]
     rows += [
-        ["session", session["name"], session["state"], f"{len(session['names'])} names", session["worker"]]
+        [
+            "session",
+            session["name"],
+            session["state"],
+            counted(len(session["names"]), "name"),
+            session["worker"],
+        ]
         for session in sessions
     ]
     rows += [
-        ["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished
+        ["run", run["id"], run["state"], counted(run["messages"], "message"), run["session"]]
+        for run in unfinished
     ]
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
@@ -182,9 +197,9 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Add or remove workers."""
     info = _one(arguments.cluster)
-    progress(f"scaling {info.name!r} to {arguments.workers} workers")
+    progress(f"scaling {info.name!r} to {counted(arguments.workers, 'worker')}")
     info = clusters.scale(info, arguments.workers)
-    return Answer(f"The cluster {info.name!r} has {info.workers} workers.", data=_facts(info))
+    return Answer(f"The cluster {info.name!r} has {counted(info.workers, 'worker')}.", data=_facts(info))
 
 
 def run_answer(found: list[Run]) -> Answer:
