@@ -103,7 +103,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     progress("bringing nbcloud to its scheduler and workers")
     link_to(info)
     text = f"The cluster {info.name!r} is up at {info.address}"
-    if info.kind == "local":
+    if info.is_ours:
         workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")
         text += f": {workers} of {threads} and {size_text(info.memory)}"
     was = "was up already" if info.id in before else f"{time.monotonic() - started:.1f} s"
@@ -111,19 +111,29 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    """Stop clusters, after what they still have to tell is on record."""
+    """Stop our clusters and forget the others, after what they still have to tell is on record."""
     infos = registry.entries() if arguments.all else [_known(arguments.cluster)]
     if not infos:
         return Answer("No cluster is up.", data=[])
     for info in infos:
         progress(f"completing the records of {info.name!r}")
         complete_records()
-        progress(f"stopping {info.name!r}")
+        progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()
     remove_orphans()
-    names = ", ".join(repr(info.name) for info in infos)
-    return Answer(f"Stopped: {names}.", data=[info.name for info in infos])
+    return Answer(_farewell(infos), data=[info.name for info in infos])
+
+
+def _farewell(infos: list[ClusterInfo]) -> str:
+    stopped = ", ".join(repr(info.name) for info in infos if info.is_ours)
+    sentences = [f"Stopped: {stopped}."] if stopped else []
+    sentences += [
+        f"Forgotten: {info.name!r}. Its scheduler at {info.address} was not started by nbcloud, and goes on."
+        for info in infos
+        if not info.is_ours
+    ]
+    return "\n".join(sentences)
 
 
 def _known(name: str | None) -> ClusterInfo:

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from nbcloud import __version__, cli
+from nbcloud.clusters import registry
+from nbcloud.clusters.base import ClusterInfo
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 
@@ -47,6 +49,15 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert said in (out if code == 0 else err)
     assert (err if code == 0 else out) == ""
     assert "Traceback" not in err
+
+
+def test_down_of_a_scheduler_that_is_not_ours_only_forgets_it(capsys):
+    registry.put(ClusterInfo("lab", "11111111", "existing", "tcp://lab.example:8786"))
+    assert cli.main(["down", "lab"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Forgotten: 'lab'. Its scheduler at tcp://lab.example:8786 ")
+    assert said.endswith("goes on.\n")
+    assert registry.entries() == []
 
 
 def test_json_is_json(capsys, run_on_record):
