@@ -156,7 +156,7 @@ def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer: 
         [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
         for info in infos
     ]
-    text = "" if infos else "No cluster is up. Type: %cloud up (in a notebook) or nbcloud up"
+    text = "" if infos else "No cluster is up. Type: %cloud up"
     return Answer(
         text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos]
     )

@@ -35,7 +35,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         recorded = store.last_number(run.id) if owned else run.messages or 2**62
     info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
     if info is None:
-        raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: nbcloud logs {run.id}")
+        raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: %cloud logs {run.id}")
     link = link_to(info)
     attached = CloudRun(link, run, recorder if owned else _Silent(), recorded=recorded)
     link.listen(run.id, attached.listen)
@@ -43,7 +43,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         link.ask("read", run=run.id, after=0)
     except SessionError as error:
         link.forget(run.id, attached.listen)
-        raise RunNotFound(f"{error}", f"Its record: nbcloud logs {run.id}") from None
+        raise RunNotFound(f"{error}", f"Its record: %cloud logs {run.id}") from None
     return attached
 
 

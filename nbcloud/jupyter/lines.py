@@ -41,7 +41,7 @@ class LineCommands:
         )
         verbs = add_verbs(self._parser)
         self._add_notebook_verbs(verbs)
-        self.parsers: dict[str, Parser] = dict(verbs.choices)
+        self.parsers = self._parser.verbs()
 
     def _add_notebook_verbs(self, verbs: argparse._SubParsersAction[Parser]) -> None:
         def add(

@@ -86,7 +86,7 @@ def test_completing_twice_adds_nothing(orphan):
 
 def test_attach_to_what_is_gone_names_the_record(orphan):
     recorder = Recorder()
-    with pytest.raises(RunNotFound, match=rf"cluster of run {orphan.id} is gone.*nbcloud logs {orphan.id}"):
+    with pytest.raises(RunNotFound, match=rf"cluster of run {orphan.id} is gone.*%cloud logs {orphan.id}"):
         attach(orphan.id, recorder)
     with pytest.raises(RunNotFound):
         attach("nosuchrun", recorder)
