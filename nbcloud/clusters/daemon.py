@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 _SOCKET_PATH = 107  # bytes that the path of a socket may have
+_LOG_LIMIT = 2**24
 
 _CONFIG: dict[str, Any] = {
     # What a user's own Dask configuration must not change here. Ports without TLS, and code that opens them:
@@ -208,6 +209,18 @@ async def _scale(nodes: Nodes, info: ClusterInfo, n: int) -> dict[str, Any]:
     return {"workers": n}
 
 
+def _shorten_log(path: Path) -> None:
+    """Keep only the newer half of a log that is too long; every process of the cluster appends to it."""
+    with suppress(OSError):
+        if path.stat().st_size <= _LOG_LIMIT:
+            return
+        with path.open("a+b") as file:
+            file.seek(-_LOG_LIMIT // 2, os.SEEK_END)
+            _, _, newer = file.read().partition(b"\n")
+            file.truncate(0)
+            file.write(newer)
+
+
 async def _watch(nodes: Nodes, info: ClusterInfo) -> None:
     """Return when the cluster is to end."""
     from nbcloud.clusters.nodes import Idleness
@@ -225,6 +238,7 @@ async def _watch(nodes: Nodes, info: ClusterInfo) -> None:
         if not _registered(info):
             logger.warning("The registry knows this cluster no more: it stops")
             return
+        _shorten_log(Path(info.directory or "") / "daemon.log")
         try:
             await nodes.mend()
         except Exception:
