@@ -91,7 +91,7 @@ def alive(info: ClusterInfo) -> bool:
 
 
 def down(info: ClusterInfo, *, timeout: float = 10.0) -> None:
-    """End the cluster and every process of it, and forget it; its journals stay.
+    """End the cluster and every process of it, and forget it; its journals stay until records are complete.
 
     Parameters
     ----------
