@@ -232,7 +232,6 @@ class _Output:
         self._paced = now
         if self._allowance < 1:
             time.sleep(1 / _MESSAGES_A_SECOND)
-            return
         self._allowance -= 1
 
 
