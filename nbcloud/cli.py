@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nbcloud import __version__
 from nbcloud.commands.answers import Answer
@@ -39,10 +41,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except Help as page:
         print(page, end="")
     except UsageError as error:
-        notice(str(error))
+        notice(_as_typed_here(str(error)))
         return _USAGE
     except NbcloudError as error:
-        notice(str(error))
+        notice(_as_typed_here(str(error)))
         return _FAILED
     except KeyboardInterrupt:
         notice("Interrupted.")
@@ -58,6 +60,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _as_typed_here(text: str) -> str:
+    """``text`` with the commands that it names as a shell has them; those that only a notebook has stay."""
+    return re.sub(rf"(?<!%)%cloud (?=({'|'.join(parser().verbs())})\b)", "nbcloud ", text)
+
+
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         notice(f"{text} …")
@@ -69,7 +76,7 @@ def _print(answer: Answer | None, arguments: argparse.Namespace) -> None:
     if getattr(arguments, "json", False):
         print(json.dumps(answer.data, indent=1, default=str))
     else:
-        print(answer)
+        print(replace(answer, text=_as_typed_here(answer.text)))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@
     │   └── HandleLost (LookupError)       a handle whose value is gone
     └── StoreError (OSError)               the local store of runs can't be used
 
-Each error says what happened and where, and ``hint`` says the next thing to type. Errors carry plain
-data only, so that every one of them survives pickling.
+Each error says what happened and where, and ``hint`` says the next thing to type. Commands are named as in a
+notebook, ``%cloud down``; the command line, when it shows an error, says ``nbcloud down`` instead. Errors
+carry plain data only, so that every one of them survives pickling.
 """
 
 from __future__ import annotations

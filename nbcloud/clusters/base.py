@@ -87,6 +87,11 @@ class ClusterInfo:
         """Whether the scheduler and its workers have come up."""
         return bool(self.address)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether nbcloud started it, and may end it."""
+        return self.kind == "local"
+
     def security(self) -> Any:
         """The ``distributed.Security`` of a client, worker or scheduler; None without TLS."""
         if self.tls is None:

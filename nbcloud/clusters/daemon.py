@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import nbcloud
 from nbcloud.clusters import process, registry
 from nbcloud.clusters.base import ClusterInfo, TLSFiles
+from nbcloud.wording import counted
 
 if TYPE_CHECKING:
     from nbcloud.clusters.nodes import Nodes
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 _SOCKET_PATH = 107  # bytes that the path of a socket may have
+_LOG_LIMIT = 2**24
 
 _CONFIG: dict[str, Any] = {
     # What a user's own Dask configuration must not change here. Ports without TLS, and code that opens them:
@@ -122,7 +124,7 @@ async def _serve(info: ClusterInfo) -> None:
     nodes = Nodes(info.security(), _worker_options(info))
     try:
         await nodes.start_scheduler()
-        _phase(info, f"starting {info.workers} worker{'s' * (info.workers > 1)}")
+        _phase(info, f"starting {counted(info.workers, 'worker')}")
         await nodes.scale(info.workers)
         nodes.scheduler.handlers["nbcloud_scale"] = lambda n: _scale(nodes, info, n)
         if _registered(info):
@@ -207,6 +209,18 @@ async def _scale(nodes: Nodes, info: ClusterInfo, n: int) -> dict[str, Any]:
     return {"workers": n}
 
 
+def _shorten_log(path: Path) -> None:
+    """Keep only the newer half of a log that is too long; every process of the cluster appends to it."""
+    with suppress(OSError):
+        if path.stat().st_size <= _LOG_LIMIT:
+            return
+        with path.open("a+b") as file:
+            file.seek(-_LOG_LIMIT // 2, os.SEEK_END)
+            _, _, newer = file.read().partition(b"\n")
+            file.truncate(0)
+            file.write(newer)
+
+
 async def _watch(nodes: Nodes, info: ClusterInfo) -> None:
     """Return when the cluster is to end."""
     from nbcloud.clusters.nodes import Idleness
@@ -224,6 +238,7 @@ async def _watch(nodes: Nodes, info: ClusterInfo) -> None:
         if not _registered(info):
             logger.warning("The registry knows this cluster no more: it stops")
             return
+        _shorten_log(Path(info.directory or "") / "daemon.log")
         try:
             await nodes.mend()
         except Exception:

@@ -18,6 +18,7 @@ from nbcloud.clusters import process, registry, wire
 from nbcloud.clusters.base import ClusterInfo, Progress, check_name, silent
 from nbcloud.config import parse_bytes, private_dir, settings
 from nbcloud.errors import ClusterError, ClusterStartError, UsageError
+from nbcloud.wording import counted
 
 _POLL = 0.01
 _LOG_LINES = 20
@@ -90,7 +91,7 @@ def alive(info: ClusterInfo) -> bool:
 
 
 def down(info: ClusterInfo, *, timeout: float = 10.0) -> None:
-    """End the cluster and every process of it, and forget it; its journals stay.
+    """End the cluster and every process of it, and forget it; its journals stay until records are complete.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def scale(info: ClusterInfo, n: int, *, timeout: float = 60.0) -> ClusterInfo:
     answer = wire.ask(info, "nbcloud_scale", n=n, timeout=timeout)
     if "error" in answer:
         raise ClusterError(
-            f"The cluster {info.name!r} could not be scaled to {n} workers: {answer['error']}."
+            f"The cluster {info.name!r} could not be scaled to {counted(n, 'worker')}: {answer['error']}."
         )
     return registry.get(info.name) or replace(info, workers=n)
 

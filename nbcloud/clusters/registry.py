@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 from nbcloud.clusters import process
 from nbcloud.clusters.base import ClusterInfo, check_name
 from nbcloud.config import private_dir, settings
-from nbcloud.errors import ClusterError, VersionSkew
+from nbcloud.errors import ClusterError, NbcloudError, VersionSkew
 
 if sys.platform == "win32":
     import msvcrt
@@ -134,14 +134,17 @@ def _clean(name: str) -> None:
 
 
 def discard(info: ClusterInfo) -> None:
-    """Forget a dead cluster, and remove what is left of it: stray processes, files; not its journals."""
+    """Forget a dead cluster, and remove what is left of it: stray processes, files; journals by and by."""
     process.kill(process.members(None, info.id))
     remove_directory(info)
     remove(info.name, info.id)
 
 
 def remove_directory(info: ClusterInfo, where: Path | None = None) -> None:
-    """Remove the cluster's own directory, except ``journal/`` when records may still be read from it."""
+    """Remove the cluster's own directory, except ``journal/`` from which records may still be completed.
+
+    `clean_journals` removes that when they are.
+    """
     if info.directory is None:
         return
     directory = Path(info.directory)
@@ -157,6 +160,21 @@ def remove_directory(info: ClusterInfo, where: Path | None = None) -> None:
             else:
                 child.unlink(missing_ok=True)
         directory.rmdir()
+
+
+def clean_journals(is_on_record: Callable[[Path], bool]) -> None:
+    """Remove the files in the journals of ended clusters, as far as all that they say is on record."""
+    for journal in folder().glob("*/journal"):
+        name, _, cluster_id = journal.parent.name.rpartition("-")
+        with suppress(NbcloudError, OSError), lock(name, timeout=0):
+            entry = get(name)
+            if entry is not None and entry.id == cluster_id:
+                continue
+            for file in journal.iterdir():
+                if is_on_record(file):
+                    file.unlink()
+            journal.rmdir()  # refused while something is in it
+            journal.parent.rmdir()
 
 
 # --- what was asked for ----------------------------------------------------------------------------------

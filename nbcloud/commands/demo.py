@@ -45,7 +45,7 @@ def demonstrate(arguments: argparse.Namespace, progress: Progress) -> Answer:  #
     if any(info.name == _CLUSTER for info in registry.entries()):
         raise ClusterError(
             f"A cluster named {_CLUSTER!r} is up, perhaps of another demonstration.",
-            f"To end it: nbcloud down {_CLUSTER}",
+            f"To end it: %cloud down {_CLUSTER}",
         )
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="nbcloud-demo-"))

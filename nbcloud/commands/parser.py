@@ -41,10 +41,14 @@ class Parser(argparse.ArgumentParser):
         """Parse all words; one that nobody knows is refused by the command that it was given to."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            verbs = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
-            chosen = verbs.choices.get(parsed.verb, self) if verbs is not None else self
+            chosen = self.verbs().get(getattr(parsed, "verb", None) or "", self)
             chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
+
+    def verbs(self) -> dict[str, Parser]:
+        """The parsers of its commands, by their names."""
+        found = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return {name: parser for action in found for name, parser in action.choices.items()}
 
     def flags(self) -> list[str]:
         """All flags, the long form of each where there is one."""

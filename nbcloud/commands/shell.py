@@ -15,6 +15,7 @@ from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import SKIPPED, failure
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.outputs import TextFlow, compose
+from nbcloud.wording import counted
 
 
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -58,7 +59,7 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
             for message in messages:
                 if message["msg_type"] == SKIPPED:
                     lines = message["content"]["lines"]
-                    notice(f"{lines:,} lines passed too fast; all of them: nbcloud logs {run.id}")
+                    notice(f"{counted(lines, 'line')} passed too fast; all of them: nbcloud logs {run.id}")
                     continue
                 for output in compose([(message["msg_type"], message["content"], message["metadata"])]):
                     sys.stdout.write(flow.add(output))

@@ -169,7 +169,8 @@ class Teller:
             if source is None:
                 continue
             self._outputs[source].add(kind, content)
-            text = "".join(flow.add(output) for output in compose([(kind, content, {})]))
+            shown = "display_data" if kind == "update_display_data" else kind  # a terminal takes nothing back
+            text = "".join(flow.add(output) for output in compose([(shown, content, {})]))
             print(text if source == number else _of_earlier(source, text), end="", flush=True)
             self._keep_figure(content)
             if kind == "error" and "raises-exception" not in cell.metadata.get("tags", ()):

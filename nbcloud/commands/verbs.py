@@ -21,6 +21,7 @@ from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
+from nbcloud.wording import counted
 
 Verb = Callable[[argparse.Namespace, Progress], Answer | None]
 
@@ -103,26 +104,37 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     progress("bringing nbcloud to its scheduler and workers")
     link_to(info)
     text = f"The cluster {info.name!r} is up at {info.address}"
-    if info.kind == "local":
-        text += f": {info.workers} workers of {info.threads} threads and {size_text(info.memory)}"
+    if info.is_ours:
+        workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")
+        text += f": {workers} of {threads} and {size_text(info.memory)}"
     was = "was up already" if info.id in before else f"{time.monotonic() - started:.1f} s"
     return Answer(f"{text} ({was}).", data=_facts(info))
 
 
 def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    """Stop clusters, after what they still have to tell is on record."""
+    """Stop our clusters and forget the others, after what they still have to tell is on record."""
     infos = registry.entries() if arguments.all else [_known(arguments.cluster)]
     if not infos:
         return Answer("No cluster is up.", data=[])
     for info in infos:
         progress(f"completing the records of {info.name!r}")
         complete_records()
-        progress(f"stopping {info.name!r}")
+        progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()
     remove_orphans()
-    names = ", ".join(repr(info.name) for info in infos)
-    return Answer(f"Stopped: {names}.", data=[info.name for info in infos])
+    return Answer(_farewell(infos), data=[info.name for info in infos])
+
+
+def _farewell(infos: list[ClusterInfo]) -> str:
+    stopped = ", ".join(repr(info.name) for info in infos if info.is_ours)
+    sentences = [f"Stopped: {stopped}."] if stopped else []
+    sentences += [
+        f"Forgotten: {info.name!r}. Its scheduler at {info.address} was not started by nbcloud, and goes on."
+        for info in infos
+        if not info.is_ours
+    ]
+    return "\n".join(sentences)
 
 
 def _known(name: str | None) -> ClusterInfo:
@@ -145,7 +157,7 @@ def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer: 
         [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
         for info in infos
     ]
-    text = "" if infos else "No cluster is up. Type: %cloud up (in a notebook) or nbcloud up"
+    text = "" if infos else "No cluster is up. Type: %cloud up"
     return Answer(
         text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos]
     )
@@ -165,15 +177,28 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     sessions, active = link.ask("sessions", timeout=5), link.ask("runs", timeout=5)
     unfinished = [run for run in active if run["state"] in {"queued", "running"}]
     rows = [
-        ["worker", worker["address"], f"{worker['nthreads']} threads", size_text(worker["memory_limit"]), ""]
+        [
+            "worker",
+            worker["address"],
+            counted(worker["nthreads"], "thread"),
+            size_text(worker["memory_limit"]),
+            "",
+        ]
         for worker in facts["workers"]
     ]
     rows += [
-        ["session", session["name"], session["state"], f"{len(session['names'])} names", session["worker"]]
+        [
+            "session",
+            session["name"],
+            session["state"],
+            counted(len(session["names"]), "name"),
+            session["worker"],
+        ]
         for session in sessions
     ]
     rows += [
-        ["run", run["id"], run["state"], f"{run['messages']} messages", run["session"]] for run in unfinished
+        ["run", run["id"], run["state"], counted(run["messages"], "message"), run["session"]]
+        for run in unfinished
     ]
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
@@ -183,9 +208,9 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Add or remove workers."""
     info = _one(arguments.cluster)
-    progress(f"scaling {info.name!r} to {arguments.workers} workers")
+    progress(f"scaling {info.name!r} to {counted(arguments.workers, 'worker')}")
     info = clusters.scale(info, arguments.workers)
-    return Answer(f"The cluster {info.name!r} has {info.workers} workers.", data=_facts(info))
+    return Answer(f"The cluster {info.name!r} has {counted(info.workers, 'worker')}.", data=_facts(info))
 
 
 def run_answer(found: list[Run]) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
 
 _SYNC_SECONDS = 20.0
+_STRANGER_SECONDS = 30 * 86400.0
 
 
 def attach(run_id: str, recorder: Recorder) -> CloudRun:
@@ -35,7 +37,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         recorded = store.last_number(run.id) if owned else run.messages or 2**62
     info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
     if info is None:
-        raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: nbcloud logs {run.id}")
+        raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: %cloud logs {run.id}")
     link = link_to(info)
     attached = CloudRun(link, run, recorder if owned else _Silent(), recorded=recorded)
     link.listen(run.id, attached.listen)
@@ -43,7 +45,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         link.ask("read", run=run.id, after=0)
     except SessionError as error:
         link.forget(run.id, attached.listen)
-        raise RunNotFound(f"{error}", f"Its record: nbcloud logs {run.id}") from None
+        raise RunNotFound(f"{error}", f"Its record: %cloud logs {run.id}") from None
     return attached
 
 
@@ -58,7 +60,7 @@ class _Silent(Recorder):
 
 
 def complete_records() -> list[Run]:
-    """Bring the records of runs up to date whose notebook went away.
+    """Bring the records of runs up to date whose notebook went away, and clean up behind them.
 
     Returns
     -------
@@ -78,6 +80,7 @@ def complete_records() -> list[Run]:
                     continue
             with contextlib.suppress(NbcloudError):
                 _from_file(store, run)
+        registry.clean_journals(lambda path: _is_on_record(store, path))
         return running
 
 
@@ -102,8 +105,8 @@ def _from_cluster(run: Run) -> bool:
 
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
-    state, message = RunState.LOST, "its cluster ended, and nobody was listening"
-    finished = None
+    state, message = RunState.LOST, run.message or "its cluster ended, and nobody was listening"
+    finished = run.finished
     for path in Path(settings().runtime_dir).glob(f"clusters/*/journal/{run.id}.jsonl"):
         last = store.last_number(run.id)
         new = []
@@ -117,4 +120,16 @@ def _from_file(store: Store, run: Run) -> None:
                     finished = entry["time"]
         if new:
             store.append(run.id, b"".join(new))
-    store.update(run.id, state=state, message=message, finished=finished)
+    store.finish(store.get(run.id).changed(state=state, message=message, finished=finished))
+
+
+def _is_on_record(store: Store, path: Path) -> bool:
+    """Whether nobody needs this file of a cluster that has ended any more."""
+    try:
+        run = store.get(path.stem)
+    except NbcloudError:
+        # Another store of this user may wait for it (NBCLOUD_DATA_DIR), but not for ever.
+        return time.time() - path.stat().st_mtime > _STRANGER_SECONDS
+    if run.state is RunState.LOST:  # its notebook lost it with the cluster, which may have written more
+        _from_file(store, run)
+    return run.state.ended

@@ -41,7 +41,7 @@ class LineCommands:
         )
         verbs = add_verbs(self._parser)
         self._add_notebook_verbs(verbs)
-        self.parsers: dict[str, Parser] = dict(verbs.choices)
+        self.parsers = self._parser.verbs()
 
     def _add_notebook_verbs(self, verbs: argparse._SubParsersAction[Parser]) -> None:
         def add(
@@ -80,9 +80,9 @@ class LineCommands:
         self._runner().notebook.recorder.flush()  # what this notebook has seen is on record when it asks
         with Phases(self._shell, alone=False) as phases:
             answer = arguments.function(arguments, phases.tell)
-        if getattr(arguments, "json", False) and answer is not None:
-            return answer.data
-        return answer
+            if answer is None:
+                return None
+            return answer.data if getattr(arguments, "json", False) else phases.answer(answer)
 
     def _session(self, name: str | None) -> Session:
         notebook = self._runner().notebook

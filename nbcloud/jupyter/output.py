@@ -14,6 +14,7 @@ from nbcloud.dispatch.run import SKIPPED
 from nbcloud.errors import RemoteError
 from nbcloud.jupyter.comms import CommRelay
 from nbcloud.runs.outputs import compose, output_text
+from nbcloud.wording import counted
 
 _TAIL_LINES = 20
 _LONG_PAUSE = 2.0
@@ -212,13 +213,14 @@ class _Output:
 
     def _say(self, more: str, *, update: bool) -> None:
         self._release(ends=True)
-        text = f"… {self._hidden_lines:,} lines more{more}. All of them: !nbcloud logs {self._run} > all.txt"
+        hidden = counted(self._hidden_lines, "line")
+        text = f"… {hidden} more{more}. All of them: !nbcloud logs {self._run} > all.txt"
         self._display(text, f"nbcloud-long-{self._run}", update=update)
 
     def close(self) -> None:
         """Show the end of what was too long."""
         if self._hidden:
-            self._say(f" ({self._hidden:,} characters), the last of them below", update=True)
+            self._say(f" ({counted(self._hidden, 'character')}), the last of them below", update=True)
             self._add("stdout", "".join(list(self._tail)[-_TAIL_LINES:]))
         self._release(ends=True)
 
@@ -230,7 +232,6 @@ class _Output:
         self._paced = now
         if self._allowance < 1:
             time.sleep(1 / _MESSAGES_A_SECOND)
-            return
         self._allowance -= 1
 
 

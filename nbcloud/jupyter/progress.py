@@ -1,4 +1,4 @@
-"""The phases of something that takes a while, in one line that goes away when it is over."""
+"""The phases of something that takes a while, in one line that gives way to the answer when it is over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ from typing import Any, Self
 
 from IPython.display import DisplayHandle
 
+from nbcloud.commands.answers import Answer
+
 _QUIET_SECONDS = 0.7
+
+
+class _InPlace(Answer):
+    """An answer that its cell shows already; the cell's last expression need not show it once more."""
+
+    def __init__(self, answer: Answer, shell: Any) -> None:
+        super().__init__(answer.text, answer.columns, answer.rows, answer.data)
+        self._shell = shell
+        self._cell = shell.execution_count
+
+    def _ipython_display_(self) -> None:
+        if self._shell.execution_count != self._cell:
+            raise NotImplementedError  # IPython then shows it as any other answer
 
 
 class Phases:
@@ -46,15 +61,24 @@ class Phases:
         else:
             self._handle.update(bundle, raw=True)
 
+    def answer(self, answer: Answer) -> Answer:
+        """It is over: the answer takes the place of the line, if there is one. Return what this returns."""
+        with self._lock:
+            if self._handle is None:
+                return answer
+            self._handle.update(answer)
+            self._handle = None
+            return _InPlace(answer, self._shell)
+
     def close(self) -> None:
-        """It is over: the line goes away."""
+        """It is over without an answer: the line goes away, or stays and tells how far it came."""
         with self._lock:
             if self._handle is None:
                 return
             if self._alone:
                 self._shell.display_pub.clear_output(wait=False)
             else:
-                self._show("")
+                self._show(f"nbcloud: {self._text}")  # an output can be changed, but not taken away
             self._handle = None
 
     def __enter__(self) -> Self:

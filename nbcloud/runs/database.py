@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from nbcloud.config import private_dir
 from nbcloud.errors import StoreError
 from nbcloud.runs.files import exclusive, explained
+from nbcloud.wording import counted
 
 T = TypeVar("T")
 
@@ -217,7 +218,7 @@ class Database:
         self._open()
         warnings.warn(
             f"The database of runs at {self.path} was damaged; it was moved to {aside.name}, and made again "
-            f"from the records of {self._filled} runs on the disk.",
+            f"from the records of {counted(self._filled, 'run')} on the disk.",
             RuntimeWarning,
             stacklevel=5,
         )

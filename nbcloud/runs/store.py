@@ -180,7 +180,7 @@ class Store(Records):
         """
         run = self.get(run_id)
         if not run.state.ended:
-            raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: nbcloud cancel {run.id}.")
+            raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
         self._logs.close(run.id)
         files = self.files(run.id)
         with explained("Deleting a run", files.directory), contextlib.suppress(FileNotFoundError):

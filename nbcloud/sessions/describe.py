@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from nbcloud.wording import counted
+
 
 def describe(value: Any) -> dict[str, Any]:
     """Type, size and shape of a value, as plain data.
@@ -47,11 +49,7 @@ def _shape(value: Any) -> str:
             dtype = getattr(value, "dtype", "")
             return f"{' x '.join(f'{size:,}' for size in shape)} {dtype}".strip()
         if isinstance(value, list | tuple | dict | set | frozenset | str | bytes):
-            return (
-                f"{len(value):,} items"
-                if not isinstance(value, str | bytes)
-                else f"{len(value):,} characters"
-            )
+            return counted(len(value), "character" if isinstance(value, str | bytes) else "item")
     except Exception:  # noqa: BLE001
         return ""
     return ""

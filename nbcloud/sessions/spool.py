@@ -24,12 +24,17 @@ import psutil
 from nbcloud.config import private_dir
 from nbcloud.errors import TransferError
 
+if sys.platform != "win32":
+    import fcntl
+
 _ALIGN = 64
 _SHARE = 4
 _LEAST = 2**30
 _FRESH_SECONDS = 60.0
 """A younger blob may be on its way to its reader."""
 _TOKEN = "token"  # noqa: S105 - the name of a file, not a secret
+_OWNER = "owner"
+"""The file that the process of a directory keeps locked: the system lets go of it when the process dies."""
 
 
 def layout(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -88,7 +93,7 @@ def _make_room(directory: Path, size: int) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                if entry.name != _TOKEN and not entry.name.endswith(".part"):
+                if entry.name not in {_TOKEN, _OWNER} and not entry.name.endswith(".part"):
                     found.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
     excess = (
         sum(nbytes for _, nbytes, _ in found)
@@ -198,7 +203,11 @@ def own_directory(base: Path) -> Path:
         )
     private_dir(parent)
     _remove_orphans(parent)
-    return private_dir(parent / f"{os.getpid()}-{secrets.token_hex(4)}")
+    directory = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+    # It gets the name under which others judge it when it has its owner.
+    unborn = private_dir(parent / f".{directory.name}")
+    _own(unborn)
+    return unborn.rename(directory)
 
 
 def _parent(base: Path) -> Path:
@@ -216,8 +225,45 @@ def remove_orphans() -> None:
 def _remove_orphans(parent: Path) -> None:
     for child in parent.iterdir():
         pid = child.name.partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and _is_orphan(child, int(pid)):
             shutil.rmtree(child, ignore_errors=True)
+
+
+if sys.platform == "win32":
+
+    def _own(directory: Path) -> None:
+        """The process number in the directory's name must do."""
+
+    def _is_orphan(directory: Path, pid: int) -> bool:  # noqa: ARG001 - the same everywhere
+        return not psutil.pid_exists(pid)
+
+else:
+    _locks: list[int] = []
+
+    def _own(directory: Path) -> None:
+        """Lock the directory's owner file for as long as this process lives."""
+        for descriptor in [each for each in _locks if not os.fstat(each).st_nlink]:
+            _locks.remove(descriptor)  # of a directory that was removed
+            os.close(descriptor)
+        _locks.append(os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        fcntl.flock(_locks[-1], fcntl.LOCK_EX)
+
+    def _is_orphan(directory: Path, pid: int) -> bool:
+        """Whether the process of that directory is dead.
+
+        Its number alone does not tell: it may live in another container, which has numbers of its own.
+        """
+        try:
+            descriptor = os.open(directory / _OWNER, os.O_RDWR)
+        except OSError:  # an older nbcloud made it
+            return not psutil.pid_exists(pid)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
 
 def chunks(buffers: Iterable[memoryview], size: int) -> Iterator[tuple[int, memoryview]]:

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from nbcloud import __version__, cli
+from nbcloud.clusters import registry
+from nbcloud.clusters.base import ClusterInfo
+from nbcloud.errors import ClusterError
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 
@@ -28,14 +31,15 @@ def run_on_record():
         ([], 0, "usage: nbcloud"),
         (["--help"], 0, "attach"),
         (["runs", "--help"], 0, "--state"),
-        (["ls"], 0, "No cluster is up"),
+        (["ls"], 0, "No cluster is up. Type: nbcloud up\n"),
         (["runs"], 0, "No run is on record"),
         (["nosuch"], 2, "There are: up, down"),
         (["stauts"], 2, "Did you mean 'status'?"),
         (["runs", "--stat", "done"], 2, "Did you mean --state?"),
         (["runs", "--state", "don"], 2, "Did you mean 'done'?"),
         (["up", "tcp://127.0.0.1:1", "--tls-ca", "x"], 2, "belong together"),
-        (["status"], 1, "none is up"),
+        (["status"], 1, "none is up. Type: nbcloud up local\n"),
+        (["status", "lab"], 1, "Type: nbcloud up lab\n"),
         (["logs", "nosuchrun"], 1, "nosuchrun"),
         (["cancel", "nosuchrun"], 1, "nosuchrun"),
         (["down", "--all"], 0, "No cluster is up"),
@@ -47,6 +51,25 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert said in (out if code == 0 else err)
     assert (err if code == 0 else out) == ""
     assert "Traceback" not in err
+
+
+def test_commands_are_named_as_a_shell_has_them(capsys, monkeypatch):
+    def fail():
+        raise ClusterError("Too much %%cloud.", "%cloud down, %cloud up lab, or in a notebook: %cloud reset")
+
+    monkeypatch.setattr(registry, "entries", fail)
+    assert cli.main(["ls"]) == 1
+    hint = "nbcloud down, nbcloud up lab, or in a notebook: %cloud reset"
+    assert capsys.readouterr().err == f"nbcloud: Too much %%cloud. {hint}\n"
+
+
+def test_down_of_a_scheduler_that_is_not_ours_only_forgets_it(capsys):
+    registry.put(ClusterInfo("lab", "11111111", "existing", "tcp://lab.example:8786"))
+    assert cli.main(["down", "lab"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Forgotten: 'lab'. Its scheduler at tcp://lab.example:8786 ")
+    assert said.endswith("goes on.\n")
+    assert registry.entries() == []
 
 
 def test_json_is_json(capsys, run_on_record):

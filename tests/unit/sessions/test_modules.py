@@ -70,6 +70,55 @@ def test_a_file_of_the_same_file_system_is_used_in_place(spool, tmp_path):
     assert list(spool.iterdir()) == []
 
 
+def test_what_did_not_change_is_not_run_again(spool):
+    modules, text = RemoteModules(), "runs = []\n"
+    modules.refresh([entry("steady", text, data=0)], [text.encode()], spool)
+    import steady
+
+    steady.runs.append("a cell was here")
+    modules.refresh([entry("steady", text)], [], spool)
+    assert steady.runs == ["a cell was here"]
+
+
+def test_nothing_is_reloaded_before_all_files_are_there(spool):
+    modules = RemoteModules()
+    old, new, other = "value = 1\n", "value = 2\n", "import waiting\n"
+    modules.refresh([entry("waiting", old, data=0)], [old.encode()], spool)
+    import waiting
+
+    late = entry("late", other)
+    asked = modules.refresh([entry("waiting", new, data=0), late], [new.encode()], spool)
+    assert asked == [late["hash"]]
+    assert waiting.value == 1
+    assert modules.refresh([entry("waiting", new), {**late, "data": 0}], [other.encode()], spool) == []
+    assert waiting.value == 2
+
+
+def test_a_module_that_was_not_imported_is_not_run_by_a_change(spool):
+    modules = RemoteModules()
+    old, new = "value = 1\n", "raise ZeroDivisionError\n"
+    modules.refresh([entry("unused", old, data=0)], [old.encode()], spool)
+    assert modules.refresh([entry("unused", new, data=0)], [new.encode()], spool) == []
+    assert "unused" not in sys.modules
+
+
+def test_what_a_cell_wrote_is_not_reloaded_behind_its_back(spool, tmp_path, monkeypatch):
+    modules, file = RemoteModules(), tmp_path / "written.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    old, new, newer = "value = 1\n", "value = 2\n", "value = 3\n"
+    file.write_text(old)
+    modules.refresh([entry("written", old, path=str(file))], [], spool)
+    import written
+
+    file.write_text(new)
+    modules.settle()
+    modules.refresh([entry("written", new, path=str(file))], [], spool)
+    assert written.value == 1
+    file.write_text(newer)
+    modules.refresh([entry("written", newer, path=str(file))], [], spool)
+    assert written.value == 3
+
+
 @pytest.mark.parametrize("relative", ["../escape.py", "/tmp/escape.py", "a/../../escape.py"])
 def test_a_path_never_leads_out(spool, relative):
     with pytest.raises(TransferError, match="outside"):

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -143,15 +144,16 @@ def test_a_spool_is_private_proves_itself_and_goes():
     assert not own.directory.exists()
 
 
-def test_directories_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path, other_process):
-    child = other_process(
-        f"""
+OWNER = """
 from pathlib import Path
 from nbcloud.sessions.spool import own_directory
-print(own_directory(Path({str(tmp_path)!r})), flush=True)
+print(own_directory(Path({!r})), flush=True)
 input()
 """
-    )
+
+
+def test_directories_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path, other_process):
+    child = other_process(OWNER.format(str(tmp_path)))
     theirs = child.stdout.readline().strip()
     own_directory(tmp_path)
     assert Path(theirs).is_dir()
@@ -159,6 +161,36 @@ input()
     child.wait()
     own_directory(tmp_path)
     assert not Path(theirs).is_dir()
+
+
+def test_a_process_that_has_no_number_here_lives_as_long_as_its_lock(tmp_path, other_process, monkeypatch):
+    child = other_process(OWNER.format(str(tmp_path)))
+    theirs = Path(child.stdout.readline().strip())
+    monkeypatch.setattr(spool.psutil, "pid_exists", lambda _: False)  # as seen from another container
+    own_directory(tmp_path)
+    assert theirs.is_dir()
+    child.kill()
+    child.wait()
+    monkeypatch.setattr(spool.psutil, "pid_exists", lambda _: True)  # its number was given to another
+    own_directory(tmp_path)
+    assert not theirs.is_dir()
+
+
+def test_a_directory_of_an_older_nbcloud_goes_by_the_number_in_its_name(tmp_path):
+    parent = own_directory(tmp_path).parent
+    dead, living = parent / "999999999-00000000", parent / f"{os.getpid()}-00000000"
+    dead.mkdir()
+    living.mkdir()
+    own_directory(tmp_path)
+    assert not dead.is_dir()
+    assert living.is_dir()
+
+
+def test_locks_of_directories_that_went_are_let_go(tmp_path):
+    before = len(spool._locks)
+    for _ in range(5):
+        shutil.rmtree(own_directory(tmp_path))
+    assert len(spool._locks) <= before + 1
 
 
 def test_a_folder_that_leads_elsewhere_is_not_used(tmp_path):
