@@ -432,7 +432,8 @@ def frames(
         The header of the notebook's own request, so that what the kernel says of it names that as its parent.
     """
     own = header or _messages.msg_header(msg_type)
-    own = {**own, "msg_type": msg_type, "date": str(own["date"])}
+    own = {**own, "msg_type": msg_type}
+    del own["date"]  # which a kernel would read, and write again with each message
     return {
         "header": _messages.pack(own),
         "parent": b"{}",

@@ -21,6 +21,7 @@ import psutil
 from nbcloud.sessions.channel import Channel
 from nbcloud.sessions.kernel import DONE
 from nbcloud.sessions.process import Frames, KernelProcess
+from nbcloud.sessions.process import Message as FromKernel
 from nbcloud.sessions.runlog import FINISHED, STARTED, line
 
 GRACE = 5.0
@@ -29,7 +30,8 @@ _READER_SECONDS = 2.0
 """How long a run waits for a client that does not take what it says; then that has to ask the journal."""
 _SOON = 0.01
 """Seconds that what nobody waits for may stay behind what somebody does wait for."""
-_QUIET = {"status", "execute_input", "iopub_welcome"}
+_MARKS = {DONE, "execute_reply", "status"}
+_QUIET = {"execute_input", "iopub_welcome"}
 
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 Message = tuple[float, str, bytes, bytes, list[bytes]]
@@ -161,7 +163,7 @@ class HostedSession:
         self._deadline: asyncio.Task[None] | None = None
         self._comms: dict[str, str] = {}
         """Comm messages that the kernel has not handled yet, and who asked."""
-        self._tasks = [spawn(self._pump()), spawn(kernel.discard_replies())]
+        self._tasks = [spawn(self._pump())]
         if memory:
             self._tasks.append(spawn(self._watch_memory(memory)))
 
@@ -284,16 +286,18 @@ class HostedSession:
             if self._active is not None:
                 await self._active.light()
 
-    def _take(self, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]) -> None:
+    def _take(self, batch: list[FromKernel]) -> None:
         said: list[Message] = []
         outside: list[tuple[Any, ...]] = []
         for frames, header, parent in batch:
             kind = header["msg_type"]
-            if kind in {DONE, "status"}:
+            if kind in _MARKS:
                 self._say(said)
                 said = []
             if kind == DONE:
                 self._done(frames)
+            elif kind == "execute_reply":
+                self._replied()
             elif kind == "status":
                 self._status(parent, frames)
             elif kind in _QUIET:
@@ -328,14 +332,13 @@ class HostedSession:
         self._finish({"state": state, "why": why}, frames)
 
     def _status(self, parent: dict[str, Any], frames: Frames) -> None:
-        """The kernel is done with a request: with a run, it has normally said so itself before."""
-        if b'"idle"' not in frames.content:
-            return
-        ask = self._comms.pop(parent.get("msg_id", ""), None)
+        """The kernel is done with a comm message, perhaps."""
+        ask = self._comms.pop(parent.get("msg_id", ""), None) if b'"idle"' in frames.content else None
         if ask is not None:
             self._journal.post({"op": "answer", "ask": ask, "answer": None})
-        if parent.get("msg_type") != "execute_request":
-            return
+
+    def _replied(self) -> None:
+        """The kernel is done with a run: normally it has said so itself before."""
         # A run that is given anew has the message id that it had: their number tells which of them is over.
         self._executing -= 1
         if self._executing == 0 and self._active is not None and not self._active.lacks_values:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from nbcloud.sessions.streams import OrderedOutStream
 
 DONE = "nbcloud_done"
 CALL = "nbcloud_call"
+AFTER = "after"
 BLACK_BOX = "NBCLOUD_KERNEL_BLACK_BOX"
 
 
@@ -131,16 +133,7 @@ class SessionKernel(IPythonKernel):
                 stream.drain()
         if isinstance(sys.stdout, OrderedOutStream):
             sys.stdout.send_soon()  # the text of both
-        self.session.send(
-            self.iopub_socket,
-            DONE,
-            {"run": request["run"], **end},
-            parent=self.get_parent("shell"),
-            buffers=buffers,
-            ident=self._topic(DONE),
-        )
-        # Waits for the thread that sends, which needs this one to let go of the interpreter.
-        sys.stdout.flush()
+        self._tell({"run": request["run"], **end}, self.get_parent("shell"), buffers)
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",
             "execution_count": self.shell.execution_count - 1,
@@ -149,6 +142,17 @@ class SessionKernel(IPythonKernel):
             "payload": [],
             "user_expressions": {},
         }
+
+    def _tell(self, content: dict[str, Any], parent: dict[str, Any], buffers: list[Any]) -> None:
+        """Tell the host something that comes behind all outputs up to now.
+
+        Not on iopub, where another thread must be woken first, but beside it, with the number of the last
+        output.
+        """
+        content = {**content, AFTER: self.iopub_thread.numbered}
+        # By the socket itself: its stream would wait for the event loop.
+        socket, ident = self.shell_stream.socket, self._parent_ident["shell"]
+        self.session.send(socket, DONE, content, parent=parent, buffers=buffers, ident=ident)
 
     async def nbcloud_call(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Pull, push, list or release names between cells."""
@@ -159,9 +163,7 @@ class SessionKernel(IPythonKernel):
             reply = {"status": "ok", "answer": answer}
         except Exception as error:  # noqa: BLE001 - told to the caller, whose call it is
             reply = {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
-        self.session.send(
-            self.iopub_socket, DONE, {"call": content["call"], **reply}, parent=parent, buffers=buffers
-        )
+        self._tell({"call": content["call"], **reply}, parent, buffers)
         self.session.send(stream, f"{CALL}_reply", {"status": reply["status"]}, parent, ident=ident)
 
     def _no_input(self, *_args: Any, **_kwargs: Any) -> str:
@@ -239,8 +241,22 @@ class SessionApp(IPKernelApp):
 
         self.iopub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
         # A port on which ipykernel listens for forked children; theirs write to the file descriptors instead.
+        self._number_outputs()
         self.iopub_thread._pipe_flag = False
         self.iopub_thread.io_loop.add_callback(self.iopub_thread._pipe_in.close)
+
+    def _number_outputs(self) -> None:
+        """Put a number before each message on iopub, so that what is said beside it finds its place."""
+        thread, lock = self.iopub_thread, threading.Lock()
+        send = thread.send_multipart
+        thread.numbered = 0
+
+        def send_numbered(parts: list[Any], *args: Any, **kwargs: Any) -> None:
+            with lock:
+                thread.numbered += 1
+                send([b"%d" % thread.numbered, *parts], *args, **kwargs)
+
+        thread.send_multipart = send_numbered
 
 
 def main() -> None:
@@ -256,6 +272,8 @@ def main() -> None:
         OrderedOutStream.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
+    # Its handler shows no more than warnings, but each message would be made ready for it several times.
+    app.log.setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):
         app.start()
 

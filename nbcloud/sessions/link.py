@@ -310,19 +310,22 @@ class Link:
         for attempt in range(3):
             comm = await connect(self.info.address, timeout=_CONNECT_SECONDS, **arguments)
             hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
-            await comm.write({"op": "nbcloud_client", "hello": hello})
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                welcome = await comm.read()
-            if isinstance(welcome, dict) and "protocol" in welcome:
-                if welcome["protocol"] != PROTOCOL:
-                    raise self._skew(welcome)
-                if not welcome["forgotten"]:
-                    return comm, welcome
+            try:
+                await comm.write({"op": "nbcloud_client", "hello": hello})
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    welcome = await comm.read()
+            except BaseException:
                 comm.abort()
-                self._begin_anew()
-                continue
+                raise
+            is_there = isinstance(welcome, dict) and "protocol" in welcome
+            if is_there and welcome["protocol"] == PROTOCOL and not welcome["forgotten"]:
+                return comm, welcome
             comm.abort()
-            if attempt == 0:
+            if is_there and welcome["protocol"] != PROTOCOL:
+                raise self._skew(welcome)
+            if is_there:
+                self._begin_anew()
+            elif attempt == 0:
                 await self._install(arguments)
         raise ClusterLost(f"nbcloud could not be brought to the cluster {self.info.name!r}.")
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from jupyter_client.session import DELIM
 
 from nbcloud.errors import SessionLost
 from nbcloud.sessions.blackbox import POSITION_KEY, end_of, make_black_box, read_after
-from nbcloud.sessions.kernel import BLACK_BOX
+from nbcloud.sessions.kernel import AFTER, BLACK_BOX, DONE
 
 _READY_SECONDS = 60
 _AT_ONCE = 200
@@ -42,6 +43,10 @@ class Frames:
     metadata: bytes
     content: bytes
     buffers: list[bytes]
+
+
+Message = tuple[Frames, dict[str, Any], dict[str, Any]]
+"""Frames, header and parent."""
 
 
 class _Specs(KernelSpecManager):
@@ -90,6 +95,12 @@ class KernelProcess:
             manager.transport = "ipc"
             manager.ip = str(directory / "k")
         self._manager = manager
+        self._async_sockets: tuple[Any, ...] = ()
+        self._news = asyncio.Event()
+        self._seen = 0
+        """The number of the last output that came."""
+        self._replies: deque[tuple[int, Message]] = deque()
+        """What the shell channel said, and after which output it has its place."""
         self.pid = 0
         self.log = directory / "kernel.log"
         self._black_box = directory / "black-box"
@@ -107,13 +118,12 @@ class KernelProcess:
         self.pid = process.pid
         threading.Thread(target=self._wait, args=(process,), daemon=True, name="nbcloud-kernel-exit").start()
         self._session = self._manager.session
-        self._shell = self._manager.connect_shell()
-        self._iopub = self._manager.connect_iopub()
+        # Read when their descriptors say so: ZeroMQ's sockets for asyncio take longer for each message.
+        self._async_sockets = (self._manager.connect_shell(), self._manager.connect_iopub())
+        self._shell, self._iopub = (zmq.Socket.shadow(socket.underlying) for socket in self._async_sockets)
         for socket in (self._shell, self._iopub):
             socket.linger = 0
-        # The same sockets without asyncio: for what needn't wait.
-        self._now = zmq.Socket.shadow(self._iopub.underlying)
-        self._send = zmq.Socket.shadow(self._shell.underlying)
+            self._loop.add_reader(socket.FD, self._news.set)
         async with asyncio.timeout(_READY_SECONDS):
             ready = asyncio.create_task(self._answers())
             either: list[asyncio.Future[Any]] = [ready, self._ended]
@@ -132,9 +142,12 @@ class KernelProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     while True:
-                        _, header, parent, _ = _split(await self._iopub.recv_multipart())
-                        if header["msg_type"] == "status" and parent.get("msg_type") == "kernel_info_request":
-                            return
+                        for _, header, parent in await self.messages():
+                            if (
+                                header["msg_type"] == "status"
+                                and parent.get("msg_type") == "kernel_info_request"
+                            ):
+                                return
 
     def _wait(self, process: Any) -> None:
         code = process.wait()
@@ -156,27 +169,52 @@ class KernelProcess:
         """Send a request on the shell channel."""
         parts = [frames.header, frames.parent, frames.metadata, frames.content]
         signature = self._session.sign(parts)
-        self._send.send_multipart([DELIM, signature, *parts, *frames.buffers])
+        self._shell.send_multipart([DELIM, signature, *parts, *frames.buffers])
+        self._news.set()  # to send may use up what the descriptor had to say
 
-    async def messages(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
-        """Wait for messages on iopub; returns those that are there: frames, header and parent."""
-        first = _parsed(await self._iopub.recv_multipart())
-        return self._marked([first, *self._there()])
+    async def messages(self) -> list[Message]:
+        """Wait for messages; returns those that are there: frames, header and parent.
 
-    def messages_now(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
-        """Messages that are there already, such as those of a process that has ended."""
-        return self._marked(self._there())
+        They are those of iopub, and from the shell channel ``nbcloud_done``, behind the outputs before it,
+        and ``execute_reply``.
+        """
+        while True:
+            self._news.clear()
+            batch = self._there()
+            if batch:
+                return self._marked(batch)
+            await self._news.wait()
 
-    def _there(self) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
-        batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]] = []
+    def messages_now(self) -> list[Message]:
+        """Messages that are there already, of a process that has ended."""
+        batch = self._there()
+        while self._replies and not batch:  # what should have come before can't come any more
+            batch = [self._replies.popleft()[1]]
+        return self._marked(batch)
+
+    def _there(self) -> list[Message]:
+        batch: list[Message] = []
         with contextlib.suppress(zmq.Again):
             while len(batch) < _AT_ONCE:
-                batch.append(_parsed(self._now.recv_multipart(zmq.NOBLOCK)))
+                parts = self._iopub.recv_multipart(zmq.NOBLOCK)
+                if parts[0].isdigit():
+                    self._seen = int(parts[0])
+                batch.append(_parsed(parts))
+        with contextlib.suppress(zmq.Again):
+            while True:
+                reply = _parsed(self._shell.recv_multipart(zmq.NOBLOCK))
+                frames, header, _ = reply
+                if header["msg_type"] == DONE:
+                    self._replies.append((json.loads(frames.content)[AFTER], reply))
+                elif header["msg_type"] == "execute_reply":
+                    self._replies.append((0, reply))
+        while self._replies and self._replies[0][0] <= self._seen:
+            batch.append(self._replies.popleft()[1])
+        if len(batch) >= _AT_ONCE:
+            self._news.set()
         return batch
 
-    def _marked(
-        self, batch: list[tuple[Frames, dict[str, Any], dict[str, Any]]]
-    ) -> list[tuple[Frames, dict[str, Any], dict[str, Any]]]:
+    def _marked(self, batch: list[Message]) -> list[Message]:
         """Note how far the kernel's text has come; the rest is in the black box."""
         for frames, header, _ in reversed(batch):
             if header["msg_type"] == "stream" and POSITION_KEY.encode() in frames.metadata:
@@ -195,11 +233,6 @@ class KernelProcess:
             return read_after(self._black_box, self._position)
         return []
 
-    async def discard_replies(self) -> None:
-        """Take replies off the shell channel for ever: iopub says all that they say."""
-        while True:
-            await self._shell.recv_multipart()
-
     async def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs."""
         await self._manager.interrupt_kernel()
@@ -214,9 +247,10 @@ class KernelProcess:
     def close(self) -> None:
         """Kill the process and remove its files."""
         self.kill()
-        for name in ("_shell", "_iopub"):
-            if hasattr(self, name):
-                getattr(self, name).close(0)
+        for socket in self._async_sockets:
+            with contextlib.suppress(zmq.ZMQError):
+                self._loop.remove_reader(socket.FD)
+            socket.close(0)
         self._manager.cleanup_connection_file()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -236,16 +270,7 @@ def _kill_group(process: Any) -> None:
             process.kill()
 
 
-def _split(parts: list[bytes]) -> tuple[list[bytes], dict[str, Any], dict[str, Any], list[bytes]]:
+def _parsed(parts: list[bytes]) -> Message:
     start = parts.index(DELIM) + 2
-    return (
-        parts[start : start + 4],
-        json.loads(parts[start]),
-        json.loads(parts[start + 1]),
-        parts[start + 4 :],
-    )
-
-
-def _parsed(parts: list[bytes]) -> tuple[Frames, dict[str, Any], dict[str, Any]]:
-    (header, parent, metadata, content), header_dict, parent_dict, buffers = _split(parts)
-    return Frames(header, parent, metadata, content, buffers), header_dict, parent_dict
+    header, parent, metadata, content, *buffers = parts[start:]
+    return Frames(header, parent, metadata, content, buffers), json.loads(header), json.loads(parent)

@@ -85,9 +85,13 @@ class Shortcut:
         """The connection, or None when it is another host that answers."""
         comm: Comm = await connect(self._worker, timeout=_CONNECT_SECONDS, **self._arguments)
         hello = {"host": self._host, "protocol": PROTOCOL}
-        await comm.write({"op": "nbcloud_shortcut", "reply": False, "hello": hello})
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            welcome = await comm.read()
+        try:
+            await comm.write({"op": "nbcloud_shortcut", "reply": False, "hello": hello})
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                welcome = await comm.read()
+        except BaseException:
+            comm.abort()
+            raise
         if isinstance(welcome, dict) and welcome.get("shortcut") is True:
             return comm
         comm.abort()

@@ -32,9 +32,6 @@ class PlayedKernel:
     def unsent(self):
         return []
 
-    async def discard_replies(self):
-        await asyncio.Event().wait()
-
     def send(self, frames):
         self.requests.append(json.loads(frames.header)["msg_id"])
 
@@ -65,8 +62,8 @@ class PlayedKernel:
     def done(self, run, status="ok", **more):
         self.say(DONE, {"run": run, "status": status, **more}, run)
 
-    def idle(self, run):
-        self.say("status", {"execution_state": "idle"}, run)
+    def reply(self, run):
+        self.say("execute_reply", {"status": "ok"}, run)
 
 
 class Reader(Channel):
@@ -141,7 +138,7 @@ def test_runs_go_one_after_the_other_and_each_has_numbers_of_its_own():
         stage.kernel.done("one")
         await stage.journal.expect("end", run="one", state="done")
         assert stage.kernel.requests == ["one", "two"]
-        stage.kernel.idle("one")  # comes when the next one has begun already
+        stage.kernel.reply("one")  # comes when the next one has begun already
         stage.kernel.print("two", "b")
         stage.kernel.done("two", "error")
         await stage.journal.expect("end", run="two", state="failed")
@@ -196,7 +193,7 @@ def test_a_run_that_lacks_values_keeps_its_place_until_it_has_them(direct):
         assert stage.kernel.requests == ["one"]
         stage.execute("one")
         assert stage.kernel.requests == ["one", "one"]
-        stage.kernel.idle("one")  # of its first try
+        stage.kernel.reply("one")  # of its first try
         stage.kernel.print("one", "a")
         stage.kernel.done("one")
         await stage.journal.expect("end", run="one", state="done")
@@ -273,7 +270,7 @@ def test_a_run_that_does_not_stop_when_interrupted_ends_with_its_kernel(monkeypa
 def test_a_kernel_that_answers_nothing_ends_the_run():
     async def scenario(stage):
         stage.execute("one")
-        stage.kernel.idle("one")
+        stage.kernel.reply("one")
         end = await stage.journal.expect("end", run="one")
         assert end["state"] == "lost"
         assert "without an answer" in end["why"]
