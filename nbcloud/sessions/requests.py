@@ -87,7 +87,7 @@ class Requests:
 
     def _on_run(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """Pass a run on to its session; its messages go to the client from the first on."""
-        session = self._of_run(client, message)
+        session = self._of_run(client, message, "its session was lost before it began: ")
         if session is None or session.host is None:
             return
         session.host.channel.post({"op": "execute", "client": client.id, **message})
@@ -98,14 +98,15 @@ class Requests:
 
     def _on_announce(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """A run went straight to its session, and its client reads it there."""
-        session = self._of_run(client, message)
+        session = self._of_run(client, message, "")
         if session is not None:
             self._table.announce(client.id, session, message["run"])
 
-    def _of_run(self, client: ConnectedClient, message: dict[str, Any]) -> LiveSession | None:
+    def _of_run(self, client: ConnectedClient, message: dict[str, Any], lost: str) -> LiveSession | None:
+        """The session of a run; when it was lost meanwhile, the client is told, beginning with ``lost``."""
         session = self._table.sessions.get(message["session"])
         if session is None or session.host is None:
-            self._refuse(client, message)
+            self._refuse(client, message, lost)
             return None
         session.clients.add(client.id)
         return session
@@ -166,9 +167,8 @@ class Requests:
     def _on_blob_drop(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         self._relay(client, message, "blob_drop")
 
-    def _refuse(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        """The session of a run was lost while the run was on its way."""
-        why = "its session was lost before it began"
-        end = {"state": "lost", "why": why, "exit_code": None, "content": b"", "buffers": list[bytes]()}
-        client.channel.post({"op": "session_lost", "session": message["session"], "why": "it is gone"})
+    def _refuse(self, client: ConnectedClient, message: dict[str, Any], lost: str) -> None:
+        why = self._table.lost.get(message["session"], "it is gone")
+        end = {"state": "lost", "why": lost + why, "exit_code": None, "content": b"", "buffers": []}
+        client.channel.post({"op": "session_lost", "session": message["session"], "why": why})
         client.channel.post({"op": "end", "run": message["run"], **end})

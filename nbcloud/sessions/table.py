@@ -42,6 +42,8 @@ class Table:
         self.clients: dict[str, ConnectedClient] = {}
         self.sessions: dict[str, LiveSession] = {}
         """By id."""
+        self.lost: OrderedDict[str, str] = OrderedDict()
+        """Why the latest sessions that are gone went, by id."""
         self.runs: OrderedDict[str, JournaledRun] = OrderedDict()
         self.asks: dict[str, tuple[ConnectedClient, str]] = {}
         """Questions to sessions: who asked, and which session."""
@@ -103,6 +105,9 @@ class Table:
         if self.sessions.pop(session.id, None) is None:
             return
         session.state, session.why = "lost", why
+        self.lost[session.id] = why
+        while len(self.lost) > _KEPT_RUNS:
+            self.lost.popitem(last=False)
         for run in list(session.runs.values()):
             before = "" if run.state == "running" else "its session was lost before it began: "
             self._end(session, run, {"state": "lost", "why": before + why, "exit_code": None})

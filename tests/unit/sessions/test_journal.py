@@ -196,7 +196,8 @@ def test_a_run_whose_session_went_away_on_its_way_is_answered(tmp_path):
         start(client, "r")
         end = await client.expect("end", run="r")
         assert end["state"] == "lost"
-        assert await client.expect("session_lost", session="s-1")
+        assert end["why"] == "its session was lost before it began: its worker is gone"
+        assert (await client.expect("session_lost", session="s-1"))["why"] == "its worker is gone"
 
     in_house(tmp_path, scenario)
 
