@@ -169,6 +169,7 @@ class Requests:
 
     def _refuse(self, client: ConnectedClient, message: dict[str, Any], lost: str) -> None:
         why = self._table.lost.get(message["session"], "it is gone")
-        end = {"state": "lost", "why": lost + why, "exit_code": None, "content": b"", "buffers": []}
+        buffers: list[bytes] = []
+        end = {"state": "lost", "why": lost + why, "exit_code": None, "content": b"", "buffers": buffers}
         client.channel.post({"op": "session_lost", "session": message["session"], "why": why})
         client.channel.post({"op": "end", "run": message["run"], **end})
