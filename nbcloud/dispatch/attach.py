@@ -10,8 +10,8 @@ from typing import Any
 
 from nbcloud.clusters import registry
 from nbcloud.config import settings
+from nbcloud.dispatch.identity import is_running
 from nbcloud.dispatch.links import link_to
-from nbcloud.dispatch.notebook import is_running
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError

@@ -3,73 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import secrets
-import sys
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from nbcloud import secret_values
 from nbcloud.cells.analysis import CellNames, analyze
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.config import settings
+from nbcloud.dispatch.identity import identify, process_mark
 from nbcloud.dispatch.links import connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
+from nbcloud.wording import counted
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client import Limits, Parcel, Session
     from nbcloud.sessions.link import Link
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which notebook this is: the same after a restart of its kernel."""
-
-    path: str
-    session: str
-    lasting: bool
-    """Whether the notebook is likely to come back after its kernel ended."""
-
-
-def identify(namespace: MutableMapping[str, Any]) -> Identity:
-    """Find out which notebook the kernel of this process belongs to."""
-    path = os.environ.get("JPY_SESSION_NAME") or str(namespace.get("__vsc_ipynb_file__") or "")
-    if path:
-        digest = hashlib.blake2b(str(Path(path)).encode(), digest_size=2).hexdigest()
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
-        return Identity(path, f"{stem}-{digest}", lasting=True)
-    app = sys.modules.get("ipykernel.kernelapp")
-    kernel = app.IPKernelApp.instance() if app is not None and app.IPKernelApp.initialized() else None
-    if kernel is not None:
-        name = Path(kernel.abs_connection_file).stem.removeprefix("kernel-")
-        return Identity("", f"kernel-{name[:8]}", lasting=False)
-    return Identity("", f"ipython-{os.getpid()}", lasting=False)
-
-
-@cache
-def process_mark() -> str:
-    """What tells this process from every other, also from a later one with its number."""
-    process = psutil.Process()
-    return f"{process.pid}-{process.create_time():.2f}"
-
-
-def is_running(mark: str) -> bool:
-    """Whether the process of a mark is still there, on this machine."""
-    pid, _, created = mark.partition("-")
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except (psutil.Error, ValueError):
-        return False
 
 
 class Undefined(UsageError, NameError):
@@ -150,7 +104,7 @@ class Notebook:
             )
         elif session.resumed:
             self._told.append(
-                f"The session {name!r} still holds {len(session.names)} names from before: "
+                f"The session {name!r} still holds {counted(len(session.names), 'name')} from before: "
                 f"{_some(sorted(session.names))}. To begin anew: %cloud reset"
             )
         for key in [key for key in self._sessions if key[1] == name]:
@@ -341,7 +295,7 @@ class Notebook:
         header: dict[str, Any] | None,
     ) -> None:
         """Send a run's request; once more, when its session turns out to lack values."""
-        from nbcloud.sessions.client import execute_frames
+        from nbcloud.sessions.messages import execute_frames
 
         request, buffers = session.request(
             run.id,

@@ -90,7 +90,7 @@ class CommRelay:
         The browser takes what is printed meanwhile for an output of this message, and holds back further
         movements of a slider. When a cell runs there, the message waits behind it, and nothing waits here.
         """
-        from nbcloud.sessions.client import frames
+        from nbcloud.sessions.messages import frames
 
         if session.lost:
             return

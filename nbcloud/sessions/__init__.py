@@ -6,9 +6,9 @@
                  names     ║     (scheduler)  ║    (worker)              names
                            ╚═════ shortcut ═══╝
 
-A *run* is one ``execute_request``. Its messages get their numbers where its session lives (``hosted``), are
-kept in the journal (``runlog``), and every reader asks for those after the last that it has. A double line is
-a ``channel``: ordered each way, and resumed after a broken connection. The shortcut carries the same messages
-to the one who asked for the run, sooner; it may be missing. Large values go beside all this, through the
-``spool`` of the worker's machine.
+A *run* is one ``execute_request``. Its messages get their numbers where its session lives (``hosted_run``),
+are kept in the journal (``runlog``), and every reader asks for those after the last that it has. A double
+line is a ``channel``: ordered each way, and resumed after a broken connection. The shortcut carries the same
+messages to the one who asked for the run, sooner; it may be missing. Large values go beside all this, through
+the ``spool`` of the worker's machine.
 """

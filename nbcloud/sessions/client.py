@@ -16,26 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.session import Session as JupyterSession
-
 from nbcloud.cells.analysis import CellNames, function_binds
 from nbcloud.cells.ledger import Bundle, Ledger, settled
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
-from nbcloud.sessions.handles import Handle, LazyModule
 from nbcloud.sessions.history import ToldInputs
 from nbcloud.sessions.inputs import Inputs
 from nbcloud.sessions.kernel import CALL
 from nbcloud.sessions.link import Link
+from nbcloud.sessions.messages import content_of, frames
 from nbcloud.sessions.names import cell_sources
-from nbcloud.sessions.parcels import Blobs, Parcels, SpooledBlobs, open_parcel
+from nbcloud.sessions.parcels import Blobs, Parcels, SpooledBlobs
 from nbcloud.sessions.relay import RelayedBlobs
+from nbcloud.sessions.results import Results
 from nbcloud.sessions.spool import is_shared
 
 HEAVY = ("torch", "tensorflow", "keras", "jax")
 """Packages that a result does not import into the notebook's kernel unasked."""
-
-_messages = JupyterSession()
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,13 @@ class Session:
         self._spool: str = facts["spool"]
         self._ledger = Ledger(namespace)
         self.inputs = Inputs(namespace, self._ledger, hidden or {})
-        self._mirrored: set[str] = set()
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
         self._told = ToldInputs(shell)
         self._blobs: Blobs = (
             SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
         )
+        self._results = Results(self, self._ledger, self._blobs, shell)
 
     @property
     def where(self) -> str:
@@ -191,7 +188,7 @@ class Session:
         """
         buffers = list(parcel.buffers)
         modules = self._local_modules(cell, parcel, buffers)
-        dropped = sorted(name for name in cell.reads & self._mirrored if name not in self.namespace)
+        dropped = sorted(name for name in cell.reads & self._results.mirrored if name not in self.namespace)
         self._ledger.forget(dropped)
         released = [self.released.popleft() for _ in range(len(self.released))]
         request = {
@@ -244,7 +241,7 @@ class Session:
     def sent(self, parcel: Parcel) -> None:
         """The session has the parcel's values now."""
         self.inputs.sent(parcel.sent)
-        self._mirrored |= parcel.names
+        self._results.mirrored |= parcel.names
         self.names |= {name for entry in parcel.inputs for name in entry["names"]}
 
     def missing(self, hashes: Iterable[str]) -> None:
@@ -265,15 +262,7 @@ class Session:
         list of dict
             For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
         """
-        for source in names.get("sources", ()):
-            self._learn_source(source)
-        report: list[dict[str, Any]] = []
-        for entry in names["results"]:
-            report += self._bind(entry, buffers, limits)
-        for name in names.get("removed", ()):
-            if name in self._mirrored:
-                self.namespace.pop(name, None)
-                self._mirrored.discard(name)
+        report = self._results.bind(names, buffers, limit=max(limits.home, 2**20))
         self.names.difference_update(names.get("removed", ()))
         self.names.update(names.get("added", ()))
         self._release()
@@ -288,56 +277,6 @@ class Session:
             ask = secrets.token_hex(8)
             content = {"call": ask, "method": "release", "arguments": {"handles": handles}}
             self.link.post("call", ask=ask, session=self.id, **frames(CALL, content))
-
-    def _bind(self, entry: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
-        named = entry["names"]
-        if entry["kind"] == "missing":
-            return [{"name": name, "kind": "missing", "bytes": 0, "type": ""} for name in named]
-        self._mirrored.update(named)
-        if entry["kind"] == "module":
-            module = sys.modules.get(entry["module"]) or LazyModule(entry["module"])
-            self.namespace.update(dict.fromkeys(named, module))
-            return []
-        if entry["kind"] == "value":
-            try:
-                values = self._open(entry, buffers)
-            except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
-                return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
-            self.namespace.update(values)
-            self._ledger.received(named, entry["hash"], limit=max(limits.home, 2**20))
-            kinds = entry["types"]
-            return [
-                {"name": name, "kind": "value", "bytes": entry["nbytes"], "type": kinds.get(name, "")}
-                for name in named
-            ]
-        for name in named:
-            self.namespace[name] = Handle(self, name, entry)
-        self._ledger.forget(named)
-        facts = {"kind": "handle", "bytes": entry.get("nbytes") or 0, "type": entry["type"]}
-        return [{"name": name, **facts, "reason": entry.get("reason", "")} for name in named]
-
-    def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
-        held = self.call("hold", {"name": name})[0]
-        self.namespace[name] = Handle(self, name, held)
-        self._ledger.forget([name])
-        return {
-            "name": name,
-            "kind": "handle",
-            "bytes": entry["nbytes"],
-            "type": held["type"],
-            "reason": reason,
-        }
-
-    def _open(self, entry: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:
-        return open_parcel(entry, buffers, self._blobs, self.namespace)
-
-    def _learn_source(self, source: dict[str, Any]) -> None:
-        import linecache
-
-        name, text = source["file"], source["text"]
-        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-        if self._shell is not None and source.get("count") is not None:
-            self._shell.compile._filename_map[name] = source["count"]
 
     # Between cells
 
@@ -361,7 +300,7 @@ class Session:
             "call", ask=ask, session=self.id, **frames(CALL, content, buffers=buffers)
         )
         message = future.result(timeout)
-        answer = _messages.unpack(message["content"])
+        answer = content_of(message)
         if answer["status"] != "ok":
             kind = NotPicklable if answer["ename"] == "NotPicklable" else SessionError
             raise kind(answer["evalue"] or answer["ename"])
@@ -370,9 +309,8 @@ class Session:
     def pull_handle(self, handle: str, name: str) -> Any:
         """The value of a handle."""
         answer, buffers = self.call("pull", {"handle": handle, "name": name})
-        for source in answer["sources"]:
-            self._learn_source(source)
-        return self._open(answer["results"][0], buffers)[""]
+        self._results.learn(answer["sources"])
+        return self._results.open(answer["results"][0], buffers)[""]
 
     def pull(self, names: Sequence[str], limits: Limits) -> list[dict[str, Any]]:
         """Bind the session's values of ``names`` here."""
@@ -414,45 +352,3 @@ def _cwd() -> str | None:
 
 def _module_entry(file: ModuleFile) -> dict[str, Any]:
     return {"name": file.name, "relative": file.relative, "path": str(file.path), "hash": file.hash}
-
-
-def frames(
-    msg_type: str,
-    content: dict[str, Any],
-    *,
-    header: dict[str, Any] | None = None,
-    metadata: dict[str, Any] | None = None,
-    buffers: Sequence[Any] = (),
-) -> dict[str, Any]:
-    """A Jupyter message as the fields that a host passes on to a kernel.
-
-    Parameters
-    ----------
-    header : dict, optional
-        The header of the notebook's own request, so that what the kernel says of it names that as its parent.
-    """
-    own = header or _messages.msg_header(msg_type)
-    own = {**own, "msg_type": msg_type}
-    del own["date"]  # which a kernel would read, and write again with each message
-    return {
-        "header": _messages.pack(own),
-        "parent": b"{}",
-        "metadata": _messages.pack(metadata or {}),
-        "content": _messages.pack(content),
-        "buffers": [bytes(buffer) for buffer in buffers],
-    }
-
-
-def execute_frames(
-    code: str, request: dict[str, Any], buffers: Sequence[Any], header: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The ``execute_request`` of a cell."""
-    content = {
-        "code": code,
-        "silent": False,
-        "store_history": True,
-        "user_expressions": {},
-        "allow_stdin": False,
-        "stop_on_error": False,
-    }
-    return frames("execute_request", content, header=header, metadata={"nbcloud": request}, buffers=buffers)

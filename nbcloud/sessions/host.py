@@ -23,7 +23,8 @@ from distributed import Worker, WorkerPlugin, get_worker, secede
 from distributed.comm import Comm, connect
 
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.hosted import HostedSession, frames_of
+from nbcloud.sessions.hosted_run import frames_of
+from nbcloud.sessions.hosted_session import HostedSession
 from nbcloud.sessions.process import KernelProcess
 from nbcloud.sessions.spool import Spool, own_directory
 

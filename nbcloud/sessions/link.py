@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
 from typing import Any
 
-from distributed.comm import Comm, connect
-from distributed.core import rpc
+from distributed.comm import Comm
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.connect import alive
-from nbcloud.config import settings
-from nbcloud.errors import ClusterLost, NbcloudError, SessionError, VersionSkew
+from nbcloud.errors import ClusterLost, NbcloudError, SessionError
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.host import Host
-from nbcloud.sessions.journal import PLUGIN, Journal
+from nbcloud.sessions.greeting import CONNECT_SECONDS, arguments, greet, install
 from nbcloud.sessions.shortcut import Shortcut
 
-_CONNECT_SECONDS = 10.0
 _AGAIN_SECONDS = 0.5
 _PATIENCE = 60.0
 _PING_SECONDS = 3.0
@@ -74,7 +68,7 @@ class Link:
         first: Future[None] = Future()
         asyncio.run_coroutine_threadsafe(self._serve(first), self._loop)
         try:
-            first.result(2 * _CONNECT_SECONDS)
+            first.result(2 * CONNECT_SECONDS)
         except FutureTimeout:
             self.close()
             raise ClusterLost(
@@ -166,7 +160,7 @@ class Link:
                 worker,
                 host,
                 lambda: self._identity,
-                self._arguments(),
+                arguments(self.info),
                 self._received,
                 self._without_shortcut,
             )
@@ -301,32 +295,17 @@ class Link:
         for listener in listeners:
             listener({"op": "cluster_lost", "why": error.message.rstrip("."), "gone": gone})
 
-    def _arguments(self) -> dict[str, Any]:
-        security = self.info.security()
-        return security.get_connection_args("client") if security else {}
-
     async def _connect(self) -> tuple[Comm, dict[str, Any]]:
-        arguments = self._arguments()
         for attempt in range(3):
-            comm = await connect(self.info.address, timeout=_CONNECT_SECONDS, **arguments)
             hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
-            try:
-                await comm.write({"op": "nbcloud_client", "hello": hello})
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    welcome = await comm.read()
-            except BaseException:
-                comm.abort()
-                raise
-            is_there = isinstance(welcome, dict) and "protocol" in welcome
-            if is_there and welcome["protocol"] == PROTOCOL and not welcome["forgotten"]:
+            comm, welcome = await greet(self.info, hello)
+            if welcome is not None and not welcome["forgotten"]:
                 return comm, welcome
             comm.abort()
-            if is_there and welcome["protocol"] != PROTOCOL:
-                raise self._skew(welcome)
-            if is_there:
+            if welcome is not None:
                 self._begin_anew()
             elif attempt == 0:
-                await self._install(arguments)
+                await install(self.info)
         raise ClusterLost(f"nbcloud could not be brought to the cluster {self.info.name!r}.")
 
     def _begin_anew(self) -> None:
@@ -343,23 +322,6 @@ class Link:
                 )
         for key, listener in listeners:
             listener({"op": "reconnected", "key": key})
-
-    def _skew(self, welcome: dict[str, Any]) -> VersionSkew:
-        return VersionSkew(
-            f"The cluster {self.info.name!r} runs nbcloud {welcome.get('version', '?')} (protocol "
-            f"{welcome['protocol']}), and this is protocol {PROTOCOL}.",
-            f"Start it anew: %cloud down {self.info.name}, then %cloud up.",
-        )
-
-    async def _install(self, arguments: dict[str, Any]) -> None:
-        """Bring the journal to the scheduler and a host to each worker, now and later."""
-        directory = str(Path(self.info.directory) / "journal") if self.info.directory else None
-        journal = Journal(directory, settings().journal_memory)
-        async with rpc(self.info.address, connection_args=arguments) as scheduler:
-            await scheduler.register_scheduler_plugin(
-                plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True
-            )
-            await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)
 
     async def _ping(self) -> None:
         self._heard = time.monotonic()

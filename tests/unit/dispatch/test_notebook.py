@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from nbcloud.dispatch.notebook import Notebook, identify, is_running, process_mark
+from nbcloud.dispatch.identity import identify, is_running, process_mark
+from nbcloud.dispatch.notebook import Notebook
 from nbcloud.errors import ClusterNotFound
 
 
@@ -41,7 +42,7 @@ def test_a_process_is_told_from_a_later_one_with_its_number(other_process):
     assert not is_running("")
     assert not is_running("x-y")
     child = other_process(
-        "from nbcloud.dispatch.notebook import process_mark; print(process_mark(), flush=True); input()"
+        "from nbcloud.dispatch.identity import process_mark; print(process_mark(), flush=True); input()"
     )
     mark = child.stdout.readline().strip()
     assert is_running(mark)

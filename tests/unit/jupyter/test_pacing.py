@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbcloud.jupyter import output
-from nbcloud.jupyter.output import LaterOutput, _Output
+from nbcloud.jupyter import pacing
+from nbcloud.jupyter.output import LaterOutput
+from nbcloud.jupyter.pacing import PacedOutput
 
 
 class Clock:
@@ -25,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(output, "time", clock)
+    monkeypatch.setattr(pacing, "time", clock)
     return clock
 
 
@@ -36,7 +37,7 @@ def limit(monkeypatch):
     return 1000
 
 
-class Browser(_Output):
+class Browser(PacedOutput):
     """Keeps what it is sent."""
 
     def __init__(self):
@@ -72,8 +73,8 @@ def test_the_first_text_is_shown_at_once_and_the_next_pieces_together(clock):
     assert browser.sent == [("stdout", "a\n")]
     browser.take("b\n", "c\n")
     assert browser.sent == [("stdout", "a\n")]
-    assert 0 < browser.patience <= output._REFRESH
-    clock.sleep(output._REFRESH)
+    assert 0 < browser.patience <= pacing._REFRESH
+    clock.sleep(pacing._REFRESH)
     browser.take("d\n")
     assert browser.sent == [("stdout", "a\n"), ("stdout", "b\nc\nd\n")]
     assert browser.patience == math.inf
@@ -83,10 +84,10 @@ def test_the_longer_a_stream_the_longer_its_pieces_wait(clock, limit):
     browser = Browser()
     browser.take("x" * (limit // 2))
     browser.take("y")
-    assert browser.patience == pytest.approx(output._REFRESH_FULL * (limit // 2 + 1) / limit)
+    assert browser.patience == pytest.approx(pacing._REFRESH_FULL * (limit // 2 + 1) / limit)
     browser._release(ends=True)  # by a figure, behind which a new stream begins
     browser.take("z")
-    assert browser.patience <= output._REFRESH
+    assert browser.patience <= pacing._REFRESH
 
 
 def test_the_streams_keep_their_order(clock):
@@ -100,10 +101,10 @@ def test_the_streams_keep_their_order(clock):
 
 def test_messages_stay_below_the_rate_that_a_server_drops(clock):
     browser, started = Browser(), clock.now
-    for _ in range(output._MESSAGES_A_SECOND):
+    for _ in range(pacing._MESSAGES_A_SECOND):
         browser._pace()
     assert clock.now == started, "as many as in one second may come at once"
-    for _ in range(10 * output._MESSAGES_A_SECOND):
+    for _ in range(10 * pacing._MESSAGES_A_SECOND):
         browser._pace()
     assert clock.now - started > 9
 
@@ -115,14 +116,14 @@ def test_messages_stay_below_the_rate_that_a_server_drops(clock):
     ("texts", "grown"),
     [
         (["abc"], 3),
-        (["abc\n"], 4 + output._LINE_COST),
-        (["a\nb\nc"], 5 + 2 * output._LINE_COST),
+        (["abc\n"], 4 + pacing._LINE_COST),
+        (["a\nb\nc"], 5 + 2 * pacing._LINE_COST),
         (["\r50%", "\r51%", "\r52%"], 3),
         (["50%\r", "51%\r", "52%\r"], 3),
         (["5%\r100%"], 4),
         (["100%", "\r5%"], 4),
-        (["\rbar", "\rbar\n", "bar"], 7 + output._LINE_COST),
-        (["\r\n"], 1 + output._LINE_COST),
+        (["\rbar", "\rbar\n", "bar"], 7 + pacing._LINE_COST),
+        (["\r\n"], 1 + pacing._LINE_COST),
     ],
 )
 def test_what_is_overwritten_does_not_count(texts, grown):
@@ -144,9 +145,9 @@ def test_what_is_too_long_is_cut_at_a_line_and_ends_with_its_last_lines(clock, l
     browser.take("".join(lines))
     browser.close()
     shown = browser.text.splitlines(keepends=True)
-    first = len(shown) - output._TAIL_LINES
-    assert shown == lines[:first] + lines[-output._TAIL_LINES :]
-    assert 0 < first * (4 + output._LINE_COST) <= limit
+    first = len(shown) - pacing._TAIL_LINES
+    assert shown == lines[:first] + lines[-pacing._TAIL_LINES :]
+    assert 0 < first * (4 + pacing._LINE_COST) <= limit
     hidden = 500 - first
     last, update = browser.remarks[-1]
     assert last.startswith(f"… {hidden} lines more ({4 * hidden:,} characters), the last of them below.")
@@ -173,7 +174,7 @@ def test_how_much_is_hidden_is_told_now_and_then(clock, limit):
     browser = Browser()
     browser.take("x" * limit, "1\n", "2\n", "3\n")
     assert [update for _, update in browser.remarks] == [False]
-    clock.sleep(output._LONG_PAUSE + 0.1)
+    clock.sleep(pacing._LONG_PAUSE + 0.1)
     browser.take("4\n", "5\n")
     assert [update for _, update in browser.remarks] == [False, True]
     assert browser.remarks[-1][0].startswith("… 4 lines more. ")

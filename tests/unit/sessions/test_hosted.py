@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
-from nbcloud.sessions import hosted
+from nbcloud.sessions import hosted_run, hosted_session
 from nbcloud.sessions.channel import Channel
-from nbcloud.sessions.hosted import HostedRun, HostedSession
+from nbcloud.sessions.hosted_run import HostedRun
+from nbcloud.sessions.hosted_session import HostedSession
 from nbcloud.sessions.kernel import DONE
 from nbcloud.sessions.process import Frames
 
@@ -165,7 +166,7 @@ def test_a_reader_of_its_own_and_the_journal_get_the_same():
 
 
 def test_a_reader_that_takes_nothing_is_left_to_the_journal(monkeypatch):
-    monkeypatch.setattr(hosted, "_READER_SECONDS", 0.05)
+    monkeypatch.setattr(hosted_run, "_READER_SECONDS", 0.05)
 
     async def scenario(stage):
         reader = Reader()
@@ -252,7 +253,7 @@ def test_a_run_that_waits_is_withdrawn(operation):
 
 
 def test_a_run_that_does_not_stop_when_interrupted_ends_with_its_kernel(monkeypatch):
-    monkeypatch.setattr(hosted, "GRACE", 0.05)
+    monkeypatch.setattr(hosted_session, "GRACE", 0.05)
 
     async def scenario(stage):
         stage.execute("one", timeout=0.05)

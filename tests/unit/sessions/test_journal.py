@@ -11,7 +11,7 @@ from distributed.comm import connect
 from nbcloud.sessions import journal as journal_module
 from nbcloud.sessions import table as table_module
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.hosted import HostedRun
+from nbcloud.sessions.hosted_run import HostedRun
 from nbcloud.sessions.journal import PLUGIN, Journal
 from nbcloud.sessions.members import LiveSession
 from nbcloud.sessions.process import Frames

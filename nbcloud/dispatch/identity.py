@@ -1,0 +1,56 @@
+"""Which notebook, and which process, a run belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which notebook this is: the same after a restart of its kernel."""
+
+    path: str
+    session: str
+    lasting: bool
+    """Whether the notebook is likely to come back after its kernel ended."""
+
+
+def identify(namespace: MutableMapping[str, Any]) -> Identity:
+    """Find out which notebook the kernel of this process belongs to."""
+    path = os.environ.get("JPY_SESSION_NAME") or str(namespace.get("__vsc_ipynb_file__") or "")
+    if path:
+        digest = hashlib.blake2b(str(Path(path)).encode(), digest_size=2).hexdigest()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
+        return Identity(path, f"{stem}-{digest}", lasting=True)
+    app = sys.modules.get("ipykernel.kernelapp")
+    kernel = app.IPKernelApp.instance() if app is not None and app.IPKernelApp.initialized() else None
+    if kernel is not None:
+        name = Path(kernel.abs_connection_file).stem.removeprefix("kernel-")
+        return Identity("", f"kernel-{name[:8]}", lasting=False)
+    return Identity("", f"ipython-{os.getpid()}", lasting=False)
+
+
+@cache
+def process_mark() -> str:
+    """What tells this process from every other, also from a later one with its number."""
+    process = psutil.Process()
+    return f"{process.pid}-{process.create_time():.2f}"
+
+
+def is_running(mark: str) -> bool:
+    """Whether the process of a mark is still there, on this machine."""
+    pid, _, created = mark.partition("-")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except (psutil.Error, ValueError):
+        return False

@@ -1,0 +1,108 @@
+"""What cells left, bound in the notebook: as values, as modules, or as handles."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbcloud.cells.ledger import Ledger
+from nbcloud.sessions.handles import Handle, LazyModule
+from nbcloud.sessions.parcels import Blobs, open_parcel
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.client import Session
+
+
+class Results:
+    """The results of one session in one notebook.
+
+    Parameters
+    ----------
+    session : Session
+    ledger : Ledger
+        What the session has.
+    blobs : Blobs
+        Where large values are.
+    shell : object or None
+        The notebook's IPython shell.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger, blobs: Blobs, shell: Any) -> None:
+        self.mirrored: set[str] = set()
+        """Names that are bound here and there: what is deleted on one side is on the other."""
+        self._session = session
+        self._namespace = session.namespace
+        self._ledger = ledger
+        self._blobs = blobs
+        self._shell = shell
+
+    def bind(self, names: dict[str, Any], buffers: Sequence[Any], *, limit: int) -> list[dict[str, Any]]:
+        """Bind what a kernel gathered, and delete what it deleted.
+
+        Parameters
+        ----------
+        names : dict
+            The kernel's ``results``, ``removed`` and ``sources``.
+        buffers : sequence of bytes
+        limit : int
+            Bytes up to which a value is looked at, to see later whether it changed.
+
+        Returns
+        -------
+        list of dict
+            For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
+        """
+        self.learn(names.get("sources", ()))
+        report: list[dict[str, Any]] = []
+        for entry in names["results"]:
+            report += self._bind(entry, buffers, limit)
+        for name in names.get("removed", ()):
+            if name in self.mirrored:
+                self._namespace.pop(name, None)
+                self.mirrored.discard(name)
+        return report
+
+    def learn(self, sources: Iterable[dict[str, Any]]) -> None:
+        """Texts of cells, so that tracebacks through functions that came from there show their lines."""
+        for source in sources:
+            name, text = source["file"], source["text"]
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+            if self._shell is not None and source.get("count") is not None:
+                self._shell.compile._filename_map[name] = source["count"]
+
+    def open(self, entry: dict[str, Any], buffers: Sequence[Any]) -> dict[str, Any]:
+        """The values of an entry."""
+        return open_parcel(entry, buffers, self._blobs, self._namespace)
+
+    def _bind(self, entry: dict[str, Any], buffers: Sequence[Any], limit: int) -> list[dict[str, Any]]:
+        named = entry["names"]
+        if entry["kind"] == "missing":
+            return [{"name": name, "kind": "missing", "bytes": 0, "type": ""} for name in named]
+        self.mirrored.update(named)
+        if entry["kind"] == "module":
+            module = sys.modules.get(entry["module"]) or LazyModule(entry["module"])
+            self._namespace.update(dict.fromkeys(named, module))
+            return []
+        if entry["kind"] == "value":
+            try:
+                values = self.open(entry, buffers)
+            except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
+                return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
+            self._namespace.update(values)
+            self._ledger.received(named, entry["hash"], limit=limit)
+            facts = {"kind": "value", "bytes": entry["nbytes"]}
+            return [{"name": name, **facts, "type": entry["types"].get(name, "")} for name in named]
+        for name in named:
+            self._namespace[name] = Handle(self._session, name, entry)
+        self._ledger.forget(named)
+        facts = {"kind": "handle", "bytes": entry.get("nbytes") or 0, "type": entry["type"]}
+        return [{"name": name, **facts, "reason": entry.get("reason", "")} for name in named]
+
+    def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
+        held = self._session.call("hold", {"name": name})[0]
+        self._namespace[name] = Handle(self._session, name, held)
+        self._ledger.forget([name])
+        facts = {"kind": "handle", "bytes": entry["nbytes"], "type": held["type"]}
+        return {"name": name, **facts, "reason": reason}
