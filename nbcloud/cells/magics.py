@@ -44,11 +44,13 @@ def _set_of(names: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _PythonMagic:
-    """A magic that runs Python: the letters of its options that take a value, and what is known of it."""
+    """A magic that runs Python: the letters of its options that take a value, and what is known of it.
+
+    Names in it are never certain: an error there shows the magic's own frames, which only the kernel has.
+    """
 
     valued: str = ""
     keeps: bool = True
-    certain: bool = False
     names: str = ""
     """Letters of the options whose value is an expression of the notebook."""
     binds: str = ""
@@ -58,9 +60,9 @@ class _PythonMagic:
 
 
 _PYTHON = {
-    "time": _PythonMagic(certain=True),
-    "timeit": _PythonMagic("nrpv", flags="tcqo", keeps=False, certain=True, binds="v"),
-    "prun": _PythonMagic("DlsT", flags="rq", certain=True),
+    "time": _PythonMagic(),
+    "timeit": _PythonMagic("nrpv", flags="tcqo", keeps=False, binds="v"),
+    "prun": _PythonMagic("DlsT", flags="rq"),
     "memit": _PythonMagic("rtiI", flags="co"),
     "lprun": _PythonMagic("fmDTuz", flags="rs", names="f"),
     "mprun": _PythonMagic("fT", flags="rc", names="f"),
@@ -186,7 +188,6 @@ def cell_magic(name: str, line: str, body: str) -> MagicEffect:
 
 def _python_magic(name: str, line: str, body: str | None) -> MagicEffect:
     magic = _PYTHON[name]
-    keeps_errors = line.lstrip().startswith(_KEEPS_ERRORS)
     statement, options = _split_options(line.lstrip().removeprefix(_KEEPS_ERRORS), magic)
     return MagicEffect(
         reads=frozenset().union(
@@ -196,7 +197,6 @@ def _python_magic(name: str, line: str, body: str | None) -> MagicEffect:
         imports=frozenset(value for key, value in options if key == "m" and name == "lprun"),
         code=statement if body is None else f"{statement}\n{body}",
         keeps=magic.keeps,
-        certain=magic.certain and not keeps_errors,
     )
 
 
