@@ -7,6 +7,7 @@ namespace, as if they had been defined there; the names that they use in turn ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import pickle
@@ -22,6 +23,7 @@ import cloudpickle
 import xxhash
 
 from nbcloud.cells.analysis import function_reads
+from nbcloud.cells.silence import silence
 from nbcloud.errors import NotPicklable, TransferError
 
 _receiver: ContextVar[MutableMapping[str, Any]] = ContextVar("receiver")
@@ -100,9 +102,22 @@ class _Pickler(cloudpickle.Pickler):
         self._namespace = namespace
         self.uses: set[str] = set()
         self.files: set[str] = set()
+        self._own_classes: list[type] = []
+
+    def dump(self, obj: Any) -> None:
+        """Pickle, and leave no trace of it in the notebook's classes."""
+        try:
+            with silence():
+                super().dump(obj)
+        finally:
+            for kind in self._own_classes:
+                _drop_slot_names(kind)
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle by value what cloudpickle and pickle would look up in ``__main__``."""
+        if isinstance(obj, type) and obj in self._own_classes:
+            _drop_slot_names(obj)  # it travels as well
+        self._note_class(type(obj))
         if type(obj) is functools._lru_cache_wrapper:
             function = obj.__wrapped__
             if isinstance(function, types.FunctionType) and function.__globals__ is self._namespace:
@@ -114,6 +129,10 @@ class _Pickler(cloudpickle.Pickler):
             # In two steps: a function may be in its own closure.
             return types.CellType, (), _content(obj), None, None, _fill
         return super().reducer_override(obj)
+
+    def _note_class(self, kind: type) -> None:
+        if kind.__module__ == "__main__" and "__slotnames__" not in kind.__dict__:
+            self._own_classes.append(kind)
 
     def _dynamic_function_reduce(self, func: types.FunctionType) -> tuple[Any, ...]:
         reduced: tuple[Any, ...] = super()._dynamic_function_reduce(func)
@@ -148,6 +167,12 @@ def _can_change(obj: Any) -> bool:
         or kind.__name__ == "ndarray"
         or hasattr(obj, "__dict__")
     )
+
+
+def _drop_slot_names(kind: type) -> None:
+    """Take away what pickling an instance leaves in its class, where ``dir()`` would show it."""
+    with contextlib.suppress(AttributeError):
+        type.__delattr__(kind, "__slotnames__")
 
 
 _DISPATCHER = vars(types.FunctionType)["__code__"].__get__(functools.singledispatch(repr))
@@ -287,7 +312,8 @@ def decode(data: bytes, buffers: Iterable[Any], namespace: MutableMapping[str, A
     token = _receiver.set(namespace)
     builtins = namespace.get("__builtins__")
     try:
-        values: dict[str, Any] = pickle.loads(data, buffers=buffers)
+        with silence():
+            values: dict[str, Any] = pickle.loads(data, buffers=buffers)
         return values
     finally:
         _receiver.reset(token)

@@ -64,9 +64,15 @@ class CloudMagics(Magics):
             raise
 
     def _as_typed(self, cell: str) -> str:
-        """The cell without the newline that IPython adds: its code objects are named after its text."""
+        """The cell before IPython added a newline to it, and emptied its blank lines.
+
+        Its strings may go over such lines, and its code objects are named after its text.
+        """
         kernel = getattr(self.shell, "kernel", None)
         typed = kernel.get_parent("shell").get("content", {}).get("code", "") if kernel is not None else ""
+        _, _, body = typed.lstrip().partition("\n")
+        if _without_blanks(body) == _without_blanks(cell):
+            return str(body)
         return cell if typed.endswith("\n") else cell.removesuffix("\n")
 
     def close(self) -> None:
@@ -74,6 +80,10 @@ class CloudMagics(Magics):
         if self._runner is not None:
             self._runner.close()
             self._runner = None
+
+
+def _without_blanks(text: str) -> list[str]:
+    return [line if line.strip() else "" for line in text.removesuffix("\n").split("\n")]
 
 
 def _shown_as_sentence(error: NbcloudError) -> None:
