@@ -166,7 +166,9 @@ class Database:
         if not _writable(self.path):
             return _connect_to_read(self.path)
         with self._alone():
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Never opened besides, when it is there: closing it would drop the locks of this process's others.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._identity = self._identify()
             connection = _plain_connection(str(self.path))
             try:

@@ -46,6 +46,22 @@ with Store(directory) as store:
         assert {store.text(run.id) for run in found} == {"x"}
 
 
+def test_a_store_that_is_opened_twice_here_and_once_elsewhere_goes_on(tmp_path, start_python):
+    with Store(tmp_path / "data") as recording:
+        recording.begin(Run(name="first"))
+        with Store(tmp_path / "data") as looking:  # its closing must not take the locks of the other
+            assert [run.name for run in looking.search()] == ["first"]
+        elsewhere = start_python(
+            "import sys\nfrom pathlib import Path\nfrom nbcloud.runs.store import Store\n"
+            "with Store(Path(sys.argv[1])) as store:\n    store.search()",
+            tmp_path / "data",
+        )
+        assert elsewhere.wait(60) == 0
+        recording.begin(Run(name="second"))
+    with Store(tmp_path / "data") as after:
+        assert {run.name for run in after.search()} == {"first", "second"}
+
+
 # Runs ACTION in forked children, the first killed at its STEPth line inside nbcloud.runs, the next STEP lines
 # later, …, until one comes to its end. Each gets a directory of its own.
 KILLED_AT_EACH_LINE = """
