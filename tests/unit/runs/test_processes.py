@@ -58,8 +58,8 @@ def test_a_store_that_is_opened_twice_here_and_once_elsewhere_goes_on(tmp_path, 
         )
         assert elsewhere.wait(60) == 0
         recording.begin(Run(name="second"))
-    with Store(tmp_path / "data") as after:
-        assert {run.name for run in after.search()} == {"first", "second"}
+        with Store(tmp_path / "data") as looking:
+            assert {run.name for run in looking.search()} == {"first", "second"}
 
 
 # Runs ACTION in forked children, the first killed at its STEPth line inside nbcloud.runs, the next STEP lines
