@@ -318,7 +318,14 @@ class Notebook:
         if options.background:
             run.on_missing = again
         frames = execute_frames(code, request, buffers, header)
-        session.link.run(session.worker, run=run.id, session=session.id, timeout=options.timeout, **frames)
+        session.link.run(
+            session.worker,
+            after=self.recorder.wake,
+            run=run.id,
+            session=session.id,
+            timeout=options.timeout,
+            **frames,
+        )
         session.sent(parcel)
 
 

@@ -49,7 +49,7 @@ class Recorder:
         self.trouble = ""
 
     def begin(self, run: Run, cwd: str | None) -> None:
-        """A run is about to be sent; kept with the first that becomes known of it."""
+        """A run is about to be sent; kept when the recorder is woken, or with what becomes known of it."""
 
         def work(store: Store) -> None:
             facts = replace(
@@ -59,6 +59,11 @@ class Recorder:
             store.begin(facts)
 
         self._work.append(work)
+        self._start()
+
+    def wake(self) -> None:
+        """Keep what is known up to now."""
+        self._woken.set()
 
     def lines(self, run_id: str, lines: bytes) -> None:
         """Messages of a run, as the journal's lines."""
@@ -91,12 +96,15 @@ class Recorder:
 
     def _do(self, work: Callable[[Store], None]) -> None:
         self._work.append(work)
+        self._start()
+        self._woken.set()
+
+    def _start(self) -> None:
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._keep, daemon=True, name="nbcloud-recorder")
                 self._thread.start()
                 atexit.register(self.flush)
-        self._woken.set()
 
     def _keep(self) -> None:
         store: Store | None = None
@@ -121,7 +129,7 @@ class Recorder:
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
         """Wait until all that was given is on record; whether it is."""
-        if self._thread is None and not self._work:
+        if self._thread is None:
             return True
         done = threading.Event()
         self._do(lambda _store: done.set())

@@ -173,6 +173,8 @@ class CloudRun:
         self.link.forget(self.id, self.listen)
         self.state = RunState(message["state"])
         self.message = message["why"] or self.message
+        if message.get("refused") and not self.last:
+            self.message = f"its session was lost before it began: {self.message}"
         content = json.loads(message["content"]) if message["content"] else {}
         if content.get("status") == "cached":
             self.message = f"skipped: the same code and inputs as run {content['of']}"

@@ -166,7 +166,7 @@ class Database:
         if not _writable(self.path):
             return _connect_to_read(self.path)
         with self._alone():
-            # Never opened besides, when it is there: closing it would drop the locks of this process's others.
+            # Not opened besides when it is there: closing it would drop the locks of this process on it.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._identity = self._identify()

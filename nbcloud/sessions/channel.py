@@ -94,6 +94,10 @@ class Channel:
                 self._later.cancel()
             self._later = loop.call_later(seconds, self._wake.set)
 
+    def unconfirmed(self) -> list[dict[str, Any]]:
+        """What was posted and the other side has not said to have received."""
+        return [message for _, message in self._unconfirmed]
+
     async def light(self) -> None:
         """Wait until the other side has taken most of what was posted."""
         await self._light.wait()

@@ -52,11 +52,11 @@ def hold_session(session: str, memory: int | None) -> str:
 class Host(WorkerPlugin):
     """Kernels of one worker.
 
-    The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``give_up``, ``kill``, ``close``,
-    ``call``, ``comm`` and the blob operations from it, and ``ready``, ``begun``, ``messages``, ``missing``,
-    ``end``, ``outside``, ``answer`` and ``lost`` to it. A client that reaches this worker has a channel of
-    its own, with ``execute``, ``interrupt`` and ``stop``, and with ``messages``, ``missing``, ``end`` and
-    ``detached`` for its runs.
+    The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``give_up``, ``known``, ``kill``,
+    ``close``, ``call``, ``comm`` and the blob operations from it, and ``ready``, ``begun``, ``messages``,
+    ``missing``, ``end``, ``outside``, ``unknown``, ``answer`` and ``lost`` to it. A client that reaches this
+    worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``, and with ``messages``,
+    ``missing``, ``end`` and ``detached`` for its runs.
     """
 
     name = PLUGIN
@@ -152,6 +152,9 @@ class Host(WorkerPlugin):
                 self._about_run(session, operation, message, None)
             case "give_up":
                 session.give_up(message["run"])
+            case "known":
+                never = session.missing_of(message["runs"])
+                self._journal.post({"op": "unknown", "session": message["session"], "runs": never})
             case "kill":
                 session.kill(message["state"], message["why"])
             case "close":

@@ -22,6 +22,7 @@ from nbcloud.sessions.process import Message as FromKernel
 
 GRACE = 5.0
 """Seconds between an interrupt that must be obeyed and the kill."""
+_REMEMBERED = 1000
 _MARKS = {DONE, "execute_reply", "status"}
 _QUIET = {"execute_input", "iopub_welcome"}
 
@@ -66,6 +67,7 @@ class HostedSession:
         self._facts = facts
         self._active: HostedRun | None = None
         self._waiting: deque[HostedRun] = deque()
+        self._ended_runs: deque[str] = deque(maxlen=_REMEMBERED)
         self._executing = 0
         self._verdict: tuple[str, str] | None = None
         self._deadline: asyncio.Task[None] | None = None
@@ -78,8 +80,10 @@ class HostedSession:
     # What is asked of it
 
     def execute(self, request: dict[str, Any], reader: Channel | None) -> None:
-        """Run a cell when those before it have ended."""
+        """Run a cell when those before it have ended; one that came already is not run again."""
         known = self._find(request["run"])
+        if request["run"] in self._ended_runs:
+            return
         if known is None:
             self._waiting.append(HostedRun(request, self._journal, reader))
             self._next()
@@ -90,9 +94,13 @@ class HostedSession:
     def interrupt(self, run: str) -> None:
         """Raise KeyboardInterrupt in a run, or let it not begin."""
         found = self._find(run)
-        if found is not None and found is not self._active:
+        if found is None:
+            return
+        if found is not self._active:
             self._withdraw(found, "it was interrupted before it began")
-        elif found is not None:
+        elif found.lacks_values:
+            self._finish({"state": "cancelled", "why": "it was interrupted before it began"})
+        else:
             self._spawn(self.kernel.interrupt())
 
     def stop(self, run: str, state: str, why: str) -> None:
@@ -103,6 +111,9 @@ class HostedSession:
         if found is not self._active:
             self._withdraw(found, f"{why} before it began")
             return
+        if found.lacks_values:
+            self._finish({"state": state, "why": f"{why} before it began"})
+            return
         self._verdict = (state, why)
         self._spawn(self._stop_for_sure(found))
 
@@ -110,6 +121,10 @@ class HostedSession:
         """Nobody is there to send what a run lacks."""
         if self._active is not None and self._active.id == run and self._active.lacks_values:
             self._finish({"state": "lost", "why": "its session lacked values, and its notebook is gone"})
+
+    def missing_of(self, runs: list[str]) -> list[str]:
+        """Those of ``runs`` that never came here."""
+        return [run for run in runs if self._find(run) is None and run not in self._ended_runs]
 
     def kill(self, state: str, why: str) -> None:
         """End the kernel, and what it runs in the given state."""
@@ -148,6 +163,7 @@ class HostedSession:
         """Give the kernel a run."""
         anew, run.lacks_values = run.count > 0, False
         self._verdict = None
+        self._stop_deadline()
         if run.timeout:
             why = f"it took longer than its timeout of {run.timeout:g} s"
             self._deadline = self._spawn(self._stop_after(run, run.timeout, why))
@@ -173,16 +189,21 @@ class HostedSession:
 
     def _withdraw(self, run: HostedRun, why: str) -> None:
         self._waiting.remove(run)
+        self._ended_runs.append(run.id)
         run.end({"state": "cancelled", "why": why, "exit_code": None}, None)
 
     def _finish(self, end: dict[str, Any], frames: Frames | None = None) -> None:
         run, self._active, self._verdict = self._active, None, None
+        self._stop_deadline()
+        if run is not None:
+            self._ended_runs.append(run.id)
+            run.end({"exit_code": None, **end}, frames)
+        self._next()
+
+    def _stop_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if run is not None:
-            run.end({"exit_code": None, **end}, frames)
-        self._next()
 
     # What the kernel says
 

@@ -155,9 +155,7 @@ class Journal(SchedulerPlugin):
         for reader in client.readers.values():
             reader.cancel()
         for session in list(self.table.sessions.values()):
-            for run in session.runs.values():
-                if run.lacks_values and run.client == client.id:
-                    self.table.give_up(session, run)
+            self.table.abandon(session, client.id)
             session.clients.discard(client.id)
             if not session.lasting and not session.clients and not session.runs:
                 self.table.close_session(session, "its notebook went away")
@@ -197,6 +195,8 @@ class Journal(SchedulerPlugin):
                 self.table.missing(session, message)
             case "end":
                 self.table.ended(session, message)
+            case "unknown":
+                self.table.unknown(session, message["runs"])
             case "outside":
                 self.table.outside(session, message["items"])
             case "lost":

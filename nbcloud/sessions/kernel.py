@@ -46,6 +46,10 @@ class SessionKernel(IPythonKernel):
         self._serialize = self.session.serialize
         self.session.serialize = self._serialize_masked
         self._redactor = Redactor()
+        # These, whatever the user's code puts in their place.
+        self._streams = [
+            stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, OrderedOutStream)
+        ]
         self._mask({})
 
     if set(IPythonKernel.execute_request.__code__.co_names) == {"super", "execute_request"}:
@@ -114,9 +118,8 @@ class SessionKernel(IPythonKernel):
         """Keep these secrets, and those of the environment, out of every message."""
         secret_values.give(secrets)
         self._redactor = Redactor(environment_secrets(os.environ) | secret_values.all_known())
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, OrderedOutStream):
-                stream.redact_with(self._redactor)
+        for stream in self._streams:
+            stream.redact_with(self._redactor)
 
     def _serialize_masked(self, msg: dict[str, Any], ident: Any = None) -> Any:
         if self._redactor and isinstance(msg.get("content"), dict):
@@ -128,11 +131,10 @@ class SessionKernel(IPythonKernel):
         return self._done(request, {"status": "refused", "ename": ename, "evalue": evalue}, [])
 
     def _done(self, request: dict[str, Any], end: dict[str, Any], buffers: list[Any]) -> dict[str, Any]:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, OrderedOutStream):
-                stream.drain()
-        if isinstance(sys.stdout, OrderedOutStream):
-            sys.stdout.send_soon()  # the text of both
+        for stream in self._streams:
+            stream.drain()
+        for stream in self._streams[:1]:
+            stream.send_soon()  # the text of both
         self._tell({"run": request["run"], **end}, self.get_parent("shell"), buffers)
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",
@@ -267,6 +269,8 @@ def main() -> None:
     # The notebook keeps the history; a second writer on the same file would only fight for its lock.
     config.HistoryManager.hist_file = ":memory:"
     config.IPKernelApp.outstream_class = "nbcloud.sessions.streams.OrderedOutStream"
+    # A cell that lacked values comes once more, and may look the same.
+    config.Session.digest_history_size = 0
     config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.SessionKernel"
     if BLACK_BOX in os.environ:
         OrderedOutStream.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))

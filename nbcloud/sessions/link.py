@@ -29,6 +29,7 @@ _AGAIN_SECONDS = 0.5
 _PATIENCE = 60.0
 _PING_SECONDS = 3.0
 _SOON = 0.01
+_AFTER = 0.1
 
 Listener = Callable[[dict[str, Any]], None]
 """Is called in the link's thread; must not block."""
@@ -62,6 +63,8 @@ class Link:
         self._shortcuts: dict[str, asyncio.Task[None]] = {}
         self._long_way: dict[str, str] = {}
         """Runs that were sent by the journal and have not begun, with their sessions."""
+        self._was_long: set[str] = set()
+        """Runs that were sent by the journal and have not ended."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name=f"nbcloud-{info.name}")
         self._thread.start()
@@ -155,6 +158,9 @@ class Link:
 
     def _shorten(self, worker: str, host: str) -> None:
         known = self._shortcuts.get(worker)
+        if known is not None and self._by_worker[worker].host != host:  # another has the address now
+            known.cancel()
+            known = None
         if known is None or known.done():
             shortcut = Shortcut(
                 worker,
@@ -167,34 +173,44 @@ class Link:
             self._shortcuts[worker] = asyncio.create_task(shortcut.serve())
             self._by_worker[worker] = shortcut
 
-    def run(self, worker: str, **request: Any) -> None:
+    def run(self, worker: str, *, after: Callable[[], None], **request: Any) -> None:
         """Send a run to its session, on the quickest way there is.
 
         Parameters
         ----------
         worker : str
             The address of the session's worker.
+        after : callable
+            Is called in the link's thread when most cells would be over.
         request
             ``run``, ``session``, ``timeout`` and the frames of the cell.
         """
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._send, worker, request)
+            self._loop.call_soon_threadsafe(self._send, worker, request, after)
 
-    def _send(self, worker: str, request: dict[str, Any]) -> None:
+    def _send(self, worker: str, request: dict[str, Any], after: Callable[[], None]) -> None:
+        self._loop.call_later(_AFTER, after)
         shortcut = self._by_worker.get(worker)
-        # What comes later must not overtake what takes the long way.
-        if shortcut is None or not shortcut.connected or request["session"] in self._long_way.values():
+        # What comes later must not overtake what takes the long way; nor does a run change its way.
+        is_long = request["session"] in self._long_way.values() or request["run"] in self._was_long
+        if shortcut is None or not shortcut.connected or is_long:
             self._long_way[request["run"]] = request["session"]
+            self._was_long.add(request["run"])
             self._channel.post({"op": "run", "ask": "", **request})
             return
+        about = {
+            "run": request["run"],
+            "session": request["session"],
+            "anew": request["run"] in shortcut.runs,
+        }
         shortcut.execute(request)
-        about = {"run": request["run"], "session": request["session"]}
         self._channel.post({"op": "announce", "ask": "", **about}, within=_SOON)
 
-    def _without_shortcut(self, runs: list[str], requests: list[dict[str, Any]]) -> None:
+    def _without_shortcut(self, runs: list[str], messages: list[dict[str, Any]]) -> None:
         """A shortcut broke: the journal tells the rest."""
-        for request in requests:  # one that came all the same is known there
-            self._channel.post({"op": "run", "ask": "", **request})
+        for message in messages:  # what came all the same is known there
+            operation = "run" if message["op"] == "execute" else message["op"]
+            self._channel.post({"ask": "", **message, "op": operation})
         for run in runs:
             self._received({"op": "detached", "run": run})
 
@@ -320,6 +336,12 @@ class Link:
                 future.set_exception(
                     SessionError("The cluster forgot the question: the connection was lost.")
                 )
+        self._long_way.clear()
+        for shortcut in self._by_worker.values():
+            for run, session in shortcut.runs.items():
+                self._channel.post(
+                    {"op": "announce", "ask": "", "run": run, "session": session, "anew": False}
+                )
         for key, listener in listeners:
             listener({"op": "reconnected", "key": key})
 
@@ -338,6 +360,8 @@ class Link:
             return
         key = message.get("run") or message.get("session", "")
         self._long_way.pop(key, None)
+        if operation == "end":
+            self._was_long.discard(key)
         with self._lock:
             listeners = list(self._listeners.get(key, ()))
         for listener in listeners:

@@ -83,8 +83,8 @@ class JournaledRun:
     state: str = "queued"
     why: str = ""
     exit_code: int | None = None
-    lacks_values: bool = False
-    """Its client was asked for what its session does not have."""
+    missing: bytes = b""
+    """What its client was asked for, because its session does not have it; JSON."""
     end: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:

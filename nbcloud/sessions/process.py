@@ -118,12 +118,14 @@ class KernelProcess:
         self.pid = process.pid
         threading.Thread(target=self._wait, args=(process,), daemon=True, name="nbcloud-kernel-exit").start()
         self._session = self._manager.session
+        # Requests wait in memory: a send that waits for the kernel would stop all of the worker.
+        self._manager.context.sndhwm = 0
         # Read when their descriptors say so: ZeroMQ's sockets for asyncio take longer for each message.
         self._async_sockets = (self._manager.connect_shell(), self._manager.connect_iopub())
         self._shell, self._iopub = (zmq.Socket.shadow(socket.underlying) for socket in self._async_sockets)
         for socket in (self._shell, self._iopub):
             socket.linger = 0
-            self._loop.add_reader(socket.FD, self._news.set)
+            self._loop.add_reader(socket.FD, self._readable, socket)
         async with asyncio.timeout(_READY_SECONDS):
             ready = asyncio.create_task(self._answers())
             either: list[asyncio.Future[Any]] = [ready, self._ended]
@@ -134,6 +136,10 @@ class KernelProcess:
                     f"The kernel ended at its start, with code {self._ended.result()}:\n{self.last_words()}"
                 )
             await ready
+
+    def _readable(self, socket: zmq.Socket[bytes]) -> None:
+        socket.get(zmq.EVENTS)  # else the descriptor goes on saying so
+        self._news.set()
 
     async def _answers(self) -> None:
         """Ask until a status message proves that the subscription to iopub is in force."""

@@ -87,26 +87,30 @@ class Requests:
 
     def _on_run(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """Pass a run on to its session; its messages go to the client from the first on."""
-        session = self._of_run(client, message, "its session was lost before it began: ")
+        session = self._of_run(client, message)
         if session is None or session.host is None:
             return
-        session.host.channel.post({"op": "execute", "client": client.id, **message})
         known = message["run"] in self._table.runs
         run = self._table.announce(client.id, session, message["run"])
+        if run.log.closed:  # it came by the shortcut, and its end is what its client does not know yet
+            return
+        run.missing = b""
+        session.host.channel.post({**message, "op": "execute", "client": client.id})
         if not known:
             self._table.read(client, run, 0)
 
     def _on_announce(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """A run went straight to its session, and its client reads it there."""
-        session = self._of_run(client, message, "")
+        session = self._of_run(client, message)
         if session is not None:
-            self._table.announce(client.id, session, message["run"])
+            run = self._table.announce(client.id, session, message["run"])
+            run.missing = b"" if message["anew"] else run.missing
 
-    def _of_run(self, client: ConnectedClient, message: dict[str, Any], lost: str) -> LiveSession | None:
-        """The session of a run; when it was lost meanwhile, the client is told, beginning with ``lost``."""
+    def _of_run(self, client: ConnectedClient, message: dict[str, Any]) -> LiveSession | None:
+        """The session of a run; when it was lost meanwhile, the client is told."""
         session = self._table.sessions.get(message["session"])
         if session is None or session.host is None:
-            self._refuse(client, message, lost)
+            self._refuse(client, message)
             return None
         session.clients.add(client.id)
         return session
@@ -116,6 +120,8 @@ class Requests:
         run = self._run(message["run"])
         self._answer(client, message, run.facts())
         self._table.read(client, run, message["after"])
+        if run.missing and client.id == run.client:  # it was told by a connection that broke, perhaps
+            self._table.tell(run, {"op": "missing", "run": run.id, "content": run.missing})
 
     def _on_interrupt(self, client: ConnectedClient, message: dict[str, Any]) -> None:  # noqa: ARG002
         self._to_host(message["run"], {"op": "interrupt"})
@@ -167,9 +173,16 @@ class Requests:
     def _on_blob_drop(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         self._relay(client, message, "blob_drop")
 
-    def _refuse(self, client: ConnectedClient, message: dict[str, Any], lost: str) -> None:
+    def _refuse(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         why = self._table.lost.get(message["session"], "it is gone")
         buffers: list[bytes] = []
-        end = {"state": "lost", "why": lost + why, "exit_code": None, "content": b"", "buffers": buffers}
+        end = {
+            "state": "lost",
+            "why": why,
+            "refused": True,
+            "exit_code": None,
+            "content": b"",
+            "buffers": buffers,
+        }
         client.channel.post({"op": "session_lost", "session": message["session"], "why": why})
         client.channel.post({"op": "end", "run": message["run"], **end})

@@ -34,8 +34,8 @@ class Shortcut:
     receive : callable
         Is given each message.
     broken : callable
-        Is given the runs that have not ended when the connection breaks, and the requests of those that may
-        not have come.
+        Is given, when the connection breaks, the runs that have not ended and the messages that may not have
+        come.
     """
 
     def __init__(
@@ -49,10 +49,8 @@ class Shortcut:
     ) -> None:
         self.runs: dict[str, str] = {}
         """Those that have not ended, and their sessions."""
-        self._requests: dict[str, dict[str, Any]] = {}
-        """Of those that have not begun."""
+        self.host = host
         self._worker = worker
-        self._host = host
         self._client = client
         self._arguments = arguments
         self._receive = receive
@@ -75,16 +73,14 @@ class Shortcut:
                 return
             self._channel = Channel(self._received)
             await self._channel.run(comm, 0)
-            runs, requests = [*self.runs], [*self._requests.values()]
-            self.runs.clear()
-            self._requests.clear()
-            self._broken(runs, requests)
+            runs, self.runs = [*self.runs], {}
+            self._broken(runs, self._channel.unconfirmed())
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _connect(self) -> Comm | None:
         """The connection, or None when it is another host that answers."""
         comm: Comm = await connect(self._worker, timeout=_CONNECT_SECONDS, **self._arguments)
-        hello = {"host": self._host, "protocol": PROTOCOL}
+        hello = {"host": self.host, "protocol": PROTOCOL}
         try:
             await comm.write({"op": "nbcloud_shortcut", "reply": False, "hello": hello})
             async with asyncio.timeout(_CONNECT_SECONDS):
@@ -100,7 +96,6 @@ class Shortcut:
     def execute(self, request: dict[str, Any]) -> None:
         """Send a run to its session."""
         self.runs[request["run"]] = request["session"]
-        self._requests[request["run"]] = request
         self._channel.post({**request, "op": "execute", "client": self._client()})
 
     def post(self, message: dict[str, Any]) -> None:
@@ -108,7 +103,6 @@ class Shortcut:
         self._channel.post({**message, "session": self.runs[message["run"]]})
 
     def _received(self, message: dict[str, Any]) -> None:
-        self._requests.pop(message["run"], None)
         if message["op"] in {"end", "detached"}:
             self.runs.pop(message["run"], None)
         self._receive(message)

@@ -142,7 +142,9 @@ class Table:
     def begun(self, session: LiveSession, message: dict[str, Any]) -> None:
         """A kernel was given a run."""
         session.clients.add(message["client"])
-        self.announce(message["client"], session, message["run"]).state = "running"
+        run = self.announce(message["client"], session, message["run"])
+        if run.id in session.runs:
+            run.state = "running"
 
     def keep(self, session: LiveSession, message: dict[str, Any]) -> None:
         """Keep what a run says; its host has numbered it."""
@@ -155,16 +157,28 @@ class Table:
         run = session.runs.get(message["run"])
         if run is None:
             return
-        run.lacks_values = True
-        if run.client not in self.clients:
-            self.give_up(session, run)
+        run.missing = message["content"]
+        if run.client not in self.clients and not message["told"]:
+            self.abandon(session, run.client)
         elif not message["told"]:
             self.tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
 
-    def give_up(self, session: LiveSession, run: JournaledRun) -> None:
-        """Nobody is there to send what a run lacks."""
-        if session.host is not None:
-            session.host.channel.post({"op": "give_up", "session": session.id, "run": run.id})
+    def abandon(self, session: LiveSession, client: str) -> None:
+        """A client is gone: what only it could bring to its runs will not come."""
+        runs = [run for run in session.runs.values() if run.client == client]
+        if session.host is None or not runs:
+            return
+        for run in runs:
+            if run.missing:
+                session.host.channel.post({"op": "give_up", "session": session.id, "run": run.id})
+        on_the_way = [run.id for run in runs if run.state == "queued"]
+        session.host.channel.post({"op": "known", "session": session.id, "runs": on_the_way})
+
+    def unknown(self, session: LiveSession, runs: list[str]) -> None:
+        """Runs that were announced, and never came to their session."""
+        for run in [session.runs[run] for run in runs if run in session.runs]:
+            why = "its notebook went away before it had sent it"
+            self._end(session, run, {"state": "lost", "why": why, "exit_code": None})
 
     def ended(self, session: LiveSession, message: dict[str, Any]) -> None:
         """A run is over."""

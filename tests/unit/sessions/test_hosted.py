@@ -204,6 +204,23 @@ def test_a_run_that_lacks_values_keeps_its_place_until_it_has_them(direct):
     on_stage(scenario)
 
 
+@pytest.mark.parametrize("operation", ["interrupt", "stop"])
+def test_a_run_that_lacks_values_can_be_stopped(operation):
+    async def scenario(stage):
+        stage.execute("one")
+        stage.execute("two")
+        stage.kernel.done("one", "missing", missing=["hash"])
+        await stage.journal.expect("missing", run="one")
+        if operation == "stop":
+            stage.session.stop("one", "cancelled", "it was cancelled")
+        else:
+            stage.session.interrupt("one")
+        await stage.journal.expect("end", run="one", state="cancelled")
+        assert stage.kernel.requests == ["one", "two"]
+
+    on_stage(scenario)
+
+
 def test_a_run_that_nobody_will_complete_lets_the_others_go_on():
     async def scenario(stage):
         stage.execute("one")
@@ -227,7 +244,9 @@ def test_the_same_request_by_two_ways_is_one_run():
         stage.kernel.done("one")
         stage.kernel.done("two")
         await stage.journal.expect("end", run="two")
+        stage.execute("one")  # of one who does not know yet that it is over
         assert stage.kernel.requests == ["one", "two"]
+        assert stage.session.missing_of(["one", "two", "three"]) == ["three"]
 
     on_stage(scenario)
 

@@ -134,6 +134,13 @@ REQUEST = {"session": "s-1", "timeout": None, **FRAMES}
 MISSING = Frames(b"{}", b"{}", b"{}", b'{"missing": ["hash"]}', [])
 
 
+class Told:
+    connected = True
+
+    def post(self, message, *, within=0.0):
+        pass
+
+
 def start(client, run):
     client.channel.post({"op": "run", "ask": "", "run": run, **REQUEST})
 
@@ -196,7 +203,8 @@ def test_a_run_whose_session_went_away_on_its_way_is_answered(tmp_path):
         start(client, "r")
         end = await client.expect("end", run="r")
         assert end["state"] == "lost"
-        assert end["why"] == "its session was lost before it began: its worker is gone"
+        assert end["why"] == "its worker is gone"
+        assert end["refused"]
         assert (await client.expect("session_lost", session="s-1"))["why"] == "its worker is gone"
 
     in_house(tmp_path, scenario)
@@ -249,7 +257,7 @@ def test_a_run_that_went_straight_to_its_host_is_kept_and_can_be_read(tmp_path):
         direct.begin({"session": "s-1"})  # this may come before its client's word about it
         house.say("r", "one\n")
         await client.ask("ping")
-        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "ask": ""})
+        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "anew": False, "ask": ""})
         await other.ask("read", run="r", after=0)
         house.finish("r")
         lines, end = await all_lines(other, "r")
@@ -263,7 +271,7 @@ def test_a_run_that_went_straight_to_its_host_is_kept_and_can_be_read(tmp_path):
 def test_the_client_of_a_run_that_went_straight_to_its_host_hears_of_the_loss(tmp_path):
     async def scenario(house):
         client = await house.client("c")
-        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "ask": ""})
+        client.channel.post({"op": "announce", "run": "r", "session": "s-1", "anew": False, "ask": ""})
         await client.ask("ping")
         house.journal.remove_worker(house.scheduler, "w1")
         await client.expect("ended", run="r")
@@ -302,6 +310,59 @@ def test_a_run_that_lacks_values_of_one_who_is_gone_is_given_up(tmp_path, monkey
         await gone.expect("missing")
         await gone.leave()
         assert (await house.host.expect("give_up"))["run"] == "r"
+
+    in_house(tmp_path, scenario)
+
+
+def test_one_who_reads_on_is_asked_again_for_what_a_run_lacks(tmp_path):
+    async def scenario(house):
+        client, other = await house.client("c"), await house.client("other")
+        start(client, "r")
+        await house.begin("r")
+        house.runs["r"]._reader = Told()  # a shortcut that breaks with the question
+        house.runs["r"].lack(MISSING)
+        await client.ask("ping")
+        async with asyncio.timeout(5):
+            while not house.journal.table.runs["r"].missing:
+                await asyncio.sleep(0.002)
+        await other.ask("read", run="r", after=0)
+        await client.ask("read", run="r", after=1)
+        assert (await client.expect("missing", run="r"))["content"] == MISSING.content
+        assert not [message for message in other.got if message["op"] == "missing"]
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_that_is_over_is_not_run_again(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        start(client, "r")
+        await house.begin("r")
+        house.finish("r")
+        await client.expect("end", run="r")
+        start(client, "r")
+        await client.ask("ping")
+        assert not [message for message in house.host.got if message["op"] == "execute"]
+        house.host.channel.post({"op": "begun", "run": "r", "session": "s-1", "client": "c"})
+        assert [run["state"] for run in (await client.ask("runs"))["answer"]] == ["done"]
+        assert not house.journal.busy
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_run_that_was_announced_and_never_came_ends_with_its_client(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_GONE_SECONDS", 0.05)
+
+    async def scenario(house):
+        gone, other = await house.client("gone"), await house.client("other")
+        gone.channel.post({"op": "announce", "run": "r", "session": "s-1", "anew": False, "ask": ""})
+        await gone.ask("ping")
+        await gone.leave()
+        asked = await house.host.expect("known")
+        house.host.channel.post({"op": "unknown", "session": "s-1", "runs": asked["runs"]})
+        await other.ask("read", run="r", after=0)
+        assert (await other.expect("end", run="r"))["state"] == "lost"
+        assert not house.journal.busy
 
     in_house(tmp_path, scenario)
 
