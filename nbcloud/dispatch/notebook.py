@@ -17,7 +17,7 @@ from nbcloud.dispatch.links import connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
-from nbcloud.errors import ClusterError, NotPicklable, UsageError
+from nbcloud.errors import ClusterError, NbcloudError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
 from nbcloud.wording import counted
 
@@ -51,6 +51,7 @@ class Notebook:
         self._sessions: dict[tuple[str, str], Session] = {}
         self._used: dict[tuple[str, str], Session] = {}
         self._told: list[str] = []
+        self._in_background: list[CloudRun] = []
 
     # Sessions
 
@@ -218,6 +219,7 @@ class Notebook:
             session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder
         )
         run.session = session
+        run.refused = parcel.refused
 
         def collect() -> dict[str, Any]:
             end, buffers = run.end
@@ -227,6 +229,7 @@ class Notebook:
 
         if options.background:
             run.collect = collect
+            self._in_background.append(run)
         if prepare is not None:
             prepare(run)
         self.recorder.begin(run.record, str(Path.cwd()))
@@ -234,6 +237,16 @@ class Notebook:
         self.runs[run.id] = run
         self.send(run, session, cell, parcel, code, options, count, header)
         return run, session
+
+    def collect(self) -> None:
+        """Bind the ``-o`` names of background runs that have ended; for the thread that runs cells."""
+        ended = [run for run in self._in_background if run.done()]
+        self._in_background = [run for run in self._in_background if run not in ended]
+        for run in ended:
+            try:
+                run.values()
+            except NbcloudError as error:
+                self._told.append(f"What run {run.id} left could not be brought here: {error}")
 
     def _check_names(self, cell: CellNames, session: Session, options: CellOptions) -> None:
         lacking = session.undefined(cell)
@@ -310,7 +323,7 @@ class Notebook:
         )
 
         def again(hashes: list[str]) -> None:
-            session.missing(hashes)
+            session.missing(hashes, parcel)
             anew = self._pack(cell, session, options)
             self.send(run, session, cell, anew, code, options, count, header)
 

@@ -71,6 +71,8 @@ class CloudRun:
         self._taken = 0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
+        self.refused: dict[str, Exception] = {}
+        """Names that the cell may have meant and that could not travel."""
         self.again: Callable[[list[str]], None] = lambda _hashes: None
         self.collect: Callable[[], dict[str, Any]] = dict
         self._values: dict[str, Any] | None = None

@@ -45,6 +45,11 @@ class CellRunner:
         show_errors_once(shell)
         self.departure = Departure(shell)
         self.notebook.on_outside = self._outside
+        shell.events.register("pre_run_cell", self._collect)
+
+    def _collect(self, _cell: Any) -> None:
+        """Whatever cell comes next may use what background runs have left."""
+        self.notebook.collect()
 
     def _header(self) -> dict[str, Any] | None:
         kernel = getattr(self.shell, "kernel", None)
@@ -211,6 +216,9 @@ class CellRunner:
         if end.get("status") == "refused":
             text = f"{error['ename']}: {error['evalue']}"
             return cell_error(error["ename"], error["evalue"], ["The cell did not run: " + text])
+        for name, why in run.refused.items():
+            if error["ename"] == "NameError" and f"'{name}'" in error["evalue"]:
+                notice(f"{name} is defined here, but could not travel: {why}")
         return cell_error(error["ename"], error["evalue"], error["traceback"], shown=shown)
 
     def _tell_results(self, report: list[dict[str, Any]], options: CellOptions) -> None:
@@ -288,6 +296,7 @@ class CellRunner:
 
     def close(self) -> None:
         """End with the kernel."""
+        self.shell.events.unregister("pre_run_cell", self._collect)
         self.notebook.close()
 
 

@@ -244,9 +244,12 @@ class Session:
         self._results.mirrored |= parcel.names
         self.names |= {name for entry in parcel.inputs for name in entry["names"]}
 
-    def missing(self, hashes: Iterable[str]) -> None:
-        """The session lacks what it was believed to have: forget that it was sent."""
+    def missing(self, hashes: Iterable[str], parcel: Parcel) -> None:
+        """The session lacks what it was believed to have, and took nothing of ``parcel``: forget both."""
         lacking = set(hashes)
+        self._told.forget()
+        for bundle in parcel.sent:
+            self._ledger.forget(bundle.names)
         for name in list(self.namespace):
             if self._ledger.agreed_hash(name) in lacking:
                 self._ledger.forget([name])

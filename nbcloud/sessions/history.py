@@ -34,6 +34,10 @@ class ToldInputs:
         typed, parsed = self._history.input_hist_raw, self._history.input_hist_parsed
         return {"start": start, "cells": list(zip(typed[start:present], parsed[start:present], strict=True))}
 
+    def forget(self) -> None:
+        """The session did not take the latest news: tell it everything."""
+        self._known = 0
+
 
 def follow(shell: Any, news: dict[str, Any]) -> None:
     """Take the news of a notebook into the history of a session's shell."""

@@ -348,3 +348,19 @@ def test_tab_completes_commands_flags_and_names(
     assert "%cloud pull far_away" in _tab(notebook, "%cloud pull far_")
     assert any(match.startswith("%cloud logs r") for match in _tab(notebook, "%cloud logs r"))
     assert "%cloud status local" in _tab(notebook, "%cloud status lo")
+
+
+def test_what_a_function_needs_and_can_not_travel_is_named(notebook: RunningNotebook) -> None:
+    notebook.run("import threading\nlock = threading.Lock()\ndef locked():\n    with lock: return 3")
+    shown = notebook.run("%%cloud\nlocked()")
+    assert shown.error == "NameError"
+    assert "lock is defined here, but could not travel: lock can't be pickled" in shown.notes
+
+
+def test_results_of_a_background_run_are_bound_for_the_cell_after_its_end(
+    notebook: RunningNotebook, wait_until: Callable[..., Any]
+) -> None:
+    notebook.run("%%cloud --bg -o squares\nsquares = [n * n for n in range(5)]")
+    notebook.run("run = _")
+    wait_until(lambda: notebook.run("run.done()").result == "True")
+    assert notebook.run("squares").result == "[0, 1, 4, 9, 16]"

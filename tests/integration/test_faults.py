@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nbcloud.clusters.base import ClusterInfo
-from tests.integration.notebooks import RunningNotebook, Shown
+from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 
 
 def when(text: str, action: Callable[[], object]) -> Callable[[Shown], bool]:
@@ -158,9 +159,9 @@ def test_a_scheduler_that_stands_still_for_a_while_loses_nothing(
     assert shown.text() == "".join(f"{i}\n" for i in range(40))
 
 
-def _cut(scheduler: str, pid: int) -> None:
-    """Break this process's connections to the scheduler, as a lost network would."""
-    port = scheduler.rpartition(":")[2]
+def _cut(address: str, pid: int) -> None:
+    """Break this process's connections to a scheduler or worker, as a lost network would."""
+    port = address.rpartition(":")[2]
     listed = subprocess.run(
         ["ss", "-Htnp", "dst", "127.0.0.1", "dport", "=", f":{port}"],
         capture_output=True,
@@ -189,17 +190,26 @@ def _can_cut() -> bool:
 @pytest.mark.skipif(
     not _can_cut(), reason="cutting a connection from outside needs Linux, root and ss (iproute2)"
 )
+@pytest.mark.parametrize("to", ["scheduler", "worker", "both"])
 def test_a_dropped_connection_is_made_again_and_nothing_is_lost_or_doubled(
-    notebook: RunningNotebook, local_cluster: ClusterInfo
+    notebook: RunningNotebook, local_cluster: ClusterInfo, to: str
 ) -> None:
     pid = int(notebook.run("import os; os.getpid()").result)
+    notebook.run("%%cloud\npass")  # the next cell takes the shortcut
+    worker = notebook.run(
+        "from nbcloud.dispatch.links import _links\n"
+        "[*[*_links.values()][-1]._by_worker]  # where its shortcuts lead"
+    ).result
     cuts: list[int] = []
 
     def look(shown: Shown) -> bool:
         lines = shown.text().count("\n")
         if lines > 10 * (len(cuts) + 1):
             cuts.append(lines)
-            _cut(local_cluster.address, pid)
+            if to != "worker":
+                _cut(local_cluster.address, pid)
+            if to != "scheduler":
+                _cut(ast.literal_eval(worker)[0], pid)
         return len(cuts) == 3
 
     shown = notebook.run(
@@ -272,3 +282,13 @@ def test_the_record_of_a_lost_run_says_why(notebook: RunningNotebook) -> None:
     assert (record["state"], record["exit_info"]) == ("lost", {"code": 7})
     assert "exit code 7" in record["message"]
     assert notebook.run("%cloud logs").text() == "kept\n"
+
+
+def test_what_a_session_lost_is_sent_again_with_what_is_new(notebook: RunningNotebook) -> None:
+    notebook.run("kept = list(range(1000))\nother = 'as it was'")
+    assert notebook.run("%%cloud -s with-two\nlen(kept), other").result == "(1000, 'as it was')"
+    with running_notebook() as second:
+        assert "del kept" in second.run("%%cloud -s with-two\ndel kept\n'del kept'").result
+    notebook.run("new = ['x'] * 500\nother = 'new'")
+    shown = notebook.run("%%cloud -s with-two\nlen(kept), len(new), other", limit=30)
+    assert shown.result == "(1000, 500, 'new')"
