@@ -8,6 +8,7 @@ hash of them, and tells the other the agreed one.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import types
 import weakref
@@ -20,6 +21,8 @@ from nbcloud.errors import NotPicklable
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), types.ModuleType)
 _TWICE = 2**22
+LOOK = 2**28
+"""Bytes up to which a value is looked at, to see whether a cell has changed it in place."""
 
 _Anchor = Callable[[], Any]
 
@@ -103,13 +106,13 @@ class Ledger:
         """The other side now has this side's values."""
         self._note(bundle.names, bundle.payload.hash, bundle.payload)
 
-    def received(self, names: Iterable[str], value_hash: str, *, limit: int) -> None:
-        """Note that this side now has the other's values; those larger than ``limit`` aren't looked at."""
-        names = tuple(sorted(names))
-        try:
-            payload = self._pack(names, limit, None)
-        except (NotPicklable, TooLarge):
-            payload = None
+    def received(self, names: Iterable[str], entry: Mapping[str, Any]) -> None:
+        """Note that this side now has the other's values, which came with ``entry``."""
+        names, value_hash = tuple(sorted(names)), str(entry["hash"])
+        payload = None
+        with contextlib.suppress(NotPicklable, TooLarge):
+            payload = self._pack(names, LOOK, None)
+            payload.came_with(entry["buffers_hash"], entry["sizes"])
         self._note(names, value_hash, payload)
 
     def _note(self, names: tuple[str, ...], agreed: str, payload: Payload | None) -> None:
@@ -120,7 +123,9 @@ class Ledger:
         if payload is not None and payload.parts and len(payload.data) < _TWICE:
             # A second pickle tells whether its bytes repeat, and which objects outlive the pickling.
             again = self._pack(names, None, None)
-            stable, parts = again.hash == payload.hash, frozenset(again.parts.keys() & payload.parts.keys())
+            sizes = [[buffer.nbytes for buffer in each.buffers] for each in (payload, again)]
+            stable = again.data == payload.data and sizes[0] == sizes[1]
+            parts = frozenset(again.parts.keys() & payload.parts.keys())
         own = payload.hash if payload is not None else None
         entry = _Agreed(names, agreed, own, parts, values, stable)
         for name in names:

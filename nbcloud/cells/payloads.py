@@ -14,7 +14,7 @@ import pickle
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +72,7 @@ class Payload:
     files: frozenset[str] = frozenset()
     parts: dict[int, Any] = field(default_factory=dict, repr=False)
     _hash: str = field(default="", repr=False)
+    _buffers_hash: str = field(default="", repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -82,13 +83,25 @@ class Payload:
     def hash(self) -> str:
         """Hash of the content (xxh3, 128 bits, hexadecimal): equal content, equal hash."""
         if not self._hash:
-            digest = xxhash.xxh3_128(self.data)
+            self._hash = xxhash.xxh3_128_hexdigest(self.data + self.buffers_hash.encode())
+        return self._hash
+
+    @property
+    def buffers_hash(self) -> str:
+        """Hash of the large buffers alone, which are the same bytes on both sides; empty without any."""
+        if not self._buffers_hash and self.buffers:
+            digest = xxhash.xxh3_128()
             for buffer in self.buffers:
                 digest.update(buffer.nbytes.to_bytes(8, "little"))
                 for start in range(0, buffer.nbytes, _HASHED_AT_ONCE):
                     digest.update(buffer[start : start + _HASHED_AT_ONCE])
-            self._hash = digest.hexdigest()
-        return self._hash
+            self._buffers_hash = digest.hexdigest()
+        return self._buffers_hash
+
+    def came_with(self, buffers_hash: str, sizes: Sequence[int]) -> None:
+        """Take over the hash of buffers that have just come from the other side, if these are they."""
+        if [buffer.nbytes for buffer in self.buffers] == list(sizes):
+            self._buffers_hash = buffers_hash
 
 
 class _Pickler(cloudpickle.Pickler):

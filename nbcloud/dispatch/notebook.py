@@ -224,7 +224,7 @@ class Notebook:
         def collect() -> dict[str, Any]:
             end, buffers = run.end
             if "names" in end:
-                session.receive(end["names"], buffers, self.limits())
+                session.receive(end["names"], buffers)
             return {name: self.namespace[name] for name in options.outputs if name in self.namespace}
 
         if options.background:

@@ -199,7 +199,7 @@ class CellRunner:
         if end.get("trouble"):
             notice(end["trouble"])
         if "names" in end:
-            report = session.receive(end["names"], buffers, self.notebook.limits())
+            report = session.receive(end["names"], buffers)
             self._tell_results(report, options)
         if left:
             self.notebook.reset(session)
@@ -226,7 +226,12 @@ class CellRunner:
         if missing:
             raise UsageError(f"-o {missing[0]}: the cell left no variable {missing[0]!r}.")
         for entry in report:
-            if entry["kind"] == "handle" and entry["name"] in options.outputs:
+            if entry.get("changed"):
+                notice(
+                    f"{entry['name']} was changed there, and is too large to come home by itself "
+                    f"({size_text(entry['bytes'])}): it is a handle now, and {entry['name']}.get() brings it."
+                )
+            elif entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
                 notice(
                     f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} "

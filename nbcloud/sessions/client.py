@@ -207,6 +207,7 @@ class Session:
             "auto": auto,
             "home_limit": limits.home,
             "out_limit": limits.out,
+            "changed_limit": limits.out if self.shared else limits.home,
             "heavy": [package for package in HEAVY if package not in sys.modules],
             "modules": modules,
             "sources": cell_sources(self._shell, parcel.files, self._sources) if self._shell else [],
@@ -257,7 +258,7 @@ class Session:
 
     # Home
 
-    def receive(self, names: dict[str, Any], buffers: Sequence[Any], limits: Limits) -> list[dict[str, Any]]:
+    def receive(self, names: dict[str, Any], buffers: Sequence[Any]) -> list[dict[str, Any]]:
         """Bind what a cell left in the notebook's namespace.
 
         Returns
@@ -265,7 +266,7 @@ class Session:
         list of dict
             For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
         """
-        report = self._results.bind(names, buffers, limit=max(limits.home, 2**20))
+        report = self._results.bind(names, buffers)
         self.names.difference_update(names.get("removed", ()))
         self.names.update(names.get("added", ()))
         self._release()
@@ -318,7 +319,7 @@ class Session:
     def pull(self, names: Sequence[str], limits: Limits) -> list[dict[str, Any]]:
         """Bind the session's values of ``names`` here."""
         answer, buffers = self.call("pull", {"names": list(names), "limit": limits.out})
-        return self.receive(answer, buffers, limits)
+        return self.receive(answer, buffers)
 
     def push(self, names: Sequence[str], limits: Limits) -> Parcel:
         """Bind this notebook's values of ``names`` there."""

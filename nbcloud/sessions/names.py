@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from nbcloud.cells.ledger import Ledger, settled
+from nbcloud.cells.ledger import LOOK, Ledger, settled
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.describe import describe
@@ -90,7 +90,7 @@ class RemoteNames:
         for entry, named in values:
             self._namespace.update(named)
             if entry["kind"] == "value":
-                self._ledger.received(named, entry["hash"], limit=request["home_limit"])
+                self._ledger.received(named, entry)
             else:
                 self._ledger.forget(named)
         return []
@@ -203,8 +203,12 @@ class RemoteNames:
         if request.get("auto", True):
             bound = set(request["binds"]) & after.keys()
             bound |= {name for name, value in after.items() if self._before.get(name) != id(value)}
-            bound |= self._changed(request, after, bound)
-            self._bound_by.update(dict.fromkeys(bound, request["run"]))
+            changed = self._changed(request, after, bound)
+            self._bound_by.update(dict.fromkeys(bound | changed, request["run"]))
+            # What the notebook has, it would go on using as it was before: so it comes home, or says so.
+            home.bring(changed - asked, after, limit=request["changed_limit"], seconds=None, heavy=heavy)
+            for entry in home.results:
+                entry["changed"] = entry["kind"] == "handle" and not changed.isdisjoint(entry["names"])
             home.bring(
                 bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy
             )
@@ -233,7 +237,7 @@ class RemoteNames:
         for name in request.get("reads", ()):
             if name in bound or name not in self._ledger or settled(after.get(name)):
                 continue
-            if not self._ledger.unchanged(name, limit=request["home_limit"]):
+            if not self._ledger.unchanged(name, limit=LOOK):
                 changed.update(self._ledger.bundle_of(name))
         return changed & after.keys()
 

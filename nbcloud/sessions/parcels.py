@@ -69,15 +69,16 @@ class Parcels:
             "hash": payload.hash,
             "nbytes": payload.nbytes,
             "data": self._put(payload.data),
+            "buffers_hash": payload.buffers_hash,
+            "sizes": (sizes := [buffer.nbytes for buffer in payload.buffers]),
         }
-        sizes = [buffer.nbytes for buffer in payload.buffers]
         if self._blobs is not None and sum(sizes) > INLINE:
             try:
                 self._blobs.write(payload.hash, payload.buffers)
             except TransferError:
                 pass  # the spool is full: the slow way still works
             else:
-                entry["blob"] = {"file": payload.hash, "sizes": sizes}
+                entry["blob"] = payload.hash
                 return entry
         entry["buffers"] = [self._put(buffer) for buffer in payload.buffers]
         return entry
@@ -102,8 +103,8 @@ def open_parcel(
     """
     if "blob" in entry:
         if blobs is None:
-            raise FileNotFoundError(entry["blob"]["file"])
-        parts: list[Any] = list(blobs.read(entry["blob"]["file"], entry["blob"]["sizes"]))
+            raise FileNotFoundError(entry["blob"])
+        parts: list[Any] = list(blobs.read(entry["blob"], entry["sizes"]))
     else:
         # A copy of its own, because a message's memory can't be written to.
         parts = [bytearray(buffers[index]) for index in entry["buffers"]]

@@ -38,7 +38,7 @@ class Results:
         self._blobs = blobs
         self._shell = shell
 
-    def bind(self, names: dict[str, Any], buffers: Sequence[Any], *, limit: int) -> list[dict[str, Any]]:
+    def bind(self, names: dict[str, Any], buffers: Sequence[Any]) -> list[dict[str, Any]]:
         """Bind what a kernel gathered, and delete what it deleted.
 
         Parameters
@@ -46,18 +46,17 @@ class Results:
         names : dict
             The kernel's ``results``, ``removed`` and ``sources``.
         buffers : sequence of bytes
-        limit : int
-            Bytes up to which a value is looked at, to see later whether it changed.
 
         Returns
         -------
         list of dict
-            For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
+            For the record: ``name``, ``kind``, ``bytes``, ``type``; for handles, ``reason``, and whether the
+            notebook had the value before and the cell ``changed`` it.
         """
         self.learn(names.get("sources", ()))
         report: list[dict[str, Any]] = []
         for entry in names["results"]:
-            report += self._bind(entry, buffers, limit)
+            report += self._bind(entry, buffers)
         for name in names.get("removed", ()):
             if name in self.mirrored:
                 self._namespace.pop(name, None)
@@ -76,7 +75,7 @@ class Results:
         """The values of an entry."""
         return open_parcel(entry, buffers, self._blobs, self._namespace)
 
-    def _bind(self, entry: dict[str, Any], buffers: Sequence[Any], limit: int) -> list[dict[str, Any]]:
+    def _bind(self, entry: dict[str, Any], buffers: Sequence[Any]) -> list[dict[str, Any]]:
         named = entry["names"]
         if entry["kind"] == "missing":
             return [{"name": name, "kind": "missing", "bytes": 0, "type": ""} for name in named]
@@ -91,14 +90,15 @@ class Results:
             except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
                 return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
             self._namespace.update(values)
-            self._ledger.received(named, entry["hash"], limit=limit)
+            self._ledger.received(named, entry)
             facts = {"kind": "value", "bytes": entry["nbytes"]}
             return [{"name": name, **facts, "type": entry["types"].get(name, "")} for name in named]
         for name in named:
             self._namespace[name] = Handle(self._session, name, entry)
         self._ledger.forget(named)
         facts = {"kind": "handle", "bytes": entry.get("nbytes") or 0, "type": entry["type"]}
-        return [{"name": name, **facts, "reason": entry.get("reason", "")} for name in named]
+        facts |= {"reason": entry.get("reason", ""), "changed": entry.get("changed", False)}
+        return [{"name": name, **facts} for name in named]
 
     def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
         held = self._session.call("hold", {"name": name})[0]

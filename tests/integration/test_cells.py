@@ -364,3 +364,15 @@ def test_results_of_a_background_run_are_bound_for_the_cell_after_its_end(
     notebook.run("run = _")
     wait_until(lambda: notebook.run("run.done()").result == "True")
     assert notebook.run("squares").result == "[0, 1, 4, 9, 16]"
+
+
+def test_a_large_input_that_a_cell_changes_is_changed_here(notebook: RunningNotebook) -> None:
+    notebook.run("import numpy as np\nimport pandas as pd\nframe = pd.DataFrame({'a': np.arange(300_000)})")
+    notebook.run("big = np.zeros(500_000)")
+    notebook.run("%%cloud\nframe['b'] = frame.a * 2\nbig[17] = 3")
+    assert (
+        notebook.run("list(frame), big[17], big.sum()").result
+        == "(['a', 'b'], np.float64(3.0), np.float64(3.0))"
+    )
+    notebook.run("frame.loc[0, 'a'] = -1")
+    assert notebook.run("%%cloud\nlist(frame), frame.a[0]").result == "(['a', 'b'], np.int64(-1))"

@@ -5,6 +5,7 @@ import time
 import numpy
 import pytest
 
+from nbcloud.cells import ledger as ledger_module
 from nbcloud.cells.ledger import Ledger
 from nbcloud.cells.payloads import decode
 
@@ -30,7 +31,10 @@ class Pair:
             payload = bundle.payload
             values = decode(payload.data, [bytearray(b) for b in payload.buffers], namespace)
             namespace.update(values)
-            other.received(values, payload.hash, limit=2**20)
+            sizes = [buffer.nbytes for buffer in payload.buffers]
+            other.received(
+                values, {"hash": payload.hash, "buffers_hash": payload.buffers_hash, "sizes": sizes}
+            )
             ledger.sent(bundle)
         return sorted(name for bundle in bundles for name in bundle.names)
 
@@ -77,25 +81,31 @@ def test_a_number_that_took_the_address_of_the_one_before_is_noticed(pair):
         assert pair.there["rate"] == pair.here["rate"]
 
 
-def test_a_large_value_that_took_the_address_of_the_one_before_is_noticed():
+ENTRY = {"hash": "hash", "buffers_hash": "", "sizes": []}
+
+
+def test_a_large_value_that_took_the_address_of_the_one_before_is_noticed(monkeypatch):
+    monkeypatch.setattr(ledger_module, "LOOK", 1000)
     namespace = {}
     ledger = Ledger(namespace)
     for number in range(20):
         namespace["big"] = numpy.full(10_000, number)
-        ledger.received(["big"], f"hash {number}", limit=1000)  # too large to be looked at
+        ledger.received(["big"], {**ENTRY, "hash": f"hash {number}"})  # too large to be looked at
         assert ledger.unchanged("big")
         del namespace["big"]
         namespace["big"] = numpy.full(10_000, -1)
         assert not ledger.unchanged("big")
 
 
-def test_the_ledger_keeps_no_array_alive():
+def test_the_ledger_keeps_no_array_alive(monkeypatch):
     import weakref
+
+    monkeypatch.setattr(ledger_module, "LOOK", 1000)
 
     namespace = {"big": numpy.zeros(10_000)}
     gone = weakref.ref(namespace["big"])
     ledger = Ledger(namespace)
-    ledger.received(["big"], "hash", limit=1000)
+    ledger.received(["big"], ENTRY)
     del namespace["big"]
     assert gone() is None
 
@@ -168,3 +178,13 @@ def test_a_value_whose_pickle_never_repeats_is_compared_by_identity(pair):
     assert pair.ours.unchanged("restless")
     pair.here["restless"] = _Restless()
     assert not pair.ours.unchanged("restless")
+
+
+@pytest.mark.parametrize("changed_by", ["here", "there"])
+def test_one_number_of_a_large_array_that_changed_is_noticed(pair, changed_by):
+    pair.here["big"] = numpy.zeros(2_000_000)
+    assert pair.send("big") == ["big"]
+    assert pair.theirs.unchanged("big")
+    {"here": pair.here, "there": pair.there}[changed_by]["big"][1_234_567] = 1
+    assert pair.ours.unchanged("big") is (changed_by == "there")
+    assert pair.theirs.unchanged("big") is (changed_by == "here")

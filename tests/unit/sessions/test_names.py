@@ -28,7 +28,14 @@ class Session:
     def request(self, **fields):
         self.runs += 1
         request = {"run": f"run{self.runs}", "spool": str(self.spool), "inputs": [], "reads": [], "binds": []}
-        limits = {"home_limit": 2**20, "out_limit": 2**30, "code_hash": "code", "uses": [], "history": {}}
+        limits = {
+            "home_limit": 2**20,
+            "out_limit": 2**30,
+            "changed_limit": 2**30,
+            "code_hash": "code",
+            "uses": [],
+            "history": {},
+        }
         return {**request, **limits, **fields}
 
     def send(self, *names, lacking_data=False, **fields):
@@ -58,7 +65,7 @@ class Session:
             if entry["kind"] == "value":
                 values = open_parcel(entry, [bytes(b) for b in buffers], SpooledBlobs(self.spool), self.here)
                 self.here.update(values)
-                self.ledger.received(values, entry["hash"], limit=2**20)
+                self.ledger.received(values, entry)
         return {name: entry for entry in answer["results"] for name in entry["names"]}
 
 

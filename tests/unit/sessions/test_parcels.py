@@ -41,7 +41,7 @@ def test_without_room_in_the_spool_the_message_takes_it(tmp_path):
 def test_a_blob_that_is_gone(tmp_path):
     parcels = Parcels(SpooledBlobs(tmp_path))
     entry = parcels.add(encode({"array": numpy.zeros(100_000)}))
-    (tmp_path / entry["blob"]["file"]).unlink()
+    (tmp_path / entry["blob"]).unlink()
     with pytest.raises(FileNotFoundError):
         open_parcel(entry, parcels.buffers, SpooledBlobs(tmp_path), {})
     with pytest.raises(FileNotFoundError):
