@@ -60,6 +60,21 @@ def test_a_kernel_that_dies_leaves_its_last_words_and_a_working_notebook(
     assert "was lost" in works(notebook).notes
 
 
+def test_a_kernel_that_is_started_anew_is_told_in_the_cell_that_waits_for_it(
+    own_notebook: RunningNotebook,
+) -> None:
+    own_notebook.run("%cloud up\nfrom nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+    own_notebook.run("%%cloud\n1")
+    for _ in range(2):
+        own_notebook.run("%%cloud\nimport os\nos.kill(os.getpid(), 9)")
+        shown = own_notebook.run("%%cloud\nprint('there')")
+        first, second, *_ = shown.messages
+        assert first["content"]["data"]["text/plain"] == "nbcloud: starting a kernel …"
+        assert second["msg_type"] == "clear_output"
+        assert shown.text() == "there\n"
+    assert [m for m in own_notebook.stray if m["msg_type"] not in {"status", "execute_input"}] == []
+
+
 def test_lines_printed_just_before_a_crash_are_all_there(notebook: RunningNotebook) -> None:
     shown = notebook.run("%%cloud\nfor i in range(5000): print('line', i)\nimport os; os._exit(1)")
     assert shown.text() == "".join(f"line {i}\n" for i in range(5000))
