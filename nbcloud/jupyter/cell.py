@@ -220,10 +220,9 @@ class CellRunner:
         for entry in report:
             if entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
-                notice(
-                    f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} "
-                    f"{name}.get() tries again."
-                )
+                again = f" {name}.get() tries again." if self.shell.user_ns[name].can_travel else ""
+                size = size_text(entry["bytes"])
+                notice(f"{name} ({entry['type']}, {size}) stays on the cluster. {why}{again}")
 
     def _show_cached(self, run: CloudRun, before: str) -> None:
         notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")
