@@ -21,10 +21,10 @@ from nbcloud.wording import counted
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     """Add ``logs``, ``attach`` and ``demo``."""
     parser = add_verb(verbs, "logs", logs, "print a run's outputs from its record")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     parser = add_verb(verbs, "attach", follow, "print a run from its first message on, and go on live")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )

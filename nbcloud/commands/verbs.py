@@ -80,7 +80,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 
 
 def _one(name: str | None) -> ClusterInfo:

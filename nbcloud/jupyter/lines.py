@@ -53,11 +53,15 @@ class LineCommands:
 
         parser = add("logs", self._logs, "show a run's outputs from its record, in this cell")
         parser.add_argument(
-            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+            "run",
+            nargs="?",
+            help="its id, the beginning of it, or its name; the notebook's latest by default",
         )
         parser = add("attach", self._attach, "show a run from its first message on, and go on live")
         parser.add_argument(
-            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+            "run",
+            nargs="?",
+            help="its id, the beginning of it, or its name; the notebook's latest by default",
         )
         parser = add("names", self._names, "list the variables of the notebook's session")
         parser.add_argument("-s", "--session", help="another session")
