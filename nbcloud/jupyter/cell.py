@@ -23,6 +23,7 @@ from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.interrupts import Departure, Interrupts
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_errors_once
 from nbcloud.jupyter.progress import Phases
+from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 
@@ -150,6 +151,7 @@ class CellRunner:
         """Show what comes until the run ends; an interrupt stops the run, a second one its kernel."""
         warned = 0.0
         told = False
+        turn = Turn(run, session)
         with Interrupts(run, session, self.departure) as interrupts:
             while True:
                 messages, event = run.take(shown.patience)
@@ -164,6 +166,7 @@ class CellRunner:
                     case ("silent", facts) if not told:
                         notice(f"{_silent(facts)} Interrupt twice to end the run.")
                         told = True
+                turn.look()
                 silence = run.link.silence
                 if silence > _SILENCE and silence > 6 * warned:
                     warned = silence
