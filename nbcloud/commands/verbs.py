@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, local, registry
@@ -22,6 +24,11 @@ from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
 from nbcloud.wording import counted
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.link import Link
+
+_HEALTHY_SECONDS = 2.0
 
 Verb = Callable[[argparse.Namespace, Progress], Answer | None]
 
@@ -116,19 +123,34 @@ def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
     infos = registry.entries() if arguments.all else [_known(arguments.cluster)]
     if not infos:
         return Answer("No cluster is up.", data=[])
+    going: list[str] = []
     for info in infos:
         progress(f"completing the records of {info.name!r}")
         complete_records()
+        going += _going(info)
         progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()
     remove_orphans()
-    return Answer(_farewell(infos), data=[info.name for info in infos])
+    return Answer(_farewell(infos, going), data=[info.name for info in infos])
 
 
-def _farewell(infos: list[ClusterInfo]) -> str:
+def _going(info: ClusterInfo) -> list[str]:
+    """Runs that end with the cluster, as far as it says; one that is ill is stopped all the same."""
+    if not info.is_ours or not clusters.alive(info):
+        return []
+    with contextlib.suppress(NbcloudError):
+        clusters.status(info, timeout=_HEALTHY_SECONDS)
+        return [run["id"] for run in _unfinished(link_to(info))]
+    return []
+
+
+def _farewell(infos: list[ClusterInfo], going: list[str]) -> str:
     stopped = ", ".join(repr(info.name) for info in infos if info.is_ours)
     sentences = [f"Stopped: {stopped}."] if stopped else []
+    if going:
+        were = "was" if len(going) == 1 else "were"
+        sentences[0] += f" {counted(len(going), 'run')} {were} going: {', '.join(going)}."
     sentences += [
         f"Forgotten: {info.name!r}. Its scheduler at {info.address} was not started by nbcloud, and goes on."
         for info in infos
@@ -174,8 +196,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     info = _one(arguments.cluster)
     facts = clusters.status(info)
     link = link_to(info)
-    sessions, active = link.ask("sessions", timeout=5), link.ask("runs", timeout=5)
-    unfinished = [run for run in active if run["state"] in {"queued", "running"}]
+    sessions, unfinished = link.ask("sessions", timeout=5), _unfinished(link)
     rows = [
         [
             "worker",
@@ -203,6 +224,10 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
+
+
+def _unfinished(link: Link) -> list[dict[str, Any]]:
+    return [run for run in link.ask("runs", timeout=5) if run["state"] in {"queued", "running"}]
 
 
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:

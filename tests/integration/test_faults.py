@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nbcloud import cli
 from nbcloud.clusters.base import ClusterInfo
 from tests.integration.notebooks import RunningNotebook, Shown
 
@@ -103,6 +104,26 @@ def test_a_killed_scheduler_ends_the_run_and_the_next_cell_starts_a_new_cluster(
     assert (shown.text(), shown.error) == ("begun\n", "RunLost")
     assert "scheduler" in shown.traceback
     assert "variables that only it had are gone" in works(own_notebook).notes
+
+
+def test_down_names_the_runs_that_it_ends_and_their_notebook_hears_why(
+    own_notebook: RunningNotebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sleep = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+    background = own_notebook.start(f"%%cloud -s other --bg\n{sleep}")
+    own_notebook.finish(background)
+    shown = own_notebook.run(f"%%cloud\n{sleep}", meanwhile=when("begun", lambda: cli.main(["down"])))
+    assert shown.error == "RunLost"
+    assert "was lost: its cluster was stopped." in shown.traceback
+    said = own_notebook.later(background, lambda shown: "was lost" in shown.notes).notes
+    assert "was lost: its cluster was stopped." in said
+    assert cli.main(["runs", "--json"]) == 0
+    answer, _, listed = capsys.readouterr().out.partition("\n")
+    runs = json.loads(listed)
+    assert {run["message"] for run in runs} == {"its cluster was stopped"}
+    assert len(runs) == 2
+    assert answer.startswith("Stopped: 'local'. 2 runs were going: ")
+    assert all(run["id"] in answer for run in runs)
 
 
 def test_a_kernel_that_stands_still_is_ended_by_the_second_interrupt(notebook: RunningNotebook) -> None:
