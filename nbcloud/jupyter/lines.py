@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.notices import notice
 from nbcloud.commands.parser import Parser
-from nbcloud.commands.verbs import add_verbs
+from nbcloud.commands.verbs import add_verbs, nothing_shown
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import open_store
@@ -74,6 +75,7 @@ class LineCommands:
             parser.add_argument("names", nargs="+", metavar="NAME")
             parser.add_argument("-s", "--session", help="another session")
         parser = add("reset", self._reset, "end the notebook's session; its variables are gone")
+        parser.add_argument("name", nargs="?", metavar="SESSION", help="another session")
         parser.add_argument("-s", "--session", help="another session")
 
     def run(self, line: str) -> Any:
@@ -114,7 +116,10 @@ class LineCommands:
         complete_records()
         run = self._find(arguments.run)
         with open_store() as store:
-            self._runner().show_outputs(run, store.outputs(run.id))
+            outputs = store.outputs(run.id)
+        if not outputs:
+            notice(nothing_shown(run))
+        self._runner().show_outputs(run, outputs)
 
     def _attach(self, arguments: argparse.Namespace, progress: Progress) -> None:
         runner = self._runner()
@@ -155,6 +160,8 @@ class LineCommands:
         return Answer(f"There now: {', '.join(sorted(parcel.names))}.", data=parcel.records)
 
     def _reset(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
-        session = self._session(arguments.session)
+        if arguments.name and arguments.session:
+            raise UsageError(f"%cloud reset ends one session: {arguments.name!r} or {arguments.session!r}?")
+        session = self._session(arguments.name or arguments.session)
         self._runner().notebook.reset(session)
         return Answer(f"The session {session.name!r} has ended; the next cell starts a new one.")

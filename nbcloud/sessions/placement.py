@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from distributed import Client, Future, Scheduler, Security
 from distributed.scheduler import TaskState, WorkerState
 
+from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.host import hold_session
 
 PREFIX = "nbcloud-session-"
@@ -26,6 +27,11 @@ def _as_client(security: Security) -> Security:
         tls_client_key=security.tls_client_key or security.tls_scheduler_key,
         require_encryption=security.require_encryption,
     )
+
+
+def _amount(resource: str, amount: float) -> str:
+    """So much of a resource, for people."""
+    return f"{resource} {size_text(int(amount)) if resource == 'MEMORY' else f'{amount:g}'}"
 
 
 class Placement:
@@ -55,7 +61,8 @@ class Placement:
             )
             if most is not None and wanted > most:
                 return (
-                    f"No worker of this cluster has {name} {wanted:g}: the largest has {most:g}. "
+                    f"No worker of this cluster has {_amount(name, wanted)}: "
+                    f"the largest has {_amount(name, most)}. "
                     "Ask for less, or start a cluster with larger workers."
                 )
         return ""
@@ -109,7 +116,7 @@ class Placement:
         resources = self._waiting[name]
         if not self._scheduler.workers:
             return "waiting for a worker to join the cluster"
-        wanted = ", ".join(f"{resource} {amount:g}" for resource, amount in resources.items())
+        wanted = ", ".join(_amount(*item) for item in resources.items())
         if self.impossible(resources):
             return f"waiting for a worker that has {wanted}"
         if any(self._fits(state, resources) for state in self._scheduler.running):

@@ -165,6 +165,19 @@ def test_what_no_worker_can_hold_any_more_keeps_nobody_waiting(on_cluster):
     on_cluster(scenario)
 
 
+def test_amounts_are_for_people(on_cluster):
+    async def scenario(cluster):
+        for state in cluster.scheduler.workers.values():
+            state.resources["MEMORY"] = 12 * 2**30
+        refusal = cluster.placement.impossible({"CPU": 1, "MEMORY": 500 * 2**30})
+        assert refusal.startswith(
+            "No worker of this cluster has MEMORY 500.0 GiB: the largest has MEMORY 12.0 GiB."
+        )
+        assert "has CPU 1.5: the largest has CPU 1." in cluster.placement.impossible({"CPU": 1.5})
+
+    on_cluster(scenario)
+
+
 def test_a_silent_worker_is_taken_when_it_is_heard_of_again(on_cluster):
     async def scenario(cluster):
         silent = [worker.address for worker in cluster.workers]
