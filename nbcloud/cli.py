@@ -17,6 +17,9 @@ from nbcloud.commands.parser import Help, Parser
 from nbcloud.commands.verbs import add_verbs
 from nbcloud.errors import NbcloudError, UsageError
 
+NOTEBOOK_ONLY = ("names", "pull", "push", "reset")
+"""Commands of ``%cloud`` that a shell does not have."""
+
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
 
@@ -32,7 +35,12 @@ def parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 for failure, 2 for a wrong command line, 130 after Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
     try:
+        if words and words[0] in NOTEBOOK_ONLY:
+            raise UsageError(
+                f"nbcloud {words[0]} is about the variables of a notebook.", f"Type there: %cloud {words[0]}"
+            )
         arguments = parser().parse_args(words)
         if arguments.verb is None:
             raise Help(parser().format_help())

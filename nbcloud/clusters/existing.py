@@ -136,7 +136,7 @@ def _certificates(tls: TLSFiles | None) -> TLSFiles:
         if not (found[0] and found[1]):
             raise UsageError(
                 "A tls:// scheduler needs the client's certificates, and Dask's configuration names none.",
-                "Give the files of the CA, the certificate and the key.",
+                "Give their files: --tls-ca FILE --tls-cert FILE --tls-key FILE",
             )
         tls = TLSFiles(ca=found[0], cert=found[1], key=found[2] or found[1])
     files = TLSFiles(*(str(Path(path).expanduser().absolute()) for path in (tls.ca, tls.cert, tls.key)))

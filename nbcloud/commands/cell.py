@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import TypeVar
 
-from nbcloud.commands.parser import Parser
+from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.dispatch.options import CellOptions
-from nbcloud.errors import ConfigError, UsageError
+from nbcloud.errors import UsageError
+
+T = TypeVar("T", int, float)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -83,10 +87,12 @@ def cell_options(line: str) -> CellOptions:
     words = cell_parser().parse_line(line)
     if words.fresh and words.session:
         raise UsageError("--fresh and -s contradict each other.", "A one-off session has no name.")
-    if words.local and (
-        words.cluster or words.session or words.fresh or words.bg or words.cpus or words.memory
-    ):
+    if words.local and (words.cluster or words.session or words.fresh or words.cpus or words.memory):
         raise UsageError("--local runs the cell in this kernel, which takes no option about where.")
+    if words.local and words.bg:
+        raise UsageError(
+            "--local and --bg contradict each other.", "This kernel runs one cell at a time: leave one out."
+        )
     if words.retries < 0:
         raise UsageError(f"--retries {words.retries}: it can't be negative.")
     if words.cpus is not None and words.cpus <= 0:
@@ -105,8 +111,8 @@ def cell_options(line: str) -> CellOptions:
         name=words.name,
         tags=dict(_tag(tag) for tag in words.tag or ()),
         cpus=words.cpus,
-        memory=_read("--memory", words.memory, parse_bytes),
-        timeout=_read("--timeout", words.timeout, parse_seconds),
+        memory=_positive("--memory", words.memory, parse_bytes),
+        timeout=_positive("--timeout", words.timeout, parse_seconds),
         retries=words.retries,
         cache=words.cache,
         local=words.local,
@@ -131,13 +137,8 @@ def _tag(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _read(flag: str, text: str | None, parse):  # type: ignore[no-untyped-def]
-    if text is None:
-        return None
-    try:
-        value = parse(text)
-    except ConfigError as error:
-        raise UsageError(f"{flag}: {error.message}", error.hint) from None
-    if value <= 0:
+def _positive(flag: str, text: str | None, parse: Callable[[str], T]) -> T | None:
+    value = read_option(flag, text, parse)
+    if value is not None and value <= 0:
         raise UsageError(f"{flag} {text}: it must be more than 0.")
     return value

@@ -5,9 +5,23 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
-from nbcloud.errors import UsageError
+from nbcloud.errors import ConfigError, UsageError
+
+T = TypeVar("T")
+
+
+def read_option(flag: str, text: str | None, parse: Callable[[str], T]) -> T | None:
+    """The value of an option, None when it was not given.
+
+    Not argparse's ``type``, which says of an error no more than that the value is invalid.
+    """
+    try:
+        return None if text is None else parse(text)
+    except ConfigError as error:
+        raise UsageError(f"{flag}: {error.message}", error.hint) from None
 
 
 class Help(Exception):

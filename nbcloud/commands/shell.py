@@ -9,7 +9,7 @@ from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import notice
 from nbcloud.commands.parser import Parser
-from nbcloud.commands.verbs import add_verb
+from nbcloud.commands.verbs import add_verb, nothing_shown
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import SKIPPED, failure
@@ -21,10 +21,10 @@ from nbcloud.wording import counted
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     """Add ``logs``, ``attach`` and ``demo``."""
     parser = add_verb(verbs, "logs", logs, "print a run's outputs from its record")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     parser = add_verb(verbs, "attach", follow, "print a run from its first message on, and go on live")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
@@ -35,10 +35,19 @@ def logs(arguments: argparse.Namespace, progress: Progress) -> Answer | None:
     if arguments.follow:
         return follow(arguments, progress)
     complete_records()
-    with open_store() as store:
-        for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
-            sys.stdout.write(text)
+    _print_record(arguments.run)
     return None
+
+
+def _print_record(wanted: str) -> None:
+    said = False
+    with open_store() as store:
+        run = store.get(wanted)
+        for _, text in store.iter_text(run.id, ansi=sys.stdout.isatty()):
+            sys.stdout.write(text)
+            said = said or bool(text)
+    if not said:
+        notice(nothing_shown(run))
 
 
 def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None:  # noqa: ARG001
@@ -47,9 +56,7 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
     try:
         run = attach(arguments.run, recorder)
     except RunNotFound:
-        with open_store() as store:
-            for _, text in store.iter_text(arguments.run, ansi=sys.stdout.isatty()):
-                sys.stdout.write(text)
+        _print_record(arguments.run)
         return None
     flow = TextFlow(sys.stdout.isatty())
     try:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, local, registry
 from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
 from nbcloud.commands.answers import Answer, ago, duration
-from nbcloud.commands.parser import Parser
+from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CANCELLED
-from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.errors import ClusterNotFound, NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
 from nbcloud.wording import counted
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.link import Link
+
+_HEALTHY_SECONDS = 2.0
 
 Verb = Callable[[argparse.Namespace, Progress], Answer | None]
 
@@ -52,10 +59,9 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each worker")
-    parser.add_argument("--memory", type=parse_bytes, metavar="SIZE", help="memory of each worker (4GiB)")
+    parser.add_argument("--memory", metavar="SIZE", help="memory of each worker (4GiB)")
     parser.add_argument(
         "--idle-timeout",
-        type=parse_seconds,
         metavar="TIME",
         help="stop after so long without a run (2h); 0 never",
     )
@@ -80,7 +86,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
-    parser.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 
 
 def _one(name: str | None) -> ClusterInfo:
@@ -91,6 +97,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Start or register a cluster, and bring nbcloud to it."""
     name = arguments.cluster or settings().cluster
     started = time.monotonic()
+    options: dict[str, Any] = {}
     before = {info.id for info in registry.entries()}
     if "://" in name:
         given = [arguments.tls_ca, arguments.tls_cert, arguments.tls_key]
@@ -99,7 +106,12 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
         tls = TLSFiles(*given) if all(given) else None
         info = existing.up(name, arguments.name, tls=tls, progress=progress)
     else:
-        options = {key: getattr(arguments, key) for key in ("workers", "threads", "memory", "idle_timeout")}
+        options = {
+            "workers": arguments.workers,
+            "threads": arguments.threads,
+            "memory": read_option("--memory", arguments.memory, parse_bytes),
+            "idle_timeout": read_option("--idle-timeout", arguments.idle_timeout, parse_seconds),
+        }
         info = local.up(name, **options, progress=progress)
     progress("bringing nbcloud to its scheduler and workers")
     link_to(info)
@@ -107,8 +119,27 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     if info.is_ours:
         workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")
         text += f": {workers} of {threads} and {size_text(info.memory)}"
-    was = "was up already" if info.id in before else f"{time.monotonic() - started:.1f} s"
-    return Answer(f"{text} ({was}).", data=_facts(info))
+    if info.id in before:
+        return Answer(f"{text} (was up already).{_ignored(info, options)}", data=_facts(info))
+    return Answer(f"{text} ({time.monotonic() - started:.1f} s).", data=_facts(info))
+
+
+def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
+    """What was asked of a cluster that is up already, and is not so; and what would make it so."""
+    differ = {
+        option: wanted
+        for option, wanted in options.items()
+        if wanted is not None and wanted != getattr(info, option)
+    }
+    workers = differ.pop("workers", None)
+    sentences = [""]
+    if differ:
+        flags = ", ".join(f"--{option.replace('_', '-')}" for option in differ)
+        sentences.append(f"{flags} can't be changed while it is up; to start anew: %cloud down {info.name}")
+    if workers is not None:
+        which = "" if info.name == settings().cluster else f" -c {info.name}"
+        sentences.append(f"To have {counted(workers, 'worker')}: %cloud scale {workers}{which}")
+    return "\n".join(sentences)
 
 
 def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -116,19 +147,34 @@ def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
     infos = registry.entries() if arguments.all else [_known(arguments.cluster)]
     if not infos:
         return Answer("No cluster is up.", data=[])
+    going: list[str] = []
     for info in infos:
         progress(f"completing the records of {info.name!r}")
         complete_records()
+        going += _going(info)
         progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()
     remove_orphans()
-    return Answer(_farewell(infos), data=[info.name for info in infos])
+    return Answer(_farewell(infos, going), data=[info.name for info in infos])
 
 
-def _farewell(infos: list[ClusterInfo]) -> str:
+def _going(info: ClusterInfo) -> list[str]:
+    """Runs that end with the cluster, as far as it says; one that is ill is stopped all the same."""
+    if not info.is_ours or not clusters.alive(info):
+        return []
+    with contextlib.suppress(NbcloudError):
+        clusters.status(info, timeout=_HEALTHY_SECONDS)
+        return [run["id"] for run in _unfinished(link_to(info))]
+    return []
+
+
+def _farewell(infos: list[ClusterInfo], going: list[str]) -> str:
     stopped = ", ".join(repr(info.name) for info in infos if info.is_ours)
     sentences = [f"Stopped: {stopped}."] if stopped else []
+    if going:
+        were = "was" if len(going) == 1 else "were"
+        sentences[0] += f" {counted(len(going), 'run')} {were} going: {', '.join(going)}."
     sentences += [
         f"Forgotten: {info.name!r}. Its scheduler at {info.address} was not started by nbcloud, and goes on."
         for info in infos
@@ -140,8 +186,12 @@ def _farewell(infos: list[ClusterInfo]) -> str:
 def _known(name: str | None) -> ClusterInfo:
     """A cluster that is registered, whether it answers or not."""
     name = name or settings().cluster
-    found = next((info for info in registry.entries() if name in {info.name, info.address}), None)
-    return found if found is not None else _one(name)
+    infos = registry.entries()
+    found = next((info for info in infos if name in {info.name, info.address}), None)
+    if found is None:
+        there = f"there are: {', '.join(info.name for info in infos)}" if infos else "none is up"
+        raise ClusterNotFound(f"No cluster named {name!r} is up; {there}.", "Nothing was stopped.")
+    return found
 
 
 def _facts(info: ClusterInfo) -> dict[str, object]:
@@ -174,8 +224,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     info = _one(arguments.cluster)
     facts = clusters.status(info)
     link = link_to(info)
-    sessions, active = link.ask("sessions", timeout=5), link.ask("runs", timeout=5)
-    unfinished = [run for run in active if run["state"] in {"queued", "running"}]
+    sessions, unfinished = link.ask("sessions", timeout=5), _unfinished(link)
     rows = [
         [
             "worker",
@@ -205,6 +254,10 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
 
 
+def _unfinished(link: Link) -> list[dict[str, Any]]:
+    return [run for run in link.ask("runs", timeout=5) if run["state"] in {"queued", "running"}]
+
+
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Add or remove workers."""
     info = _one(arguments.cluster)
@@ -231,6 +284,11 @@ def run_answer(found: list[Run]) -> Answer:
     return Answer("" if rows else "No run is on record.", columns, rows, [run.to_json() for run in found])
 
 
+def nothing_shown(run: Run) -> str:
+    """What is said in place of the outputs of a run that has none."""
+    return f"Run {run.id} ({run.state}) has shown nothing{'' if run.state.ended else ' yet'}."
+
+
 def _first_line(code: str) -> str:
     line = next((line.strip() for line in code.splitlines() if line.strip()), "")
     return line if len(line) <= 40 else line[:39] + "…"
@@ -238,12 +296,16 @@ def _first_line(code: str) -> str:
 
 def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Runs on record."""
+    if arguments.limit < 1:
+        raise UsageError(f"-n {arguments.limit}: it must be at least 1.")
     complete_records()
+    text = " ".join(arguments.text) or None
     with open_store() as store:
-        found = store.search(
-            " ".join(arguments.text) or None, state=arguments.state, tag=arguments.tag, limit=arguments.limit
-        )
-    return run_answer(found)
+        found = store.search(text, state=arguments.state, tag=arguments.tag, limit=arguments.limit)
+    answer = run_answer(found)
+    if not found and (text or arguments.state or arguments.tag):
+        answer.text = "No run on record is like that."
+    return answer
 
 
 def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001

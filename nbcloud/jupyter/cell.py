@@ -23,6 +23,7 @@ from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.interrupts import Departure, Interrupts
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_errors_once
 from nbcloud.jupyter.progress import Phases
+from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.handles import size_text
 
@@ -155,6 +156,7 @@ class CellRunner:
         """Show what comes until the run ends; an interrupt stops the run, a second one its kernel."""
         warned = 0.0
         told = False
+        turn = Turn(run, session)
         with Interrupts(run, session, self.departure) as interrupts:
             while True:
                 messages, event = run.take(shown.patience)
@@ -169,6 +171,7 @@ class CellRunner:
                     case ("silent", facts) if not told:
                         notice(f"{_silent(facts)} Interrupt twice to end the run.")
                         told = True
+                turn.look()
                 silence = run.link.silence
                 if silence > _SILENCE and silence > 6 * warned:
                     warned = silence
@@ -233,10 +236,9 @@ class CellRunner:
                 )
             elif entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
-                notice(
-                    f"{name} ({entry['type']}, {size_text(entry['bytes'])}) stays on the cluster. {why} "
-                    f"{name}.get() tries again."
-                )
+                again = f" {name}.get() tries again." if self.shell.user_ns[name].can_travel else ""
+                size = size_text(entry["bytes"])
+                notice(f"{name} ({entry['type']}, {size}) stays on the cluster. {why}{again}")
 
     def _show_cached(self, run: CloudRun, before: str) -> None:
         notice(f"The same code and inputs as run {before} (--cache): these are its outputs.")

@@ -106,10 +106,12 @@ def _runs(magics: CloudMagics) -> list[str]:
     from nbcloud.dispatch.recorder import open_store
 
     with open_store() as store:
-        found = [run.id for run in store.search(limit=30)]
+        recent = store.search(limit=30)
+    found = [run.id for run in recent]
     # The newest may not be on record yet.
     own = [run for run in reversed(magics.runner.notebook.runs) if run not in found]
-    return [*own, *found]
+    named = dict.fromkeys(run.name for run in recent if run.name and not set(run.name) & set(" \t\"'\\"))
+    return [*own, *found, *named]
 
 
 def _names(magics: CloudMagics, *, remote: bool) -> list[str]:

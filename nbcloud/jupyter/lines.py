@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.notices import notice
 from nbcloud.commands.parser import Parser
-from nbcloud.commands.verbs import add_verbs
+from nbcloud.commands.verbs import add_verbs, nothing_shown
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import open_store
@@ -53,11 +54,15 @@ class LineCommands:
 
         parser = add("logs", self._logs, "show a run's outputs from its record, in this cell")
         parser.add_argument(
-            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+            "run",
+            nargs="?",
+            help="its id, the beginning of it, or its name; the notebook's latest by default",
         )
         parser = add("attach", self._attach, "show a run from its first message on, and go on live")
         parser.add_argument(
-            "run", nargs="?", help="its id, or the beginning of it; the notebook's latest by default"
+            "run",
+            nargs="?",
+            help="its id, the beginning of it, or its name; the notebook's latest by default",
         )
         parser = add("names", self._names, "list the variables of the notebook's session")
         parser.add_argument("-s", "--session", help="another session")
@@ -70,6 +75,7 @@ class LineCommands:
             parser.add_argument("names", nargs="+", metavar="NAME")
             parser.add_argument("-s", "--session", help="another session")
         parser = add("reset", self._reset, "end the notebook's session; its variables are gone")
+        parser.add_argument("name", nargs="?", metavar="SESSION", help="another session")
         parser.add_argument("-s", "--session", help="another session")
 
     def run(self, line: str) -> Any:
@@ -110,7 +116,10 @@ class LineCommands:
         complete_records()
         run = self._find(arguments.run)
         with open_store() as store:
-            self._runner().show_outputs(run, store.outputs(run.id))
+            outputs = store.outputs(run.id)
+        if not outputs:
+            notice(nothing_shown(run))
+        self._runner().show_outputs(run, outputs)
 
     def _attach(self, arguments: argparse.Namespace, progress: Progress) -> None:
         runner = self._runner()
@@ -151,6 +160,8 @@ class LineCommands:
         return Answer(f"There now: {', '.join(sorted(parcel.names))}.", data=parcel.records)
 
     def _reset(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
-        session = self._session(arguments.session)
+        if arguments.name and arguments.session:
+            raise UsageError(f"%cloud reset ends one session: {arguments.name!r} or {arguments.session!r}?")
+        session = self._session(arguments.name or arguments.session)
         self._runner().notebook.reset(session)
         return Answer(f"The session {session.name!r} has ended; the next cell starts a new one.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from types import TracebackType
@@ -44,6 +45,8 @@ class Phases:
         self._handle: DisplayHandle | None = None
         self._text = ""
         self._lock = threading.Lock()
+        # Phases are told in threads of other cells, and a thread's displays go to the cell that it is of.
+        self._cell = contextvars.copy_context()
 
     def tell(self, text: str) -> None:
         """A new phase; may be called from any thread."""
@@ -51,7 +54,7 @@ class Phases:
             if text == self._text or time.monotonic() - self._started < _QUIET_SECONDS:
                 return
             self._text = text
-            self._show(f"nbcloud: {text} …")
+            self._cell.run(self._show, f"nbcloud: {text} …")
 
     def _show(self, text: str) -> None:
         bundle = {"text/plain": text}

@@ -57,8 +57,8 @@ class Records:
         """Where the files of a run lie."""
         return RunFiles(self.directory, run_id)
 
-    def get(self, id_or_prefix: str) -> Run:
-        """The run whose id begins so.
+    def get(self, wanted: str) -> Run:
+        """The run whose id begins so, or else the newest that has this name.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Records:
         UsageError
             When there are several; lists them.
         """
-        prefix = id_or_prefix.strip().lower()
+        prefix = wanted.strip().lower()
         if not prefix:
             raise UsageError("The id of a run is empty.", "nbcloud runs lists them.")
         numbers = prefix_numbers(prefix)
@@ -77,11 +77,20 @@ class Records:
                 (*numbers, _LISTED + 1),
             )
         )
+        if not found or len(found) > 1:
+            named = self._newest_named(wanted.strip())
+            if named is not None:
+                return named
         if not found:
-            raise self._not_found(id_or_prefix)
+            raise self._not_found(wanted)
         if len(found) > 1:
             raise _ambiguous(prefix, found)
         return found[0]
+
+    def _newest_named(self, name: str) -> Run | None:
+        query = "SELECT document FROM documents WHERE number = (SELECT MAX(number) FROM runs WHERE name = ?)"
+        found = runs_of(self._database.read(query, (name,)))
+        return found[0] if found else None
 
     def search(
         self,
@@ -185,11 +194,6 @@ class Records:
                 time.sleep(_POLL_SECONDS)
 
     def _not_found(self, wanted: str) -> RunNotFound:
-        named = self.search(name=wanted, limit=1)
-        if named:
-            return RunNotFound(
-                f"There is no run {wanted!r} on record.", f"{named[0].id} has that name.", run=wanted
-            )
         recent = [
             number_id(n)
             for (n,) in self._database.read("SELECT number FROM runs ORDER BY number DESC LIMIT 500")

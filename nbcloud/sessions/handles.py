@@ -7,7 +7,7 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from nbcloud.errors import HandleLost
+from nbcloud.errors import HandleLost, NotPicklable
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client import Session
@@ -23,19 +23,47 @@ def size_text(nbytes: int | None) -> str:
     return f"{size:,.0f} {units[0]}" if units[0] == "B" else f"{size:,.1f} {units[0]}"
 
 
+_UNPICKLABLE = "can't be pickled"
+# Python looks for these at the class, not at the object. A handle must not even be true or false.
+# fmt: off
+_BINARY = (
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and",
+    "or", "xor",
+)
+_OPERATIONS = (
+    *_BINARY, *(f"r{name}" for name in _BINARY), "neg", "pos", "abs", "invert", "lt", "le", "gt", "ge",
+    "bool", "int", "float", "complex", "index", "round", "trunc", "floor", "ceil",
+    "len", "length_hint", "iter", "next", "reversed", "contains", "getitem", "setitem", "delitem",
+    "enter", "exit", "array", "array_ufunc", "array_function", "dataframe",
+)
+# fmt: on
+
+
 class Handle:
     """A value that stays beside its session's kernel.
 
     ``%%cloud`` cells use it in place, under whatever name it has in the notebook; ``get()`` brings it home.
+    Two names for one handle are equal; any other use as the value is an error that says so.
     """
 
+    name: str
+    type: str
+    nbytes: int | None
+    _text: str
+    _reason: str
+    _id: str
+    _session: Session
+
     def __init__(self, session: Session, name: str, facts: dict[str, Any]) -> None:
-        self.name = name
-        self.type: str = facts["type"]
-        self.nbytes: int | None = facts.get("nbytes")
-        self._text: str = facts.get("text", "")
-        self._id: str = facts["id"]
-        self._session = session
+        vars(self).update(
+            name=name,
+            type=facts["type"],
+            nbytes=facts.get("nbytes"),
+            _text=facts.get("text", ""),
+            _reason=facts.get("reason", ""),
+            _id=facts["id"],
+            _session=session,
+        )
         weakref.finalize(self, session.released.append, self._id).atexit = False
 
     def get(self) -> Any:
@@ -53,7 +81,18 @@ class Handle:
                 f"{self.name} is gone with its session: {self._session.lost}.",
                 "Run the cell that made it again.",
             )
-        return self._session.pull_handle(self._id, self.name)
+        try:
+            return self._session.pull_handle(self._id, self.name)
+        except NotPicklable as error:  # which begins with the path behind the name, if there is one
+            raise NotPicklable(
+                f"{self.name}{'' if error.message[:1] in '.[' else ' '}{error.message.lstrip()}",
+                f"Use {self.name} in %%cloud cells, and bind what you need of it to a name of its own there.",
+            ) from None
+
+    @property
+    def can_travel(self) -> bool:
+        """Whether nothing is known that keeps the value from being brought here."""
+        return _UNPICKLABLE not in self._reason
 
     def held_by(self, session: Session) -> bool:
         """Whether the value is in ``session``."""
@@ -66,18 +105,48 @@ class Handle:
 
     def __repr__(self) -> str:
         facts = ", ".join(part for part in (self.type, self._text, size_text(self.nbytes)) if part)
-        return f"<{self.name} stays on {self._session.where}: {facts}; {self.name}.get() brings it here>"
+        way = f"{self.name}.get() brings it here" if self.can_travel else f"it {_UNPICKLABLE}"
+        return f"<{self.name} stays on {self._session.where}: {facts}; {way}>"
+
+    def _not_here(self) -> str:
+        what = f"{self.name} is a {self.type} that stays on {self._session.where}."
+        if self.can_travel:
+            return f"{what} Use it in a %%cloud cell, or bring it here: {self.name} = {self.name}.get()"
+        return f"{what} Use it in a %%cloud cell; it {_UNPICKLABLE}, and so it can't come here."
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
-        raise AttributeError(
-            f"{self.name} is a {self.type} that stays on {self._session.where}. "
-            f"Use it in a %%cloud cell, or bring it here: {self.name} = {self.name}.get()"
-        )
+        raise AttributeError(self._not_here())
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        raise AttributeError(self._not_here())
+
+    def __delattr__(self, attribute: str) -> None:
+        raise AttributeError(self._not_here())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Handle):
+            return self is other
+        raise TypeError(self._not_here())
+
+    __hash__ = object.__hash__
+
+    def __format__(self, specification: str) -> str:
+        if specification:
+            raise TypeError(self._not_here())
+        return repr(self)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self.name} is a handle, which can't be pickled; {self.name}.get() is its value")
+
+
+def _refuse(handle: Handle, *_arguments: Any, **_options: Any) -> Any:
+    raise TypeError(handle._not_here())
+
+
+for _operation in _OPERATIONS:
+    setattr(Handle, f"__{_operation}__", _refuse)
 
 
 class LazyModule(types.ModuleType):

@@ -102,7 +102,7 @@ class Results:
 
     def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
         held = self._session.call("hold", {"name": name})[0]
-        self._namespace[name] = Handle(self._session, name, held)
+        self._namespace[name] = Handle(self._session, name, {**held, "reason": reason})
         self._ledger.forget([name])
         facts = {"kind": "handle", "bytes": entry["nbytes"], "type": held["type"]}
         return {"name": name, **facts, "reason": reason}

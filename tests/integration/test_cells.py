@@ -234,6 +234,29 @@ def test_a_background_run_can_be_cancelled(notebook: RunningNotebook) -> None:
     assert notebook.run("%%cloud\n1 + 1").result == "2"
 
 
+def test_a_cell_behind_a_run_in_the_background_says_what_it_waits_for(
+    notebook: RunningNotebook, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    notebook.run(
+        f"%%cloud --bg\nimport time, pathlib\nwhile not pathlib.Path({str(flag)!r}).exists():\n    time.sleep(0.05)"
+    )
+    run = notebook.run("run = _\nprint(run.id)").text().strip()
+
+    def let_go_when_told(shown: Shown) -> bool:
+        if shown.notes:
+            flag.touch()
+        return flag.exists()
+
+    shown = notebook.run("%%cloud\nprint('at last')", meanwhile=let_go_when_told)
+    assert shown.text() == "at last\n"
+    assert shown.notes == (
+        f"nbcloud: Waiting for run {run} in this session; to end it: %cloud cancel {run}\n"
+    )
+    slow = "import time\ntime.sleep(3)"
+    assert notebook.run(f"%%cloud\n{slow}").notes == "", "a run that is on waits for nobody"
+
+
 def test_attaching_to_a_run_of_ones_own_takes_nothing_from_it(notebook: RunningNotebook) -> None:
     notebook.run(
         "%%cloud --bg -o end\nimport time\nfor i in range(20):\n    print(i, flush=True)\n    time.sleep(0.1)\nend = i"

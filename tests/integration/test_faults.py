@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nbcloud import cli
 from nbcloud.clusters.base import ClusterInfo
 from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 
@@ -61,6 +62,24 @@ def test_a_kernel_that_dies_leaves_its_last_words_and_a_working_notebook(
     assert "was lost" in works(notebook).notes
 
 
+def test_a_kernel_that_is_started_anew_is_told_in_the_cell_that_waits_for_it(
+    own_notebook: RunningNotebook,
+) -> None:
+    own_notebook.run("%cloud up\nfrom nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+    own_notebook.run("%%cloud\n1")
+    opened = "get_ipython().magics_manager.registry['CloudMagics'].runner.notebook.open_sessions()"
+    for _ in range(2):
+        own_notebook.run("%%cloud\nimport os\nos.kill(os.getpid(), 9)")
+        own_notebook.run(f"import time\nwhile {opened}: time.sleep(0.01)")  # the run's end comes another way
+        shown = own_notebook.run("%%cloud\nprint('there')")
+        kinds = [message["msg_type"] for message in shown.messages]
+        assert kinds[:2] == ["display_data", "clear_output"], shown.messages
+        (first,) = shown.of_type("display_data")
+        assert first["data"]["text/plain"] == "nbcloud: starting a kernel …"
+        assert shown.text() == "there\n"
+    assert [m for m in own_notebook.stray if m["msg_type"] not in {"status", "execute_input"}] == []
+
+
 def test_lines_printed_just_before_a_crash_are_all_there(notebook: RunningNotebook) -> None:
     shown = notebook.run("%%cloud\nfor i in range(5000): print('line', i)\nimport os; os._exit(1)")
     assert shown.text() == "".join(f"line {i}\n" for i in range(5000))
@@ -89,6 +108,26 @@ def test_a_killed_scheduler_ends_the_run_and_the_next_cell_starts_a_new_cluster(
     assert (shown.text(), shown.error) == ("begun\n", "RunLost")
     assert "scheduler" in shown.traceback
     assert "variables that only it had are gone" in works(own_notebook).notes
+
+
+def test_down_names_the_runs_that_it_ends_and_their_notebook_hears_why(
+    own_notebook: RunningNotebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sleep = "import time\nprint('begun', flush=True)\ntime.sleep(60)"
+    background = own_notebook.start(f"%%cloud -s other --bg\n{sleep}")
+    own_notebook.finish(background)
+    shown = own_notebook.run(f"%%cloud\n{sleep}", meanwhile=when("begun", lambda: cli.main(["down"])))
+    assert shown.error == "RunLost"
+    assert "was lost: its cluster was stopped." in shown.traceback
+    said = own_notebook.later(background, lambda shown: "was lost" in shown.notes).notes
+    assert "was lost: its cluster was stopped." in said
+    assert cli.main(["runs", "--json"]) == 0
+    answer, _, listed = capsys.readouterr().out.partition("\n")
+    runs = json.loads(listed)
+    assert {run["message"] for run in runs} == {"its cluster was stopped"}
+    assert len(runs) == 2
+    assert answer.startswith("Stopped: 'local'. 2 runs were going: ")
+    assert all(run["id"] in answer for run in runs)
 
 
 def test_a_kernel_that_stands_still_is_ended_by_the_second_interrupt(notebook: RunningNotebook) -> None:

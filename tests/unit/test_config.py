@@ -17,6 +17,7 @@ from nbcloud.errors import ConfigError
         ("500 MB", 500_000_000),
         (" 1.5kib ", 1536),
         ("2TiB", 2**41),
+        ("1TB", 10**12),
     ],
 )
 def test_sizes(text, nbytes):

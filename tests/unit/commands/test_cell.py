@@ -32,7 +32,8 @@ def test_all_that_can_be_said():
     ("line", "words"),
     [
         ("--fresh -s x", "contradict"),
-        ("--local --bg", "takes no option about where"),
+        ("--local -c x", "takes no option about where"),
+        ("--local --bg", "--local and --bg contradict each other"),
         ("--retries -1", "can't be negative"),
         ("--retries few", "invalid int"),
         ("--cpus 0", "more than 0"),

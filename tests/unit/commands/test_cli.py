@@ -10,7 +10,9 @@ import pytest
 from nbcloud import __version__, cli
 from nbcloud.clusters import registry
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.commands import verbs
 from nbcloud.errors import ClusterError
+from nbcloud.jupyter.lines import LineCommands
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 
@@ -33,7 +35,16 @@ def run_on_record():
         (["runs", "--help"], 0, "--state"),
         (["ls"], 0, "No cluster is up. Type: nbcloud up\n"),
         (["runs"], 0, "No run is on record"),
+        (["runs", "nosuchtext"], 0, "No run on record is like that."),
+        (["runs", "-n", "0"], 2, "-n 0: it must be at least 1."),
+        (["runs", "-n", "-1"], 2, "-n -1: it must be at least 1."),
         (["nosuch"], 2, "There are: up, down"),
+        (["names"], 2, "is about the variables of a notebook. Type there: %cloud names"),
+        (["reset", "s1"], 2, "is about the variables of a notebook. Type there: %cloud reset"),
+        (["up", "--memory", "1PB"], 2, "--memory: '1PB' is not a size. Write for example"),
+        (["up", "--idle-timeout", "foo"], 2, "--idle-timeout: 'foo' is not a length of time. Write"),
+        (["up", "tls://127.0.0.1:1"], 2, "--tls-ca FILE --tls-cert FILE --tls-key FILE"),
+        (["down", "nope"], 1, "No cluster named 'nope' is up; none is up. Nothing was stopped."),
         (["stauts"], 2, "Did you mean 'status'?"),
         (["runs", "--stat", "done"], 2, "Did you mean --state?"),
         (["runs", "--state", "don"], 2, "Did you mean 'done'?"),
@@ -53,6 +64,19 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert "Traceback" not in err
 
 
+def test_what_only_a_notebook_has_is_known():
+    notebook = LineCommands(None, lambda: pytest.fail("no cell runs here")).parsers
+    assert set(cli.NOTEBOOK_ONLY) == notebook.keys() - cli.parser().verbs().keys()
+
+
+def test_logs_of_a_run_that_has_shown_nothing_say_so(capsys):
+    with Store() as store:
+        run = store.begin(Run(code="1", extra={"client": "elsewhere"}))
+        store.finish(run.changed(state="done"))
+    assert cli.main(["logs", run.id]) == 0
+    assert capsys.readouterr().err == f"nbcloud: Run {run.id} (done) has shown nothing.\n"
+
+
 def test_commands_are_named_as_a_shell_has_them(capsys, monkeypatch):
     def fail():
         raise ClusterError("Too much %%cloud.", "%cloud down, %cloud up lab, or in a notebook: %cloud reset")
@@ -61,6 +85,25 @@ def test_commands_are_named_as_a_shell_has_them(capsys, monkeypatch):
     assert cli.main(["ls"]) == 1
     hint = "nbcloud down, nbcloud up lab, or in a notebook: %cloud reset"
     assert capsys.readouterr().err == f"nbcloud: Too much %%cloud. {hint}\n"
+
+
+def test_options_that_a_cluster_which_is_up_does_not_follow_are_told(monkeypatch, capsys):
+    info = ClusterInfo("local", "1" * 8, "local", "tls://h:1", workers=2, threads=1, memory=2**30)
+    registry.put(info)
+    monkeypatch.setattr(verbs.local, "up", lambda name, **options: info)
+    monkeypatch.setattr(verbs, "link_to", lambda info: None)
+    monkeypatch.setattr(registry, "entries", lambda: [info])
+    for words, said in (
+        ([], ""),
+        (["--workers", "2", "--memory", "1GiB"], ""),
+        (["--workers", "4"], "To have 4 workers: nbcloud scale 4\n"),
+        (
+            ["--memory", "2GiB", "--idle-timeout", "2h"],
+            "--memory, --idle-timeout can't be changed while it is up; to start anew: nbcloud down local\n",
+        ),
+    ):
+        assert cli.main(["up", *words]) == 0
+        assert capsys.readouterr().out.partition("(was up already).\n")[2] == said
 
 
 def test_down_of_a_scheduler_that_is_not_ours_only_forgets_it(capsys):

@@ -43,8 +43,11 @@ def test_what_is_offered(complete, shell, line, offered):
 
 def test_runs_on_record_are_offered(complete):
     with Store() as store:
-        run = store.begin(Run(code="1"))
+        run = store.begin(Run(code="1", name="nightly"))
+        store.begin(Run(code="1", name="two words"))
     assert f"%cloud logs {run.id}" in complete(f"%cloud logs {run.id[:4]}")
+    assert complete("%cloud attach nigh") == {"%cloud attach nightly"}
+    assert complete("%cloud cancel two") == set()
 
 
 def test_names_that_are_ipythons_own_are_not(complete, shell):

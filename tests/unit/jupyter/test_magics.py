@@ -30,6 +30,7 @@ def run(shell, code):
         ("%%cloud --name 'a\n1", "Close the quotation"),
         ("%cloud stats", "Did you mean 'status'?"),
         ("%cloud --fast", "unrecognized"),
+        ("%cloud reset one -s other", "ends one session: 'one' or 'other'?"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_nearest_right_word(notebook, code, words):

@@ -106,6 +106,17 @@ def test_a_run_that_was_never_begun_here_can_be_finished(store):
     assert store.outputs(run.id) == []
 
 
+def test_a_name_stands_for_the_newest_run_that_has_it(store):
+    first, second = store.begin(Run(name="train")), store.begin(Run(name="train"))
+    short = store.begin(Run(name="r"))
+    assert store.get("train").id == store.get(" train ").id == second.id
+    assert store.get(first.id).id == first.id
+    assert store.get("r").id == short.id  # although all ids begin so
+    for no_name in ("trai", "tr*", "*", "%"):
+        with pytest.raises(RunNotFound):
+            store.get(no_name)
+
+
 def test_what_can_not_be_done_is_said(store):
     run = store.begin(Run(name="train"))
     with pytest.raises(UsageError, match="on record already"):
@@ -118,8 +129,6 @@ def test_what_can_not_be_done_is_said(store):
         store.delete(run.id)
     with pytest.raises(RunNotFound, match=f"no run 'r0000' .* nearest is {run.id}"):
         store.get("r0000")
-    with pytest.raises(RunNotFound, match=f"{run.id} has that name"):
-        store.get("train")
     with pytest.raises(RunNotFound):
         store.get("../../etc")
     with pytest.raises(UsageError, match="empty"):
