@@ -19,6 +19,7 @@ from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
+from nbcloud.sessions.handles import Handle
 from nbcloud.wording import counted
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ class Notebook:
             When a value that the cell certainly needs can't travel; nothing was sent.
         """
         cell = analyze(code)
+        self._check_handles(cell)
         session = self.session(options, progress)
         self._check_names(cell, session, options)
         parcel = self._pack(cell, session, options)
@@ -247,6 +249,13 @@ class Notebook:
                 run.values()
             except NbcloudError as error:
                 self._told.append(f"What run {run.id} left could not be brought here: {error}")
+
+    def _check_handles(self, cell: CellNames) -> None:
+        """Before a cluster is started for a cell that can't do without what is gone."""
+        for required in cell.required:
+            value = self.namespace.get(required.name)
+            if isinstance(value, Handle):
+                value.check()
 
     def _check_names(self, cell: CellNames, session: Session, options: CellOptions) -> None:
         lacking = session.undefined(cell)

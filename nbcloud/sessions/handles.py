@@ -76,11 +76,7 @@ class Handle:
         NotPicklable
             When it can't leave the process that it is in.
         """
-        if self._session.lost:
-            raise HandleLost(
-                f"{self.name} is gone with its session: {self._session.lost}.",
-                "Run the cell that made it again.",
-            )
+        self.check()
         try:
             return self._session.pull_handle(self._id, self.name)
         except NotPicklable as error:  # which begins with the path behind the name, if there is one
@@ -88,6 +84,14 @@ class Handle:
                 f"{self.name}{'' if error.message[:1] in '.[' else ' '}{error.message.lstrip()}",
                 f"Use {self.name} in %%cloud cells, and bind what you need of it to a name of its own there.",
             ) from None
+
+    def check(self) -> None:
+        """Raise HandleLost when its session ended."""
+        if self._session.lost:
+            raise HandleLost(
+                f"{self.name} is gone with its session: {self._session.lost}.",
+                "Run the cell that made it again.",
+            )
 
     @property
     def can_travel(self) -> bool:
