@@ -177,6 +177,8 @@ class CloudRun:
         self.message = message["why"] or self.message
         if message.get("refused") and not self.last:
             self.message = f"its session was lost before it began: {self.message}"
+        if message.get("session_over") and self.session is not None:
+            self.session.lost = self.session.lost or message["why"]  # the journal will say so, a moment later
         content = json.loads(message["content"]) if message["content"] else {}
         if content.get("status") == "cached":
             self.message = f"skipped: the same code and inputs as run {content['of']}"

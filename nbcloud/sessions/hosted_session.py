@@ -308,7 +308,7 @@ class HostedSession:
         state, why = self._verdict or ("lost", _epitaph(code, self.kernel.last_words()))
         waiting, self._waiting = self._waiting, deque()
         if self._active is not None:
-            self._finish({"state": state, "why": why, "exit_code": code})
+            self._finish({"state": state, "why": why, "exit_code": code, "session_over": True})
         for run in waiting:
             before = f"its session was lost before it began: {why}"
             run.end({"state": "lost", "why": before, "exit_code": None}, None)

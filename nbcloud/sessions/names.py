@@ -208,7 +208,8 @@ class RemoteNames:
             # What the notebook has, it would go on using as it was before: so it comes home, or says so.
             home.bring(changed - asked, after, limit=request["changed_limit"], seconds=None, heavy=heavy)
             for entry in home.results:
-                entry["changed"] = entry["kind"] == "handle" and not changed.isdisjoint(entry["names"])
+                large = entry["kind"] == "handle" and (entry.get("nbytes") or 0) > request["changed_limit"]
+                entry["changed"] = large and not changed.isdisjoint(entry["names"])
             home.bring(
                 bound - asked, after, limit=request["home_limit"], seconds=_GATHER_SECONDS, heavy=heavy
             )
