@@ -29,7 +29,6 @@ from nbcloud.sessions.kernel import AFTER, BLACK_BOX, DONE
 
 _READY_SECONDS = 60
 _AT_ONCE = 200
-_OUTPUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -190,11 +189,7 @@ class KernelProcess:
             batch = self._there()
             if batch:
                 return self._marked(batch)
-            try:
-                async with asyncio.timeout(_OUTPUT_SECONDS if self._replies else None):
-                    await self._news.wait()
-            except TimeoutError:  # no end of a cell waits for ever for an output
-                self._seen = self._replies[0][0]
+            await self._news.wait()
 
     def messages_now(self) -> list[Message]:
         """Messages that are there already, of a process that has ended."""
@@ -209,7 +204,7 @@ class KernelProcess:
             while len(batch) < _AT_ONCE:
                 parts = self._iopub.recv_multipart(zmq.NOBLOCK)
                 if parts[0].isdigit():
-                    self._seen = max(self._seen, int(parts[0]))
+                    self._seen = int(parts[0])
                 batch.append(_parsed(parts))
         with contextlib.suppress(zmq.Again):
             while True:

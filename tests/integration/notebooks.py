@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking import BlockingKernelClient
@@ -22,6 +25,8 @@ class Shown:
     """What one cell showed."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
+    count: int | None = None
+    """The number that the cell got."""
 
     def text(self, name: str = "stdout") -> str:
         """All text of one stream."""
@@ -98,7 +103,9 @@ class RunningNotebook:
                     self.stray.append(message)
                 elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                     return shown
-                elif message["msg_type"] not in {"status", "execute_input"}:
+                elif message["msg_type"] == "execute_input":
+                    shown.count = message["content"]["execution_count"]
+                elif message["msg_type"] != "status":
                     shown.messages.append(message)
             if meanwhile is not None and meanwhile(shown):
                 meanwhile = None
@@ -129,10 +136,15 @@ class RunningNotebook:
 
 
 @contextmanager
-def running_notebook(*, load: bool = True, **environment: str) -> Iterator[RunningNotebook]:
-    """Start a kernel, with the extension loaded; it is killed at the end."""
+def running_notebook(
+    *, load: bool = True, folder: Path | None = None, **environment: str
+) -> Iterator[RunningNotebook]:
+    """Start a kernel in a folder, with the extension loaded; it is killed at the end."""
     manager = KernelManager(kernel_name="python3", transport="ipc" if os.name == "posix" else "tcp")
-    manager.start_kernel(env={**os.environ, **environment})
+    # Absolute: the sockets lie beside this file, and a kernel in another folder would look for them there.
+    private = Path(tempfile.mkdtemp(prefix="nb"))
+    manager.connection_file = str(private / f"kernel-{private.name}.json")
+    manager.start_kernel(env={**os.environ, **environment}, cwd=folder)
     client = manager.client()
     client.start_channels()
     try:
@@ -146,3 +158,4 @@ def running_notebook(*, load: bool = True, **environment: str) -> Iterator[Runni
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
+        shutil.rmtree(private, ignore_errors=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.runs.outputs import compose
 from tests.integration.compare import differences
+from tests.integration.notebooks import running_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parent / "as_if_local").glob("*.ipy"))
 
@@ -25,19 +25,20 @@ def _cells(path: Path) -> list[tuple[str, str]]:
     return [(mark.strip(), text.strip("\n")) for mark, _, text in (piece.partition("\n") for piece in pieces)]
 
 
-def _execute(first: str, texts: list[str], folder: Path) -> list[Any]:
-    """Execute a notebook that begins with one more cell; returns the others."""
+def _execute(texts: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Run cells in a new kernel; returns what each showed, in the form of nbformat.
+
+    Not by nbclient: it plays the part of Output widgets by comm messages of its own, and then waits out its
+    timeout for the reply in a few of a hundred such cells, without nbcloud as well.
+    """
     folder.mkdir()
-    notebook = new_notebook(cells=[new_code_cell(text) for text in (first, *texts)])
-    client = NotebookClient(
-        notebook,
-        timeout=60,
-        allow_errors=True,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute()
-    return list(notebook.cells[1:])
+    cells = []
+    with running_notebook(folder=folder) as notebook:
+        for text in texts:
+            shown = notebook.run(text)
+            messages = [(m["msg_type"], m["content"], m["metadata"]) for m in shown.messages]
+            cells.append({"execution_count": shown.count, "outputs": compose(messages)})
+    return cells
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,9 +47,9 @@ def test_every_cell_gives_there_what_it_gives_here(
 ) -> None:
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with it, ipykernel does not watch its descriptors
     marks, texts = zip(*_cells(path), strict=True)
-    here = _execute("pass", list(texts), tmp_path / "here")
+    here = _execute(list(texts), tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "first")
-    there = _execute("%load_ext nbcloud", [f"%%cloud\n{text}" for text in texts], tmp_path / "here")
+    there = _execute([f"%%cloud\n{text}" for text in texts], tmp_path / "here")
     unsteady = {index for index, mark in enumerate(marks) if mark == "unsteady"}
     found = differences(here, there, unsteady)
     assert not found, "\n".join(map(str, found))
