@@ -123,8 +123,7 @@ class Ledger:
         if payload is not None and payload.parts and len(payload.data) < _TWICE:
             # A second pickle tells whether its bytes repeat, and which objects outlive the pickling.
             again = self._pack(names, None, None)
-            sizes = [[buffer.nbytes for buffer in each.buffers] for each in (payload, again)]
-            stable = again.data == payload.data and sizes[0] == sizes[1]
+            stable = again.data == payload.data and again.sizes == payload.sizes
             parts = frozenset(again.parts.keys() & payload.parts.keys())
         own = payload.hash if payload is not None else None
         entry = _Agreed(names, agreed, own, parts, values, stable)

@@ -75,9 +75,14 @@ class Payload:
     _buffers_hash: str = field(default="", repr=False)
 
     @property
+    def sizes(self) -> list[int]:
+        """Sizes of the buffers, in bytes."""
+        return [buffer.nbytes for buffer in self.buffers]
+
+    @property
     def nbytes(self) -> int:
         """Size of data and buffers together, in bytes."""
-        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
+        return len(self.data) + sum(self.sizes)
 
     @property
     def hash(self) -> str:
@@ -100,7 +105,7 @@ class Payload:
 
     def came_with(self, buffers_hash: str, sizes: Sequence[int]) -> None:
         """Take over the hash of buffers that have just come from the other side, if these are they."""
-        if [buffer.nbytes for buffer in self.buffers] == list(sizes):
+        if self.sizes == list(sizes):
             self._buffers_hash = buffers_hash
 
 

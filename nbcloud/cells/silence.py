@@ -39,4 +39,8 @@ def silence() -> Iterator[None]:
     finally:
         for stream in unheard:
             stream.end()
-        sys.stdout, sys.stderr = streams
+        # Unless a class's own code has put something else there meanwhile.
+        if sys.stdout is unheard[0]:
+            sys.stdout = streams[0]
+        if sys.stderr is unheard[1]:
+            sys.stderr = streams[1]

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 SESSION = "nbcloud-session"
 """Prefix of the keys of the long-running tasks that hold a session's resources."""
 
-_FAREWELL = 0.3
 _FAREWELL_LIMIT = 3.0
 
 
@@ -114,7 +113,7 @@ class Nodes:
     async def close(self) -> None:
         """Tell the sessions, end the workers, then the scheduler, which hears from them to the last."""
         if self._scheduler is not None and self._scheduler.status is Status.running:
-            await _end_sessions(self._scheduler)
+            await _take_leave(self._scheduler)
         async with self._lock:
             await asyncio.gather(
                 *(self._end(nanny) for nanny in self._nannies.values()), return_exceptions=True
@@ -171,21 +170,13 @@ class Nodes:
             await asyncio.to_thread(process.kill, started)
 
 
-async def _end_sessions(scheduler: distributed.Scheduler) -> None:
+async def _take_leave(scheduler: distributed.Scheduler) -> None:
     """Have whoever uses a session hear why it ends, before all that they see is a worker that is gone."""
     plugin = scheduler.extensions.get("nbcloud")
-    if plugin is None:
-        return
-    busy = plugin.busy
-    for session in list(plugin.table.sessions.values()):
-        plugin.table.lose(session, "its cluster was stopped")
-    if not busy:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_FAREWELL_LIMIT):
-            await asyncio.sleep(_FAREWELL)  # who read a run at its worker asks here for its end
-            while any(client.readers for client in plugin.table.clients.values()):
-                await asyncio.sleep(_FAREWELL)
+    if plugin is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_LIMIT):
+                await plugin.end_sessions("its cluster was stopped")
 
 
 def is_session(key: Any) -> bool:

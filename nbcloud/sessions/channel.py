@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 PROTOCOL = 3
 """Raised with every change that the other side must know of; the two must be equal."""
 
+SOON = 0.01
+"""Seconds that what nobody waits for may stay behind what somebody does wait for."""
+
 _BACKLOG = 2**23
 _CONFIRM_BYTES = 2**18
 _CONFIRM_SECONDS = 0.5

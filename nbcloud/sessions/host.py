@@ -158,7 +158,7 @@ class Host(WorkerPlugin):
             case "kill":
                 session.kill(message["state"], message["why"])
             case "close":
-                session.close(message["why"])
+                session.kill("lost", message["why"])
             case "call":
                 session.call(frames_of(message))
             case "comm":

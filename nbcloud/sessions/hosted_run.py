@@ -11,14 +11,12 @@ import json
 import time
 from typing import Any
 
-from nbcloud.sessions.channel import Channel
+from nbcloud.sessions.channel import SOON, Channel
 from nbcloud.sessions.process import Frames
 from nbcloud.sessions.runlog import FINISHED, STARTED, line
 
 _READER_SECONDS = 2.0
 """How long a run waits for a client that does not take what it says; then that has to ask the journal."""
-_SOON = 0.01
-"""Seconds that what nobody waits for may stay behind what somebody does wait for."""
 Message = tuple[float, str, bytes, bytes, list[bytes]]
 """When, type, content, metadata and buffers."""
 
@@ -54,8 +52,8 @@ class HostedRun:
     def begin(self, facts: dict[str, Any]) -> None:
         """The kernel has it."""
         begun = {"op": "begun", "run": self.id, "session": self.session, "client": self.client}
-        self._journal.post(begun, within=_SOON)
-        self.say([(time.time(), STARTED, json.dumps(facts).encode(), b"{}", [])], within=_SOON)
+        self._journal.post(begun, within=SOON)
+        self.say([(time.time(), STARTED, json.dumps(facts).encode(), b"{}", [])], within=SOON)
 
     def say(self, messages: list[Message], *, within: float = 0.0) -> None:
         """Number messages, for all who read; those may get them ``within`` seconds."""
@@ -88,7 +86,7 @@ class HostedRun:
         message |= {"run": self.id, "session": self.session}
         if self._reader is not None and self._reader.connected:
             self._reader.post(message, within=within)
-            within = _SOON
+            within = SOON
         self._journal.post(message, within=within)
 
     async def light(self) -> None:

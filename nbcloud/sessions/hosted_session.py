@@ -131,10 +131,6 @@ class HostedSession:
         self._verdict = self._verdict or (state, why)
         self.kernel.kill()
 
-    def close(self, why: str) -> None:
-        """End the session on purpose."""
-        self.kill("lost", why)
-
     def call(self, frames: Frames) -> None:
         """Pass a question on to the kernel."""
         self.kernel.send(frames)

@@ -30,6 +30,7 @@ PLUGIN = "nbcloud"
 _GONE_SECONDS = 60.0
 _SIGN_SECONDS = 3.0
 _SILENCE = 10.0
+_FAREWELL_SECONDS = 0.3
 
 
 class Journal(SchedulerPlugin):
@@ -71,6 +72,16 @@ class Journal(SchedulerPlugin):
     def last_active(self) -> float:
         """When a run was last asked for or ended, in seconds since the epoch; for the idle stop, too."""
         return self.table.last_active
+
+    async def end_sessions(self, why: str) -> None:
+        """End every session, and wait until all who follow a run have heard of its end."""
+        busy = self.busy
+        for session in list(self.table.sessions.values()):
+            self.table.lose(session, why)
+        if busy:
+            await asyncio.sleep(_FAREWELL_SECONDS)  # who reads a run at its worker asks here for its end
+        while any(client.readers for client in self.table.clients.values()):
+            await asyncio.sleep(_FAREWELL_SECONDS)
 
     async def close(self) -> None:
         """End with the scheduler."""

@@ -133,8 +133,8 @@ class SessionKernel(IPythonKernel):
     def _done(self, request: dict[str, Any], end: dict[str, Any], buffers: list[Any]) -> dict[str, Any]:
         for stream in self._streams:
             stream.drain()
-        for stream in self._streams[:1]:
-            stream.send_soon()  # the text of both
+        if self._streams:
+            self._streams[0].send_soon()  # the text of both
         self._tell({"run": request["run"], **end}, self.get_parent("shell"), buffers)
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",
@@ -242,8 +242,8 @@ class SessionApp(IPKernelApp):
         import zmq
 
         self.iopub_thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
-        # A port on which ipykernel listens for forked children; theirs write to the file descriptors instead.
         self._number_outputs()
+        # A port on which ipykernel listens for forked children; theirs write to the file descriptors instead.
         self.iopub_thread._pipe_flag = False
         self.iopub_thread.io_loop.add_callback(self.iopub_thread._pipe_in.close)
 

@@ -21,14 +21,13 @@ from distributed.comm import Comm
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.connect import alive
 from nbcloud.errors import ClusterLost, NbcloudError, SessionError
-from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.channel import PROTOCOL, SOON, Channel
 from nbcloud.sessions.greeting import CONNECT_SECONDS, arguments, greet, install
 from nbcloud.sessions.shortcut import Shortcut
 
 _AGAIN_SECONDS = 0.5
 _PATIENCE = 60.0
 _PING_SECONDS = 3.0
-_SOON = 0.01
 _AFTER = 0.1
 
 Listener = Callable[[dict[str, Any]], None]
@@ -59,12 +58,10 @@ class Link:
         self._lock = threading.Lock()
         self._closed = False
         self._heard = time.monotonic()
-        self._by_worker: dict[str, Shortcut] = {}
-        self._shortcuts: dict[str, asyncio.Task[None]] = {}
-        self._long_way: dict[str, str] = {}
-        """Runs that were sent by the journal and have not begun, with their sessions."""
-        self._was_long: set[str] = set()
-        """Runs that were sent by the journal and have not ended."""
+        self._shortcuts: dict[str, Shortcut] = {}
+        """By the worker's address."""
+        self._by_journal: dict[str, str] = {}
+        """Runs that were sent by the journal and have not ended, with their sessions."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name=f"nbcloud-{info.name}")
         self._thread.start()
@@ -137,7 +134,7 @@ class Link:
 
     def _post(self, message: dict[str, Any]) -> None:
         if message["op"] in {"interrupt", "stop"} and not message["ask"]:
-            for shortcut in self._by_worker.values():
+            for shortcut in self._shortcuts.values():
                 if message["run"] in shortcut.runs:  # it must not overtake its run
                     shortcut.post(message)
                     return
@@ -158,20 +155,18 @@ class Link:
 
     def _shorten(self, worker: str, host: str) -> None:
         known = self._shortcuts.get(worker)
-        if known is not None and self._by_worker[worker].host != host:  # another has the address now
-            known.cancel()
-            known = None
-        if known is None or known.done():
-            shortcut = Shortcut(
-                worker,
-                host,
-                lambda: self._identity,
-                arguments(self.info),
-                self._received,
-                self._without_shortcut,
-            )
-            self._shortcuts[worker] = asyncio.create_task(shortcut.serve())
-            self._by_worker[worker] = shortcut
+        if known is not None and known.host == host and not known.over:
+            return
+        if known is not None:  # another host has the address now, or it was out of reach
+            known.close()
+        self._shortcuts[worker] = Shortcut(
+            worker,
+            host,
+            lambda: self._identity,
+            arguments(self.info),
+            self._received,
+            self._without_shortcut,
+        )
 
     def run(self, worker: str, *, after: Callable[[], None], **request: Any) -> None:
         """Send a run to its session, on the quickest way there is.
@@ -190,12 +185,11 @@ class Link:
 
     def _send(self, worker: str, request: dict[str, Any], after: Callable[[], None]) -> None:
         self._loop.call_later(_AFTER, after)
-        shortcut = self._by_worker.get(worker)
+        shortcut = self._shortcuts.get(worker)
         # What comes later must not overtake what takes the long way; nor does a run change its way.
-        is_long = request["session"] in self._long_way.values() or request["run"] in self._was_long
+        is_long = request["session"] in self._by_journal.values()
         if shortcut is None or not shortcut.connected or is_long:
-            self._long_way[request["run"]] = request["session"]
-            self._was_long.add(request["run"])
+            self._by_journal[request["run"]] = request["session"]
             self._channel.post({"op": "run", "ask": "", **request})
             return
         about = {
@@ -204,7 +198,7 @@ class Link:
             "anew": request["run"] in shortcut.runs,
         }
         shortcut.execute(request)
-        self._channel.post({"op": "announce", "ask": "", **about}, within=_SOON)
+        self._channel.post({"op": "announce", "ask": "", **about}, within=SOON)
 
     def _without_shortcut(self, runs: list[str], messages: list[dict[str, Any]]) -> None:
         """A shortcut broke: the journal tells the rest."""
@@ -336,8 +330,8 @@ class Link:
                 future.set_exception(
                     SessionError("The cluster forgot the question: the connection was lost.")
                 )
-        self._long_way.clear()
-        for shortcut in self._by_worker.values():
+        self._by_journal.clear()
+        for shortcut in self._shortcuts.values():
             for run, session in shortcut.runs.items():
                 self._channel.post(
                     {"op": "announce", "ask": "", "run": run, "session": session, "anew": False}
@@ -359,9 +353,8 @@ class Link:
             self._answered(message)
             return
         key = message.get("run") or message.get("session", "")
-        self._long_way.pop(key, None)
         if operation == "end":
-            self._was_long.discard(key)
+            self._by_journal.pop(key, None)
         with self._lock:
             listeners = list(self._listeners.get(key, ()))
         for listener in listeners:

@@ -70,9 +70,9 @@ class Parcels:
             "nbytes": payload.nbytes,
             "data": self._put(payload.data),
             "buffers_hash": payload.buffers_hash,
-            "sizes": (sizes := [buffer.nbytes for buffer in payload.buffers]),
+            "sizes": payload.sizes,
         }
-        if self._blobs is not None and sum(sizes) > INLINE:
+        if self._blobs is not None and sum(entry["sizes"]) > INLINE:
             try:
                 self._blobs.write(payload.hash, payload.buffers)
             except TransferError:

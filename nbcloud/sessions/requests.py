@@ -104,7 +104,8 @@ class Requests:
         session = self._of_run(client, message)
         if session is not None:
             run = self._table.announce(client.id, session, message["run"])
-            run.missing = b"" if message["anew"] else run.missing
+            if message["anew"]:
+                run.missing = b""
 
     def _of_run(self, client: ConnectedClient, message: dict[str, Any]) -> LiveSession | None:
         """The session of a run; when it was lost meanwhile, the client is told."""

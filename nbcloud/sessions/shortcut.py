@@ -19,7 +19,7 @@ _AGAIN_SECONDS = 15.0
 
 
 class Shortcut:
-    """One client's connection to one worker; belongs to the link's loop.
+    """One client's connection to one worker, from now on; belongs to the link's loop.
 
     Parameters
     ----------
@@ -56,13 +56,23 @@ class Shortcut:
         self._receive = receive
         self._broken = broken
         self._channel = Channel(self._received)
+        self._serving = asyncio.create_task(self._serve())
+
+    @property
+    def over(self) -> bool:
+        """Whether it has given up."""
+        return self._serving.done()
+
+    def close(self) -> None:
+        """Connect no more."""
+        self._serving.cancel()
 
     @property
     def connected(self) -> bool:
         """Whether it can be used at this moment."""
         return self._channel.connected
 
-    async def serve(self) -> None:
+    async def _serve(self) -> None:
         """Connect, and connect again as long as that succeeds."""
         while True:
             try:

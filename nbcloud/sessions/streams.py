@@ -49,14 +49,20 @@ class OrderedOutStream(OutStream):
             raise TypeError(f"write() argument must be str, not {type(string)}")
         if self.pub_thread is None:
             raise ValueError("I/O operation on closed file")
-        if not self._is_master_process():
+        if os.getpid() != self._master_pid:
             return self._write_forked(string)
-        shared = OrderedOutStream
         with self._segments_lock:
             self._add(self._redactor.stream(string) if self._redactor is not None else string)
-        while shared._pending > _PENDING_LIMIT and threading.current_thread() is not self.pub_thread.thread:
-            self.flush()
+        if OrderedOutStream._pending > _PENDING_LIMIT:
+            self._wait_for_reader()
         return len(string)
+
+    def _wait_for_reader(self) -> None:
+        while (
+            OrderedOutStream._pending > _PENDING_LIMIT
+            and threading.current_thread() is not self.pub_thread.thread
+        ):
+            self.flush()
 
     def _write_forked(self, string: str) -> int:
         """In a forked child, which has no IO thread: through the file descriptor that its parent reads."""
@@ -83,7 +89,8 @@ class OrderedOutStream(OutStream):
         if shared.black_box is not None:
             shared.black_box.write(self.name, string)
         shared._pending += len(string)
-        self._schedule_flush()
+        if not shared._flush_pending:
+            self._schedule_flush()
 
     def redact_with(self, redactor: Redactor) -> None:
         """Keep secrets out of all that is written from now on."""
@@ -97,8 +104,6 @@ class OrderedOutStream(OutStream):
 
     def _schedule_flush(self) -> None:
         shared = OrderedOutStream
-        if shared._flush_pending:
-            return
         shared._flush_pending = True
         pause = max(_TOGETHER, shared._flushed + self.flush_interval - time.monotonic())
         self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))

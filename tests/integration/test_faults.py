@@ -237,7 +237,7 @@ def test_a_dropped_connection_is_made_again_and_nothing_is_lost_or_doubled(
     notebook.run("%%cloud\npass")  # the next cell takes the shortcut
     worker = notebook.run(
         "from nbcloud.dispatch.links import _links\n"
-        "[*[*_links.values()][-1]._by_worker]  # where its shortcuts lead"
+        "[*[*_links.values()][-1]._shortcuts]  # where its shortcuts lead"
     ).result
     cuts: list[int] = []
 
