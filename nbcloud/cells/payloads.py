@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 import xxhash
 
+from nbcloud.cells import mappings
 from nbcloud.cells.analysis import function_reads
 from nbcloud.cells.silence import silence
 from nbcloud.errors import NotPicklable, TransferError
@@ -94,6 +95,8 @@ class Payload:
     @property
     def buffers_hash(self) -> str:
         """Hash of the large buffers alone, which are the same bytes on both sides; empty without any."""
+        if not self._buffers_hash and self.buffers:
+            self._buffers_hash = mappings.content_of(self.buffers)
         if not self._buffers_hash and self.buffers:
             digest = xxhash.xxh3_128()
             for buffer in self.buffers:

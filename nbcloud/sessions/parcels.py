@@ -10,6 +10,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nbcloud.cells import mappings
 from nbcloud.cells.payloads import Payload, decode
 from nbcloud.errors import TransferError
 from nbcloud.sessions.spool import map_blob, write_blob
@@ -105,6 +106,7 @@ def open_parcel(
         if blobs is None:
             raise FileNotFoundError(entry["blob"])
         parts: list[Any] = list(blobs.read(entry["blob"], entry["sizes"]))
+        mappings.remember(parts, entry["buffers_hash"])
     else:
         # A copy of its own, because a message's memory can't be written to.
         parts = [bytearray(buffers[index]) for index in entry["buffers"]]
