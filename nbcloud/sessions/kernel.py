@@ -273,7 +273,7 @@ def main() -> None:
     config.Session.digest_history_size = 0
     config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.SessionKernel"
     if BLACK_BOX in os.environ:
-        OrderedOutStream.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
+        OrderedOutStream.backlog.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
     # Its handler shows no more than warnings, but each message would be made ready for it several times.

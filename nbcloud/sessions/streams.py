@@ -1,7 +1,7 @@
 """The kernel's stdout and stderr: in the order in which they were written, and at once.
 
 ipykernel buffers each stream by itself for 0.2 s, so that text of the two arrives out of order and late.
-Here both share one buffer; the first text after a pause goes out at once, the rest in small batches.
+Here both share one backlog; the first text after a pause goes out at once, the rest in small batches.
 """
 
 from __future__ import annotations
@@ -32,34 +32,69 @@ _TOGETHER = 0.002
 """Seconds in which print() writes its text and then its newline."""
 
 
+class Backlog:
+    """What the two streams have written and not sent yet, in order.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held by whoever changes any of it.
+    segments : list
+        Stream name, parent and text of each stretch that one stream wrote for one request.
+    characters : int
+        How much text that is.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.segments: list[tuple[str, dict[str, Any], StringIO]] = []
+        self.characters = 0
+        self.sent = 0.0
+        self.scheduled = False
+        self.black_box: BlackBox | None = None
+
+    def add(self, name: str, parent: dict[str, Any], text: str) -> None:
+        """Add text of a stream."""
+        segments = self.segments
+        if not segments or segments[-1][1] is not parent or segments[-1][0] != name:
+            segments.append((name, parent, StringIO()))
+        segments[-1][2].write(text)
+        if self.black_box is not None:
+            self.black_box.write(name, text)
+        self.characters += len(text)
+
+    def take(self) -> tuple[list[tuple[str, dict[str, Any], StringIO]], int]:
+        """The segments, which are the caller's to send, and how far the black box has come with them."""
+        segments, self.segments = self.segments, []
+        self.characters, self.scheduled = 0, False
+        return segments, self.black_box.position if self.black_box is not None else 0
+
+
 class OrderedOutStream(OutStream):
-    """One of the two streams; their text waits in one list, in order."""
+    """One of the two streams."""
 
     flush_interval = 0.02
-    black_box: BlackBox | None = None
+    backlog = Backlog()
     _redactor: Redactor | None = None
-    _segments: list[tuple[str, dict[str, Any], StringIO]] = []  # noqa: RUF012 - shared by both on purpose
-    _segments_lock = threading.RLock()
-    _pending = 0
-    _flushed = 0.0
 
     def write(self, string: str) -> int:
-        """Add text to the shared buffer; waits when the reader is far behind."""
+        """Add text to the backlog; waits when the reader is far behind."""
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string)}")
         if self.pub_thread is None:
             raise ValueError("I/O operation on closed file")
         if os.getpid() != self._master_pid:
             return self._write_forked(string)
-        with self._segments_lock:
+        backlog = self.backlog
+        with backlog.lock:
             self._add(self._redactor.stream(string) if self._redactor is not None else string)
-        if OrderedOutStream._pending > _PENDING_LIMIT:
+        if backlog.characters > _PENDING_LIMIT:
             self._wait_for_reader()
         return len(string)
 
     def _wait_for_reader(self) -> None:
         while (
-            OrderedOutStream._pending > _PENDING_LIMIT
+            self.backlog.characters > _PENDING_LIMIT
             and threading.current_thread() is not self.pub_thread.thread
         ):
             self.flush()
@@ -76,39 +111,26 @@ class OrderedOutStream(OutStream):
             data = data[os.write(descriptor, data) :]
         return len(string)
 
-    def _add(self, string: str) -> None:
+    def _add(self, text: str) -> None:
         """Add text without secrets; called with the lock."""
-        if not string:
+        if not text:
             return
-        shared = OrderedOutStream
-        parent = self.parent_header
-        segments = shared._segments
-        if not segments or segments[-1][1] is not parent or segments[-1][0] != self.name:
-            segments.append((self.name, parent, StringIO()))
-        segments[-1][2].write(string)
-        if shared.black_box is not None:
-            shared.black_box.write(self.name, string)
-        shared._pending += len(string)
-        if not shared._flush_pending:
-            self._schedule_flush()
+        backlog = self.backlog
+        backlog.add(self.name, self.parent_header, text)
+        if not backlog.scheduled:
+            backlog.scheduled = True
+            pause = max(_TOGETHER, backlog.sent + self.flush_interval - time.monotonic())
+            self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
 
     def redact_with(self, redactor: Redactor) -> None:
         """Keep secrets out of all that is written from now on."""
-        with self._segments_lock:
+        with self.backlog.lock:
             self._let_go()
             self._redactor = redactor.fork() if redactor else None
 
     def _let_go(self) -> None:
         if self._redactor is not None:
             self._add(self._redactor.flush())
-
-    def _schedule_flush(self) -> None:
-        shared = OrderedOutStream
-        shared._flush_pending = True
-        pause = max(_TOGETHER, shared._flushed + self.flush_interval - time.monotonic())
-        self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
-
-    _flush_pending = False
 
     def send_soon(self) -> None:
         """Give the IO thread what was written, before all that it is given later."""
@@ -118,11 +140,9 @@ class OrderedOutStream(OutStream):
         if not self._is_master_process():
             super()._flush()
             return
-        shared = OrderedOutStream
         # Taken and given in one: another thread that sends in between would overtake what was taken.
-        with self._segments_lock:
-            shared._flush_pending = False
-            segments, position = self._take()
+        with self.backlog.lock:
+            segments, position = self.backlog.take()
             for index, (name, parent, buffer) in enumerate(segments):
                 self.session.pid = os.getpid()
                 content = {"name": name, "text": buffer.getvalue()}
@@ -130,13 +150,7 @@ class OrderedOutStream(OutStream):
                 metadata = {POSITION_KEY: position} if index == len(segments) - 1 else {}
                 message = self.session.msg("stream", content, parent=parent, metadata=metadata)
                 self.session.send(self.pub_thread, message, ident=b"stream." + name.encode())
-            shared._flushed = time.monotonic()
-
-    def _take(self) -> tuple[list[tuple[str, dict[str, Any], StringIO]], int]:
-        shared = OrderedOutStream
-        with self._segments_lock:
-            segments, shared._segments, shared._pending = shared._segments, [], 0
-            return segments, shared.black_box.position if shared.black_box is not None else 0
+            self.backlog.sent = time.monotonic()
 
     # File descriptors 1 and 2: output of C libraries and of child processes.
 
@@ -166,7 +180,7 @@ class OrderedOutStream(OutStream):
     def drain(self) -> None:
         """Take in what was written to the file descriptor, and let go what was held back, up to now."""
         self._drain_descriptor()
-        with self._segments_lock:
+        with self.backlog.lock:
             self._let_go()
 
     def _drain_descriptor(self) -> None:

@@ -75,7 +75,7 @@ def streams(process_streams):
     for stream in (process_streams.stdout, process_streams.stderr):
         stream.redact_with(Redactor())
     process_streams.read()
-    OrderedOutStream.black_box = None
+    OrderedOutStream.backlog.black_box = None
 
 
 def texts(messages):
@@ -186,13 +186,13 @@ def test_write_answers_with_what_it_was_given(streams):
 
 def test_messages_and_black_box_together_have_everything_once(streams, tmp_path):
     make_black_box(tmp_path / "box")
-    OrderedOutStream.black_box = BlackBox(tmp_path / "box")
+    OrderedOutStream.backlog.black_box = BlackBox(tmp_path / "box")
     streams.stdout.redact_with(Redactor({"S": SECRET}))
     for number in range(100):
         streams.stdout.write(f"line {number} é {SECRET}\n")
     sent = streams.read()
     reached = max(message["metadata"].get(POSITION_KEY, 0) for message in sent)
-    with OrderedOutStream._segments_lock:  # the IO thread can't send more: as after a crash
+    with OrderedOutStream.backlog.lock:  # the IO thread can't send more: as after a crash
         for number in range(100, 120):
             streams.stdout.write(f"line {number} é {SECRET}\n")
         unsent = read_after(tmp_path / "box", reached)
@@ -203,7 +203,7 @@ def test_messages_and_black_box_together_have_everything_once(streams, tmp_path)
 
 
 def test_a_forked_childs_print_does_not_repeat_what_the_parent_had_waiting(streams):
-    with OrderedOutStream._segments_lock:
+    with OrderedOutStream.backlog.lock:
         streams.stdout.write("parent\n")
     pid = os.fork()
     if pid == 0:
