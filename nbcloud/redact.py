@@ -13,7 +13,7 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -45,6 +45,7 @@ class Redactor:
         self._sorted = sorted(forms)
         self._heads = sorted({form[:MINIMUM_LENGTH] for form in forms})
         self._pattern = re.compile("|".join(map(re.escape, self._longest_first)))
+        self._begin = _beginnings(forms)
         self._held = ""
 
     def __bool__(self) -> bool:
@@ -80,6 +81,9 @@ class Redactor:
         if not self._sorted:
             return chunk
         text = self._held + chunk
+        if not self._begin.search(text):  # as nearly always
+            self._held = ""
+            return text
         keep = self._open_end(text, 0)
         if self._occurs(text):
             for match in self._pattern.finditer(text):
@@ -122,6 +126,13 @@ class Redactor:
                 place = text.find(head, place + 1)
         yield from sorted(places)
         yield from range(short, len(text))
+
+
+def _beginnings(forms: Iterable[str]) -> re.Pattern[str]:
+    """Where any of ``forms`` may begin: its first three characters, or those that are a text's last."""
+    inside = {re.escape(form[:3]) for form in forms}
+    at_end = {re.escape(form[:length]) for form in forms for length in (1, 2)}
+    return re.compile(rf"{'|'.join(sorted(inside))}|(?:{'|'.join(sorted(at_end))})\Z")
 
 
 def _forms(value: str) -> Iterator[str]:
