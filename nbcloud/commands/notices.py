@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from nbcloud.runs.record import RunState
+
 
 def notice(text: str) -> None:
     """Say something to the user, on stderr."""
     sys.stderr.write(f"nbcloud: {text}\n")
     sys.stderr.flush()
+
+
+def nothing_shown(run: str, state: RunState) -> None:
+    """What is said in place of the outputs of a run that has none."""
+    notice(f"Run {run} ({state}) has shown nothing{'' if state.ended else ' yet'}.")

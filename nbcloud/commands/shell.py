@@ -7,9 +7,9 @@ import sys
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.notices import notice
+from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.parser import Parser
-from nbcloud.commands.verbs import add_verb, nothing_shown
+from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import SKIPPED, failure
@@ -47,7 +47,7 @@ def _print_record(wanted: str) -> None:
             sys.stdout.write(text)
             said = said or bool(text)
     if not said:
-        notice(nothing_shown(run))
+        nothing_shown(run.id, run.state)
 
 
 def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None:  # noqa: ARG001

@@ -284,11 +284,6 @@ def run_answer(found: list[Run]) -> Answer:
     return Answer("" if rows else "No run is on record.", columns, rows, [run.to_json() for run in found])
 
 
-def nothing_shown(run: Run) -> str:
-    """What is said in place of the outputs of a run that has none."""
-    return f"Run {run.id} ({run.state}) has shown nothing{'' if run.state.ended else ' yet'}."
-
-
 def _first_line(code: str) -> str:
     line = next((line.strip() for line in code.splitlines() if line.strip()), "")
     return line if len(line) <= 40 else line[:39] + "…"

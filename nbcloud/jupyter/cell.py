@@ -11,7 +11,7 @@ from typing import Any
 from IPython.display import display
 
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.notices import notice
+from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.dispatch.notebook import Notebook, Undefined
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.plan import Plan, plan
@@ -285,11 +285,13 @@ class CellRunner:
     def show_attached(self, run: CloudRun) -> None:
         """Show a run from its first message on; an interrupt stops watching, the run goes on."""
         shown = CellOutput(self.shell, self.comms, run.session, run.id)
+        silent = True
         try:
             event = None
             while event != ("end", None):
                 messages, event = run.take(shown.patience)
                 shown.publish(messages)
+                silent = silent and not messages
                 if event is not None and event[0] == "silent":
                     notice(_silent(event[1]))
         except KeyboardInterrupt:
@@ -300,6 +302,8 @@ class CellRunner:
         shown.close()
         if run.message:
             notice(f"Run {run.id}: {run.message}.")
+        elif silent:
+            nothing_shown(run.id, run.state)
 
     def close(self) -> None:
         """End with the kernel."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.notices import notice
+from nbcloud.commands.notices import nothing_shown
 from nbcloud.commands.parser import Parser
-from nbcloud.commands.verbs import add_verbs, nothing_shown
+from nbcloud.commands.verbs import add_verbs
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import open_store
@@ -93,12 +93,14 @@ class LineCommands:
     def _session(self, name: str | None) -> Session:
         notebook = self._runner().notebook
         found = notebook.find(name) or notebook.reopen(name)
-        if found is None:
-            raise SessionNotFound(
-                f"This notebook has no session {name!r}." if name else "This notebook has no session yet.",
-                "The first %%cloud cell starts one.",
-            )
-        return found
+        if found is not None:
+            return found
+        if name is None:
+            raise SessionNotFound("This notebook has no session yet.", "The first %%cloud cell starts one.")
+        others = ", ".join(session.name for session in notebook.open_sessions()) or "none"
+        raise SessionNotFound(
+            f"This notebook has no session {name!r}; open: {others}.", f"To start one: %%cloud -s {name}"
+        )
 
     def _find(self, wanted: str | None) -> Run:
         self._runner().notebook.recorder.flush()  # the latest may have begun a moment ago
@@ -118,7 +120,7 @@ class LineCommands:
         with open_store() as store:
             outputs = store.outputs(run.id)
         if not outputs:
-            notice(nothing_shown(run))
+            nothing_shown(run.id, run.state)
         self._runner().show_outputs(run, outputs)
 
     def _attach(self, arguments: argparse.Namespace, progress: Progress) -> None:

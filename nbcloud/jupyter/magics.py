@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from nbcloud.commands.cell import cell_options, cell_parser
 from nbcloud.commands.parser import Help
@@ -47,21 +49,26 @@ class CloudMagics(Magics):
         return self._lines
 
     @no_var_expand  # type: ignore[untyped-decorator]
-    @line_cell_magic  # type: ignore[untyped-decorator]
-    def cloud(self, line: str, cell: str | None = None) -> Any:
+    @line_magic("cloud")  # type: ignore[untyped-decorator]
+    def on_a_line(self, line: str) -> Any:
+        """Start and stop clusters, look after sessions and runs.
+
+        ``%cloud --help`` lists the commands, ``%cloud COMMAND --help`` tells of one. Without a command, what
+        runs and waits is shown. To run a cell on a cluster, put ``%%cloud`` on top of it; of this tells
+        ``%%cloud?``.
+        """
+        with _answering():
+            return self.lines.run(line)
+
+    @no_var_expand  # type: ignore[untyped-decorator]
+    @cell_magic("cloud")  # type: ignore[untyped-decorator]
+    def on_a_cell(self, line: str, cell: str) -> Any:
         """Replaced by the manual page when the magics are registered."""
-        try:
-            if cell is None:
-                return self.lines.run(line)
+        with _answering():
             options = cell_options(line)
-            if not cell.strip():
-                return None  # as in a local kernel: nothing to run, nothing to say
-            return self.runner.run(self._as_typed(cell), options)
-        except Help as page:
-            print(page)
-        except NbcloudError as error:
-            _shown_as_sentence(error)
-            raise
+            if cell.strip():  # else as in a local kernel: nothing to run, nothing to say
+                return self.runner.run(self._as_typed(cell), options)
+        return None
 
     def _as_typed(self, cell: str) -> str:
         """The cell before IPython added a newline to it, and emptied its blank lines.
@@ -86,18 +93,25 @@ def _without_blanks(text: str) -> list[str]:
     return [line if line.strip() else "" for line in text.removesuffix("\n").split("\n")]
 
 
-def _shown_as_sentence(error: NbcloudError) -> None:
-    """Have IPython show an error as its sentence instead of a stack of internals."""
-    if not hasattr(error, "_render_traceback_"):
-        text = f"{type(error).__name__}: {error}"
-        error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Print a manual page that was asked for; have IPython show an error as its sentence, without a stack."""
+    try:
+        yield
+    except Help as page:
+        print(page)
+    except NbcloudError as error:
+        if not hasattr(error, "_render_traceback_"):
+            text = f"{type(error).__name__}: {error}"
+            error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+        raise
 
 
 def register(shell: Any) -> None:
     """Give a shell the magics and their completion."""
     magics = CloudMagics(shell)
     page = f"{cell_parser().format_help()}\nCommands of %cloud: see %cloud --help"
-    CloudMagics.cloud.__doc__ = page
+    CloudMagics.on_a_cell.__doc__ = page
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
 
