@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "CloudRun": "nbcloud.dispatch.run",
-    "Handle": "nbcloud.sessions.handles",
+    "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
     "secret": "nbcloud.secret_values",
 }
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.secret_values import secret
-    from nbcloud.sessions.handles import Handle
+    from nbcloud.sessions.client.handles import Handle
 
 
 def __getattr__(name: str) -> Any:

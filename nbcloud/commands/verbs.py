@@ -21,12 +21,11 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import ClusterNotFound, NbcloudError, UsageError
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.handles import size_text
 from nbcloud.sessions.spool import remove_orphans
-from nbcloud.wording import counted
+from nbcloud.wording import counted, size_text
 
 if TYPE_CHECKING:
-    from nbcloud.sessions.link import Link
+    from nbcloud.sessions.client.link import Link
 
 _HEALTHY_SECONDS = 2.0
 

@@ -9,7 +9,7 @@ from nbcloud.clusters.base import ClusterInfo, Progress, silent
 from nbcloud.clusters.connect import resolve
 
 if TYPE_CHECKING:
-    from nbcloud.sessions.link import Link
+    from nbcloud.sessions.client.link import Link
 
 _links: dict[str, Link] = {}
 _lock = threading.Lock()
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 def link_to(info: ClusterInfo) -> Link:
     """The live link to a cluster."""
     # Here, because it brings Dask, which takes half a second to import.
-    from nbcloud.sessions.link import Link
+    from nbcloud.sessions.client.link import Link
 
     with _lock:
         link = _links.get(info.id)

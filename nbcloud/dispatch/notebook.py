@@ -19,12 +19,12 @@ from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
-from nbcloud.sessions.handles import Handle
+from nbcloud.sessions.client.handles import Handle
 from nbcloud.wording import counted
 
 if TYPE_CHECKING:
-    from nbcloud.sessions.client import Limits, Parcel, Session
-    from nbcloud.sessions.link import Link
+    from nbcloud.sessions.client.link import Link
+    from nbcloud.sessions.client.session import Limits, Parcel, Session
 
 
 class Undefined(UsageError, NameError):
@@ -58,7 +58,7 @@ class Notebook:
 
     def limits(self) -> Limits:
         """Sizes up to which results come home."""
-        from nbcloud.sessions.client import Limits
+        from nbcloud.sessions.client.session import Limits
 
         return Limits(settings().home_limit, settings().out_limit)
 
@@ -81,7 +81,7 @@ class Notebook:
         return known
 
     def _open(self, link: Link, name: str, options: CellOptions, progress: Progress) -> Session:
-        from nbcloud.sessions.client import Session
+        from nbcloud.sessions.client.session import Session
 
         facts = link.ask(
             "open",

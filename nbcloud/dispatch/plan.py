@@ -11,7 +11,7 @@ from nbcloud.clusters import registry
 from nbcloud.config import settings
 from nbcloud.dispatch.notebook import Notebook
 from nbcloud.dispatch.options import CellOptions
-from nbcloud.sessions.inputs import Inputs
+from nbcloud.sessions.client.inputs import Inputs
 
 
 @dataclass(frozen=True)

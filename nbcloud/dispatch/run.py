@@ -26,7 +26,7 @@ from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.runlog import DROPPED, FINISHED, STARTED
 
 if TYPE_CHECKING:
-    from nbcloud.sessions.link import Link
+    from nbcloud.sessions.client.link import Link
 
 Event = tuple[str, Any]
 """``("missing", hashes)``, ``("silent", facts)``, ``("left", None)`` or ``("end", None)``."""

@@ -25,7 +25,7 @@ from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_err
 from nbcloud.jupyter.progress import Phases
 from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.handles import size_text
+from nbcloud.wording import size_text
 
 _SILENCE = 10.0
 _GIVE_UP = 8.0

@@ -46,7 +46,7 @@ class Interrupts:
     Parameters
     ----------
     run : CloudRun
-    session : nbcloud.sessions.client.Session
+    session : nbcloud.sessions.client.session.Session
     departure : Departure
     """
 

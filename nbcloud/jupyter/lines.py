@@ -17,11 +17,11 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunNotFound, SessionNotFound, UsageError
 from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import Run
-from nbcloud.sessions.handles import size_text
+from nbcloud.wording import size_text
 
 if TYPE_CHECKING:
     from nbcloud.jupyter.cell import CellRunner
-    from nbcloud.sessions.client import Session
+    from nbcloud.sessions.client.session import Session
 
 
 class LineCommands:

@@ -111,7 +111,7 @@ class CellOutput(PacedOutput):
     ----------
     shell : IPython.core.interactiveshell.InteractiveShell
     comms : CommRelay
-    session : nbcloud.sessions.client.Session
+    session : nbcloud.sessions.client.session.Session
         The session whose widgets these are.
     run : str
     """
@@ -205,7 +205,7 @@ class LaterOutput(PacedOutput):
     ----------
     shell : IPython.core.interactiveshell.InteractiveShell
     comms : CommRelay
-    session : nbcloud.sessions.client.Session
+    session : nbcloud.sessions.client.session.Session
     parent : dict or None
         Header of the cell's request; None to take each message's own.
     run : str

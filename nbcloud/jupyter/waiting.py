@@ -22,7 +22,7 @@ class Turn:
     ----------
     run : CloudRun
         Just sent.
-    session : nbcloud.sessions.client.Session
+    session : nbcloud.sessions.client.session.Session
         Its session.
     """
 

@@ -1,4 +1,4 @@
-"""Jupyter messages as they are sent to a session's kernel."""
+"""Jupyter messages as they are sent to a session's kernel, and those that only such a kernel knows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from jupyter_client.session import Session as JupyterSession
+
+CALL = "nbcloud_call"
+"""To a kernel: a question about its names."""
+DONE = "nbcloud_done"
+"""From a kernel: the end of a cell, or the answer to a question."""
+AFTER = "after"
+"""In the content of ``DONE``: the number of the output behind which it has its place."""
+BLACK_BOX = "NBCLOUD_KERNEL_BLACK_BOX"
+"""In the environment of a kernel: the file of its black box."""
 
 _messages = JupyterSession()
 

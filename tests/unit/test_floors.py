@@ -16,6 +16,10 @@ FLOORS = (
     ("config", "extras", "redact", "secret_values", "wording", "cells", "runs.record"),
     ("clusters", "models"),
     ("sessions", "runs", "inference"),
+    ("sessions.kernel",),
+    ("sessions.host",),
+    ("sessions.journal",),
+    ("sessions.client",),
     ("dispatch",),
     ("commands",),
     ("jupyter", "workflows"),
@@ -42,7 +46,9 @@ class Import:
 
 def room(module: str) -> str:
     """The room of a module, named without ``nbcloud.``."""
-    return next((name for name in (module, module.partition(".")[0]) if name in FLOOR), "")
+    parts = module.split(".")
+    candidates = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((name for name in candidates if name in FLOOR), "")
 
 
 def module_name(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbcloud.wording import counted
+from nbcloud.wording import counted, size_text
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,11 @@ from nbcloud.wording import counted
 )
 def test_a_number_of_things(number, text):
     assert counted(number, "worker") == text
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [(None, ""), (0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 * 2**50, "5,120.0 TiB")],
+)
+def test_sizes_for_people(nbytes, text):
+    assert size_text(nbytes) == text

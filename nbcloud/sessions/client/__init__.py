@@ -1,0 +1,1 @@
+"""In a notebook or a shell: the link to a cluster, and sessions as one notebook sees them."""

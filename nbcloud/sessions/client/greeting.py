@@ -1,0 +1,69 @@
+"""The first words between a client and a cluster's scheduler, and what brings the journal there."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from pathlib import Path
+from typing import Any
+
+from distributed.comm import Comm, connect
+from distributed.core import rpc
+
+from nbcloud.clusters.base import ClusterInfo
+from nbcloud.config import settings
+from nbcloud.errors import VersionSkew
+from nbcloud.sessions.channel import PROTOCOL
+from nbcloud.sessions.host.host import Host
+from nbcloud.sessions.journal.journal import PLUGIN, Journal
+
+CONNECT_SECONDS = 10.0
+
+
+def arguments(info: ClusterInfo) -> dict[str, Any]:
+    """For connections to a cluster: the client's certificates."""
+    security = info.security()
+    return security.get_connection_args("client") if security else {}
+
+
+async def greet(info: ClusterInfo, hello: dict[str, Any]) -> tuple[Comm, dict[str, Any] | None]:
+    """Connect to a scheduler's journal.
+
+    Returns
+    -------
+    Comm, dict or None
+        The connection, and the journal's answer; None when the scheduler has no journal yet.
+
+    Raises
+    ------
+    OSError, TimeoutError
+        When nobody answers.
+    VersionSkew
+        When the journal is of another protocol.
+    """
+    comm: Comm = await connect(info.address, timeout=CONNECT_SECONDS, **arguments(info))
+    try:
+        await comm.write({"op": "nbcloud_client", "hello": hello})
+        async with asyncio.timeout(CONNECT_SECONDS):
+            welcome = await comm.read()
+        if not isinstance(welcome, dict) or "protocol" not in welcome:
+            return comm, None
+        if welcome["protocol"] != PROTOCOL:
+            raise VersionSkew(
+                f"The cluster {info.name!r} runs nbcloud {welcome.get('version', '?')} (protocol "
+                f"{welcome['protocol']}), and this is protocol {PROTOCOL}.",
+                f"Start it anew: %cloud down {info.name}, then %cloud up.",
+            )
+    except BaseException:
+        comm.abort()
+        raise
+    return comm, welcome
+
+
+async def install(info: ClusterInfo) -> None:
+    """Bring the journal to the scheduler and a host to each worker, now and later."""
+    directory = str(Path(info.directory) / "journal") if info.directory else None
+    journal = Journal(directory, settings().journal_memory)
+    async with rpc(info.address, connection_args=arguments(info)) as scheduler:
+        await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
+        await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)

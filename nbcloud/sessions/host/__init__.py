@@ -1,0 +1,1 @@
+"""In a worker: sessions, each a kernel process, and the numbers of what their runs say."""

@@ -1,0 +1,282 @@
+"""One kernel process beside a worker, and its message frames.
+
+Frames are passed on as they are: only a message's header and parent are read here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.session import DELIM
+
+from nbcloud.errors import SessionLost
+from nbcloud.sessions.kernel.blackbox import POSITION_KEY, end_of, make_black_box, read_after
+from nbcloud.sessions.messages import AFTER, BLACK_BOX, DONE
+
+_READY_SECONDS = 60
+_AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A message as it stands on the wire, unsigned.
+
+    ``header``, ``parent``, ``metadata`` and ``content`` are JSON, as bytes.
+    """
+
+    header: bytes
+    parent: bytes
+    metadata: bytes
+    content: bytes
+    buffers: list[bytes]
+
+
+Message = tuple[Frames, dict[str, Any], dict[str, Any]]
+"""Frames, header and parent."""
+
+
+class _Specs(KernelSpecManager):
+    """The one kernel that sessions run."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:  # noqa: ARG002 - the interface
+        argv = [sys.executable, "-m", "nbcloud.sessions.kernel", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="nbcloud", language="python", interrupt_mode="signal")
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment, without what Dask set for its own threads."""
+    import dask
+
+    environment = dict(os.environ)
+    for key, value in dask.config.get("distributed.nanny.pre-spawn-environ", default={}).items():
+        if environment.get(key) == str(value):
+            del environment[key]
+    # PYTHONHASHSEED is Dask's, for its workers; the others belong to who started the worker.
+    for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST", "PYTHONHASHSEED"):
+        environment.pop(key, None)
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
+    return environment
+
+
+class KernelProcess:
+    """A kernel, from its start to its end.
+
+    Parameters
+    ----------
+    directory : Path
+        Private and short, for the connection file, the sockets and the log.
+    on_exit : callable
+        Called in the event loop with the exit code, once, however the process ends.
+    """
+
+    def __init__(self, directory: Path, on_exit: Callable[[int], None]) -> None:
+        self._directory = directory
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._reaped = False
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        manager = AsyncKernelManager(kernel_spec_manager=_Specs(), kernel_name="nbcloud")
+        manager.connection_file = str(directory / "kernel.json")
+        if os.name == "posix":
+            manager.transport = "ipc"
+            manager.ip = str(directory / "k")
+        self._manager = manager
+        self._async_sockets: tuple[Any, ...] = ()
+        self._news = asyncio.Event()
+        self._seen = 0
+        """The number of the last output that came."""
+        self._replies: deque[tuple[int, Message]] = deque()
+        """What the shell channel said, and after which output it has its place."""
+        self.pid = 0
+        self.log = directory / "kernel.log"
+        self._black_box = directory / "black-box"
+        self._position = 0
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers."""
+        with self.log.open("wb") as log:
+            make_black_box(self._black_box)
+            environment = {**_environment(), BLACK_BOX: str(self._black_box)}
+            await self._manager.start_kernel(
+                env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        process = self._manager.provisioner.process
+        self.pid = process.pid
+        threading.Thread(target=self._wait, args=(process,), daemon=True, name="nbcloud-kernel-exit").start()
+        self._session = self._manager.session
+        # Requests wait in memory: a send that waits for the kernel would stop all of the worker.
+        self._manager.context.sndhwm = 0
+        # Read when their descriptors say so: ZeroMQ's sockets for asyncio take longer for each message.
+        self._async_sockets = (self._manager.connect_shell(), self._manager.connect_iopub())
+        self._shell, self._iopub = (zmq.Socket.shadow(socket.underlying) for socket in self._async_sockets)
+        for socket in (self._shell, self._iopub):
+            socket.linger = 0
+            self._loop.add_reader(socket.FD, self._readable, socket)
+        async with asyncio.timeout(_READY_SECONDS):
+            ready = asyncio.create_task(self._answers())
+            either: list[asyncio.Future[Any]] = [ready, self._ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                ready.cancel()
+                raise SessionLost(
+                    f"The kernel ended at its start, with code {self._ended.result()}:\n{self.last_words()}"
+                )
+            await ready
+
+    def _readable(self, socket: zmq.Socket[bytes]) -> None:
+        socket.get(zmq.EVENTS)  # else the descriptor goes on saying so
+        self._news.set()
+
+    async def _answers(self) -> None:
+        """Ask until a status message proves that the subscription to iopub is in force."""
+        while True:
+            self.send(self.frames("kernel_info_request", {}))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    while True:
+                        for _, header, parent in await self.messages():
+                            if (
+                                header["msg_type"] == "status"
+                                and parent.get("msg_type") == "kernel_info_request"
+                            ):
+                                return
+
+    def _wait(self, process: Any) -> None:
+        code = process.wait()
+        self._reaped = True
+        _kill_group(process)  # what it started and left
+        with contextlib.suppress(RuntimeError):  # the worker's loop may be gone before its kernels
+            self._loop.call_soon_threadsafe(self._exited, code)
+
+    def _exited(self, code: int) -> None:
+        self._ended.set_result(code)
+        self._on_exit(code)
+
+    def frames(self, msg_type: str, content: dict[str, Any]) -> Frames:
+        """A request of our own."""
+        header = self._session.msg_header(msg_type)
+        return Frames(self._session.pack(header), b"{}", b"{}", self._session.pack(content), [])
+
+    def send(self, frames: Frames) -> None:
+        """Send a request on the shell channel."""
+        parts = [frames.header, frames.parent, frames.metadata, frames.content]
+        signature = self._session.sign(parts)
+        self._shell.send_multipart([DELIM, signature, *parts, *frames.buffers])
+        self._news.set()  # to send may use up what the descriptor had to say
+
+    async def messages(self) -> list[Message]:
+        """Wait for messages; returns those that are there: frames, header and parent.
+
+        They are those of iopub, and from the shell channel ``nbcloud_done``, behind the outputs before it,
+        and ``execute_reply``.
+        """
+        while True:
+            self._news.clear()
+            batch = self._there()
+            if batch:
+                return self._marked(batch)
+            await self._news.wait()
+
+    def messages_now(self) -> list[Message]:
+        """Messages that are there already, of a process that has ended."""
+        batch = self._there()
+        while self._replies and not batch:  # what should have come before can't come any more
+            batch = [self._replies.popleft()[1]]
+        return self._marked(batch)
+
+    def _there(self) -> list[Message]:
+        batch: list[Message] = []
+        with contextlib.suppress(zmq.Again):
+            while len(batch) < _AT_ONCE:
+                parts = self._iopub.recv_multipart(zmq.NOBLOCK)
+                if parts[0].isdigit():
+                    self._seen = int(parts[0])
+                batch.append(_parsed(parts))
+        with contextlib.suppress(zmq.Again):
+            while True:
+                reply = _parsed(self._shell.recv_multipart(zmq.NOBLOCK))
+                frames, header, _ = reply
+                if header["msg_type"] == DONE:
+                    self._replies.append((json.loads(frames.content)[AFTER], reply))
+                elif header["msg_type"] == "execute_reply":
+                    self._replies.append((0, reply))
+        while self._replies and self._replies[0][0] <= self._seen:
+            batch.append(self._replies.popleft()[1])
+        if len(batch) >= _AT_ONCE:
+            self._news.set()
+        return batch
+
+    def _marked(self, batch: list[Message]) -> list[Message]:
+        """Note how far the kernel's text has come; the rest is in the black box."""
+        for frames, header, _ in reversed(batch):
+            if header["msg_type"] == "stream" and POSITION_KEY.encode() in frames.metadata:
+                self._position = json.loads(frames.metadata)[POSITION_KEY]
+                break
+        return batch
+
+    def mark(self) -> None:
+        """Forget what was written up to now: it belongs to no run."""
+        with contextlib.suppress(OSError):
+            self._position = max(self._position, end_of(self._black_box))
+
+    def unsent(self) -> list[tuple[str, str]]:
+        """Stream names and texts that the process wrote and could not send before it ended."""
+        with contextlib.suppress(OSError):
+            return read_after(self._black_box, self._position)
+        return []
+
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs."""
+        await self._manager.interrupt_kernel()
+
+    def kill(self) -> None:
+        """End the process and its children at once."""
+        process = self._manager.provisioner.process if self._manager.provisioner else None
+        # Once it is reaped, its number may be another process's.
+        if process is not None and not self._reaped:
+            _kill_group(process)
+
+    def close(self) -> None:
+        """Kill the process and remove its files."""
+        self.kill()
+        for socket in self._async_sockets:
+            with contextlib.suppress(zmq.ZMQError):
+                self._loop.remove_reader(socket.FD)
+            socket.close(0)
+        self._manager.cleanup_connection_file()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def last_words(self, lines: int = 15) -> str:
+        """The end of what the process wrote to its own standard error, such as a fatal error's stack."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+def _kill_group(process: Any) -> None:
+    """Kill a process with the group that it leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, 9)
+        else:
+            process.kill()
+
+
+def _parsed(parts: list[bytes]) -> Message:
+    start = parts.index(DELIM) + 2
+    header, parent, metadata, content, *buffers = parts[start:]
+    return Frames(header, parent, metadata, content, buffers), json.loads(header), json.loads(parent)

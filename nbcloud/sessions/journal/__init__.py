@@ -1,0 +1,1 @@
+"""On the scheduler: who is connected, which sessions and runs there are, and all that runs have said."""

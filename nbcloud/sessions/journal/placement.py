@@ -1,0 +1,222 @@
+"""Where sessions live: each has a Dask task that holds its resources, on a worker that has them to spare."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from distributed import Client, Future, Scheduler, Security
+from distributed.scheduler import TaskState, WorkerState
+
+from nbcloud.sessions.host.host import hold_session
+from nbcloud.wording import size_text
+
+PREFIX = "nbcloud-session-"
+_LOOK_AGAIN = 0.5
+
+
+def _as_client(security: Security) -> Security:
+    """The scheduler's own certificate, used to connect to itself."""
+    if not security.tls_ca_file:
+        return security
+    return Security(
+        tls_ca_file=security.tls_ca_file,
+        tls_client_cert=security.tls_client_cert or security.tls_scheduler_cert,
+        tls_client_key=security.tls_client_key or security.tls_scheduler_key,
+        require_encryption=security.require_encryption,
+    )
+
+
+def _amount(resource: str, amount: float) -> str:
+    """So much of a resource, for people."""
+    return f"{resource} {size_text(int(amount)) if resource == 'MEMORY' else f'{amount:g}'}"
+
+
+class Placement:
+    """Session tasks of one scheduler.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._client: Client | None = None
+        self._futures: dict[str, Future] = {}
+        self._attempts = 0
+        self._waiting: dict[str, dict[str, float]] = {}
+        """What the sessions ask for that have no worker yet, in the order in which they asked."""
+        self._promised: dict[str, tuple[str, dict[str, float]]] = {}
+        """The worker that a session was given, and what it holds there."""
+        self._lock = asyncio.Lock()
+
+    def impossible(self, resources: dict[str, float]) -> str:
+        """Why no worker of the cluster could ever hold these resources; empty when one could."""
+        for name, wanted in resources.items():
+            most = max(
+                (state.resources.get(name, 0) for state in self._scheduler.workers.values()), default=None
+            )
+            if most is not None and wanted > most:
+                return (
+                    f"No worker of this cluster has {_amount(name, wanted)}: "
+                    f"the largest has {_amount(name, most)}. "
+                    "Ask for less, or start a cluster with larger workers."
+                )
+        return ""
+
+    def _task(self, name: str) -> TaskState | None:
+        return self._scheduler.tasks.get(self._futures[name].key) if name in self._futures else None
+
+    def _on_its_way(self, name: str) -> bool:
+        """Whether the scheduler has not yet counted what the session's task takes."""
+        task = self._task(name)
+        return task is None or task.state in {"released", "waiting", "queued", "no-worker"}
+
+    def _fits(self, state: WorkerState, resources: dict[str, float]) -> bool:
+        """Whether the worker has so much that neither a task holds nor a session was promised."""
+        promised = [
+            held
+            for name, (worker, held) in self._promised.items()
+            if worker == state.address and self._on_its_way(name)
+        ]
+        return all(
+            state.resources.get(name, 0)
+            - state.used_resources.get(name, 0)
+            - sum(held.get(name, 0) for held in promised)
+            >= wanted
+            for name, wanted in resources.items()
+        )
+
+    def _choose(self, name: str, silent: set[str], since: float) -> str:
+        """The worker for the session whose turn it is; empty while there is none."""
+        resources = self._waiting[name]
+        # One that no worker can hold at present, because a large one left, keeps nobody from their turn.
+        if name != next((each for each, r in self._waiting.items() if not self.impossible(r)), ""):
+            return ""
+        free = [
+            state
+            for state in self._scheduler.running
+            if self._fits(state, resources)
+            and (state.address not in silent or state.last_seen > since)  # it may be back meanwhile
+        ]
+        found = min(free, key=self._sessions, default=None)
+        return found.address if found is not None else ""
+
+    def _sessions(self, state: WorkerState) -> int:
+        """How many sessions are on the worker, or about to be."""
+        there = sum(str(task.key).startswith(PREFIX) for task in state.processing)
+        coming = [name for name, (worker, _) in self._promised.items() if worker == state.address]
+        return there + sum(map(self._on_its_way, coming))
+
+    def _queue(self, name: str) -> str:
+        """Why the session waits for its turn."""
+        resources = self._waiting[name]
+        if not self._scheduler.workers:
+            return "waiting for a worker to join the cluster"
+        wanted = ", ".join(_amount(*item) for item in resources.items())
+        if self.impossible(resources):
+            return f"waiting for a worker that has {wanted}"
+        if any(self._fits(state, resources) for state in self._scheduler.running):
+            return "waiting in the queue: another session asked first"
+        return f"waiting in the queue: {wanted} is taken on every worker"
+
+    def _phase(self, name: str) -> str:
+        """How far the start of a session is whose task was submitted."""
+        task = self._task(name)
+        if not self._scheduler.workers:
+            return "waiting for a worker to join the cluster"
+        if task is not None and task.state in {"no-worker", "queued"}:
+            return "waiting for a worker that is free"
+        return "starting a kernel"
+
+    async def place(
+        self, name: str, resources: dict[str, float], memory: int | None, taken: list[str], silent: set[str]
+    ) -> AsyncIterator[str]:
+        """Start the session ``name`` somewhere; yields the phases of its start, for ever.
+
+        Parameters
+        ----------
+        name : str
+        resources : dict
+            Dask resources, held as long as the session lives.
+        memory : int or None
+            The most bytes that its kernel may take.
+        taken : list of str
+            Workers of the sessions there are; without resources to decide it, that with the fewest is
+            taken.
+        silent : set of str
+            Workers that do not answer.
+        """
+        since = time.time()
+        self._waiting[name] = resources
+        async with self._lock:
+            if self._client is None:
+                self._client = await Client(
+                    self._scheduler.address,
+                    asynchronous=True,
+                    security=_as_client(self._scheduler.security),
+                    set_as_default=False,
+                    name="nbcloud-journal",
+                )
+        if not resources and self._waiting.pop(name, None) is not None:
+            workers = [worker for worker in self._scheduler.workers if worker not in silent]
+            self._submit(name, memory, None, [min(workers, key=taken.count)] if workers else [])
+        while name in self._waiting or name in self._futures:
+            # Dask would give the task to a worker at once, and leave it there in line although another
+            # worker becomes free: so it gets the task when there is a worker that can run it.
+            if name in self._waiting and (worker := self._choose(name, silent, since)):
+                del self._waiting[name]
+                self._promised[name] = worker, resources
+                self._submit(name, memory, resources, [worker])
+            if name in self._waiting:
+                yield self._queue(name)
+            else:
+                future = self._futures[name]
+                if future.status == "error":
+                    raise RuntimeError(str(await future.exception()))
+                yield self._phase(name)
+                self._withdraw_from_lost(name)
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _submit(
+        self, name: str, memory: int | None, resources: dict[str, float] | None, workers: list[str]
+    ) -> None:
+        assert self._client is not None
+        self._attempts += 1
+        self._futures[name] = self._client.submit(
+            hold_session,
+            name,
+            memory,
+            key=f"{PREFIX}{name}-{self._attempts}",
+            resources=resources,
+            workers=workers or None,
+            allow_other_workers=bool(workers) and resources is None,
+            pure=False,
+            retries=0,
+        )
+
+    def _withdraw_from_lost(self, name: str) -> None:
+        """Have a session wait again, before all others, whose worker left before it had begun there."""
+        if name not in self._promised or name not in self._futures:
+            return
+        worker, resources = self._promised[name]
+        if worker not in self._scheduler.workers:
+            self.release(name)
+            self._waiting = {name: resources, **self._waiting}
+
+    def release(self, name: str) -> None:
+        """The session is over: let its task and resources go, or its place in the queue."""
+        self._waiting.pop(name, None)
+        self._promised.pop(name, None)
+        future = self._futures.pop(name, None)
+        if future is not None:
+            future.release()
+
+    async def close(self) -> None:
+        """End with the scheduler."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                await self._client.close(timeout=1)

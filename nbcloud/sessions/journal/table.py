@@ -1,0 +1,248 @@
+"""Sessions and runs, and what happens to them: the journal's state and every change of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from nbcloud.sessions.journal.members import ConnectedClient, ConnectedHost, JournaledRun, LiveSession
+from nbcloud.sessions.journal.placement import Placement
+from nbcloud.sessions.runlog import FINISHED, RunLog
+
+_BATCH = 2**19
+_KEPT_RUNS = 1000
+_KEPT_ENDS = 2**26
+
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
+
+class Table:
+    """All that is connected, lives or runs on one cluster.
+
+    Parameters
+    ----------
+    placement : Placement
+    directory : Path
+        For the journals of runs.
+    memory : int
+        Bytes of messages kept in memory for each run.
+    spawn : callable
+        Starts a task that ends with the journal.
+    """
+
+    def __init__(self, placement: Placement, directory: Path, memory: int, spawn: Spawn) -> None:
+        self.placement = placement
+        self.hosts: dict[str, ConnectedHost] = {}
+        """By the worker's address."""
+        self.clients: dict[str, ConnectedClient] = {}
+        self.sessions: dict[str, LiveSession] = {}
+        """By id."""
+        self.lost: OrderedDict[str, str] = OrderedDict()
+        """Why the latest sessions that are gone went, by id."""
+        self.runs: OrderedDict[str, JournaledRun] = OrderedDict()
+        self.asks: dict[str, tuple[ConnectedClient, str]] = {}
+        """Questions to sessions: who asked, and which session."""
+        self.last_active = time.time()
+        self._directory = directory
+        self._memory = memory
+        self._spawn = spawn
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is on or waits."""
+        return any(session.runs for session in self.sessions.values())
+
+    # Sessions
+
+    def start(self, session: LiveSession, memory: int | None, silent: set[str]) -> None:
+        """Let Dask find a place for a new session, not on workers that are silent."""
+        self.sessions[session.id] = session
+        taken = [other.host.worker for other in self.sessions.values() if other.host]
+        self._spawn(self._place(session, memory, taken, silent))
+
+    async def _place(
+        self, session: LiveSession, memory: int | None, taken: list[str], silent: set[str]
+    ) -> None:
+        try:
+            async for phase in self.placement.place(session.id, session.resources, memory, taken, silent):
+                for client, ask in session.waiting:
+                    client.channel.post({"op": "phase", "ask": ask, "text": phase})
+                if session.state != "starting":
+                    return
+        except Exception as error:  # noqa: BLE001 - whatever Dask says is the answer
+            self.lose(session, f"it could not be started: {error}")
+
+    def close_session(self, session: LiveSession, why: str) -> None:
+        """End a session on purpose, and what it runs."""
+        if session.host:
+            session.host.channel.post({"op": "close", "session": session.id, "why": why})
+        self.lose(session, why)
+
+    def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
+        """A session has its kernel."""
+        session.state, session.host, session.kernel_pid = "ready", host, message["kernel_pid"]
+        for client, ask in session.waiting:
+            client.channel.post({"op": "answer", "ask": ask, "answer": session.facts()})
+        session.waiting.clear()
+
+    def outside(self, session: LiveSession, items: list[Any]) -> None:
+        """Number messages that belong to no run, and give them to all who use the session."""
+        start = session.log.count
+        for when, kind, content, metadata, buffers, parent in items:
+            session.log.append(kind, content, metadata, buffers, when=when, parent=parent)
+        _, lines = session.log.read(start, 2**30)
+        for identity in session.clients:
+            if identity in self.clients:
+                self.clients[identity].channel.post({"op": "outside", "session": session.id, "lines": lines})
+
+    def lose(self, session: LiveSession, why: str) -> None:
+        """A session is gone for whatever reason; its runs end, its name is free."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        session.state, session.why = "lost", why
+        self.lost[session.id] = why
+        while len(self.lost) > _KEPT_RUNS:
+            self.lost.popitem(last=False)
+        for run in list(session.runs.values()):
+            before = "" if run.state == "running" else "its session was lost before it began: "
+            self._end(session, run, {"state": "lost", "why": before + why, "exit_code": None})
+            if run.client in self.clients and run.id not in self.clients[run.client].readers:
+                self.tell(run, {"op": "ended", "run": run.id})  # by the journal, which it does not read
+        lost = {"op": "answer", "error": f"The session {session.name!r}: {why}."}
+        for client, ask in session.waiting:
+            client.channel.post({**lost, "ask": ask})
+        for ask in [ask for ask, (_, asked) in self.asks.items() if asked == session.id]:
+            client, _ = self.asks.pop(ask)
+            client.channel.post({**lost, "ask": ask})
+        for identity in session.clients:
+            if identity in self.clients:
+                self.clients[identity].channel.post({"op": "session_lost", "session": session.id, "why": why})
+        self.placement.release(session.id)
+
+    # Runs
+
+    def announce(self, client: str, session: LiveSession, run_id: str) -> JournaledRun:
+        """A run that is on its way to its session, or has come there."""
+        self.last_active = time.time()
+        run = self.runs.get(run_id)
+        if run is None:
+            if not run_id.isalnum():  # it names a file
+                raise ValueError(f"{run_id!r} is not the id of a run.")
+            log = RunLog(self._directory / f"{run_id}.jsonl", self._memory)
+            run = JournaledRun(run_id, session.id, log, time.time(), client)
+            self.runs[run.id] = session.runs[run.id] = run
+            self._trim()
+        return run
+
+    def begun(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A kernel was given a run."""
+        session.clients.add(message["client"])
+        run = self.announce(message["client"], session, message["run"])
+        if run.id in session.runs:
+            run.state = "running"
+
+    def keep(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """Keep what a run says; its host has numbered it."""
+        run = session.runs.get(message["run"])
+        if run is not None:  # it may have been lost meanwhile
+            run.log.extend(message["lines"].splitlines(keepends=True))
+
+    def missing(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A session lacks values for a run: its client sends it again with them, while others wait."""
+        run = session.runs.get(message["run"])
+        if run is None:
+            return
+        run.missing = message["content"]
+        if run.client not in self.clients and not message["told"]:
+            self.abandon(session, run.client)
+        elif not message["told"]:
+            self.tell(run, {"op": "missing", "run": run.id, "content": message["content"]})
+
+    def abandon(self, session: LiveSession, client: str) -> None:
+        """A client is gone: what only it could bring to its runs will not come."""
+        runs = [run for run in session.runs.values() if run.client == client]
+        if session.host is None or not runs:
+            return
+        for run in runs:
+            if run.missing:
+                session.host.channel.post({"op": "give_up", "session": session.id, "run": run.id})
+        on_the_way = [run.id for run in runs if run.state == "queued"]
+        session.host.channel.post({"op": "known", "session": session.id, "runs": on_the_way})
+
+    def unknown(self, session: LiveSession, runs: list[str]) -> None:
+        """Runs that were announced, and never came to their session."""
+        for run in [session.runs[run] for run in runs if run in session.runs]:
+            why = "its notebook went away before it had sent it"
+            self._end(session, run, {"state": "lost", "why": why, "exit_code": None})
+
+    def ended(self, session: LiveSession, message: dict[str, Any]) -> None:
+        """A run is over."""
+        run = session.runs.get(message["run"])
+        if run is None:
+            return
+        if message["content"]:
+            names = json.loads(message["content"]).get("names", {})
+            session.names.difference_update(names.get("removed", ()))
+            session.names.update(names.get("added", ()))
+        run.end = {"content": message["content"], "buffers": message["buffers"]}
+        self._close(session, run, message)
+        if session.ephemeral and not session.runs and session.host:
+            why = "it was for one cell"
+            session.host.channel.post({"op": "close", "session": session.id, "why": why})
+
+    def _end(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+        """End a run of which its host can tell nothing more."""
+        run.log.append(FINISHED, json.dumps(end).encode())
+        self._close(session, run, end)
+
+    def _close(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+        self.last_active = time.time()
+        run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
+        session.runs.pop(run.id, None)
+        run.log.close()
+
+    def tell(self, run: JournaledRun, message: dict[str, Any]) -> None:
+        """Say something to the client that asked for a run."""
+        if run.client in self.clients:
+            self.clients[run.client].channel.post(message)
+
+    def _trim(self) -> None:
+        """Forget the oldest ended runs, and the values of all but the newest ends."""
+        while len(self.runs) > _KEPT_RUNS:
+            oldest = next((run for run in self.runs.values() if run.log.closed), None)
+            if oldest is None:
+                break
+            del self.runs[oldest.id]
+            oldest.log.remove()
+        kept = 0
+        for run in reversed(self.runs.values()):
+            if run.end is not None:
+                kept += sum(len(buffer) for buffer in run.end["buffers"])
+                if kept > _KEPT_ENDS:
+                    run.end = None
+
+    # Readers
+
+    def read(self, client: ConnectedClient, run: JournaledRun, after: int) -> None:
+        """Give a client the messages after a number, those to come, and the end."""
+        if run.id in client.readers:
+            client.readers[run.id].cancel()
+        client.readers[run.id] = self._spawn(self._follow(client, run, after))
+
+    async def _follow(self, client: ConnectedClient, run: JournaledRun, after: int) -> None:
+        """Give one client what it has not had yet, at its own pace."""
+        while True:
+            await run.log.grown(after)
+            if run.log.count <= after:
+                break
+            after, lines = run.log.read(after, _BATCH)
+            client.channel.post({"op": "messages", "run": run.id, "last": after, "lines": lines})
+            await client.channel.light()
+        end = run.end or {"content": b"", "buffers": []}
+        client.channel.post({"op": "end", "run": run.id, **run.facts(), **end})
+        client.readers.pop(run.id, None)
