@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from nbcloud.commands.cell import cell_parser
 
 if TYPE_CHECKING:
-    from nbcloud.jupyter.magics import CloudMagics
+    from nbcloud.jupyter.cell import CellRunner
+    from nbcloud.jupyter.lines import LineCommands
 
 _LINE = re.compile(r"\s*%%?cloud\s")
 _RUN_VERBS = {"logs", "attach", "cancel"}
@@ -21,7 +22,21 @@ _SESSION_FLAGS = {"-s", "--session"}
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
 
 
-def matcher(magics: CloudMagics) -> Callable[[CompletionContext], SimpleMatcherResult]:
+class Magics(Protocol):
+    """As much of the magics as their completion needs."""
+
+    shell: Any
+
+    @property
+    def runner(self) -> CellRunner:
+        """Runs cells."""
+
+    @property
+    def lines(self) -> LineCommands:
+        """Runs commands."""
+
+
+def matcher(magics: Magics) -> Callable[[CompletionContext], SimpleMatcherResult]:
     """The completions of these magics for IPython; where they have any, there are no others."""
 
     @context_matcher(identifier="nbcloud", priority=1000)  # type: ignore[untyped-decorator]
@@ -37,12 +52,12 @@ def matcher(magics: CloudMagics) -> Callable[[CompletionContext], SimpleMatcherR
     return match  # type: ignore[no-any-return]
 
 
-def complete(magics: CloudMagics, text: str) -> tuple[str, list[str]]:
+def complete(magics: Magics, text: str) -> tuple[str, list[str]]:
     """What may come next on a line.
 
     Parameters
     ----------
-    magics : CloudMagics
+    magics : Magics
     text : str
         The line up to the cursor.
 
@@ -58,7 +73,7 @@ def complete(magics: CloudMagics, text: str) -> tuple[str, list[str]]:
     return begun, [word for word in offered if word.startswith(begun)]
 
 
-def _cell(magics: CloudMagics, words: list[str], begun: str) -> list[str]:
+def _cell(magics: Magics, words: list[str], begun: str) -> list[str]:
     last = words[-1] if words else ""
     if last in _CLUSTER_FLAGS:
         return _clusters()
@@ -70,7 +85,7 @@ def _cell(magics: CloudMagics, words: list[str], begun: str) -> list[str]:
     return cell_parser().flags()
 
 
-def _line(magics: CloudMagics, words: list[str], begun: str) -> list[str]:
+def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
     verbs = magics.lines.parsers
     if not words:
         return [*verbs, "--help"]
@@ -93,7 +108,7 @@ def _clusters() -> list[str]:
     return [info.name for info in registry.entries()]
 
 
-def _sessions(magics: CloudMagics) -> list[str]:
+def _sessions(magics: Magics) -> list[str]:
     found: set[str] = set()
     # Completion never starts anything, and never fails.
     with contextlib.suppress(Exception):
@@ -102,7 +117,7 @@ def _sessions(magics: CloudMagics) -> list[str]:
     return sorted(found)
 
 
-def _runs(magics: CloudMagics) -> list[str]:
+def _runs(magics: Magics) -> list[str]:
     from nbcloud.dispatch.recorder import open_store
 
     with open_store() as store:
@@ -114,7 +129,7 @@ def _runs(magics: CloudMagics) -> list[str]:
     return [*own, *found, *named]
 
 
-def _names(magics: CloudMagics, *, remote: bool) -> list[str]:
+def _names(magics: Magics, *, remote: bool) -> list[str]:
     shell = magics.shell
     names = {name for name in shell.user_ns if not name.startswith("_") and name not in shell.user_ns_hidden}
     if remote:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import types
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import Any, Protocol
 
 from nbcloud.errors import HandleLost, NotPicklable
 from nbcloud.wording import size_text
-
-if TYPE_CHECKING:
-    from nbcloud.sessions.client.session import Session
 
 _UNPICKLABLE = "can't be pickled"
 # Python looks for these at the class, not at the object. A handle must not even be true or false.
@@ -29,6 +27,23 @@ _OPERATIONS = (
 # fmt: on
 
 
+class Holder(Protocol):
+    """As much of a session as those need who have values in it."""
+
+    lost: str
+    released: deque[str]
+
+    @property
+    def where(self) -> str:
+        """For people."""
+
+    def pull_handle(self, handle: str, name: str) -> Any:
+        """The value of a handle."""
+
+    def hold(self, name: str) -> dict[str, Any]:
+        """Have the value of a name kept for a handle, whose facts are returned."""
+
+
 class Handle:
     """A value that stays beside its session's kernel.
 
@@ -42,9 +57,9 @@ class Handle:
     _text: str
     _reason: str
     _id: str
-    _session: Session
+    _session: Holder
 
-    def __init__(self, session: Session, name: str, facts: dict[str, Any]) -> None:
+    def __init__(self, session: Holder, name: str, facts: dict[str, Any]) -> None:
         vars(self).update(
             name=name,
             type=facts["type"],
@@ -88,7 +103,7 @@ class Handle:
         """Whether nothing is known that keeps the value from being brought here."""
         return _UNPICKLABLE not in self._reason
 
-    def held_by(self, session: Session) -> bool:
+    def held_by(self, session: Holder) -> bool:
         """Whether the value is in ``session``."""
         return self._session is session
 

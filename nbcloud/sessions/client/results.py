@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 from nbcloud.cells.ledger import Ledger
-from nbcloud.sessions.client.handles import Handle, LazyModule
+from nbcloud.sessions.client.handles import Handle, Holder, LazyModule
 from nbcloud.sessions.parcels import Blobs, open_parcel
 from nbcloud.sessions.sources import learn
-
-if TYPE_CHECKING:
-    from nbcloud.sessions.client.session import Session
 
 
 class Results:
@@ -20,7 +17,9 @@ class Results:
 
     Parameters
     ----------
-    session : Session
+    session : Holder
+    namespace : mapping
+        The notebook's.
     ledger : Ledger
         What the session has.
     blobs : Blobs
@@ -29,11 +28,13 @@ class Results:
         The notebook's IPython shell.
     """
 
-    def __init__(self, session: Session, ledger: Ledger, blobs: Blobs, shell: Any) -> None:
+    def __init__(
+        self, session: Holder, namespace: MutableMapping[str, Any], ledger: Ledger, blobs: Blobs, shell: Any
+    ) -> None:
         self.mirrored: set[str] = set()
         """Names that are bound here and there: what is deleted on one side is on the other."""
         self._session = session
-        self._namespace = session.namespace
+        self._namespace = namespace
         self._ledger = ledger
         self._blobs = blobs
         self._shell = shell
@@ -93,7 +94,7 @@ class Results:
         return [{"name": name, **facts} for name in named]
 
     def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
-        held = self._session.call("hold", {"name": name})[0]
+        held = self._session.hold(name)
         self._namespace[name] = Handle(self._session, name, {**held, "reason": reason})
         self._ledger.forget([name])
         facts = {"kind": "handle", "bytes": entry["nbytes"], "type": held["type"]}

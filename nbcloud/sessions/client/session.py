@@ -103,7 +103,7 @@ class Session:
         self._blobs: Blobs = (
             SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
         )
-        self._results = Results(self, self._ledger, self._blobs, shell)
+        self._results = Results(self, namespace, self._ledger, self._blobs, shell)
 
     @property
     def where(self) -> str:
@@ -314,6 +314,11 @@ class Session:
         answer, buffers = self.call("pull", {"handle": handle, "name": name})
         learn(self._shell, answer["sources"])
         return self._results.open(answer["results"][0], buffers)[""]
+
+    def hold(self, name: str) -> dict[str, Any]:
+        """Have the value of a name kept for a handle, whose facts are returned."""
+        facts: dict[str, Any] = self.call("hold", {"name": name})[0]
+        return facts
 
     def pull(self, names: Sequence[str], limits: Limits) -> list[dict[str, Any]]:
         """Bind the session's values of ``names`` here."""
