@@ -126,7 +126,10 @@ def _read(texts: tuple[str | None, ...], _places: tuple[str | None, ...]) -> Set
     }
     for name, text in zip(_VARIABLES.values(), texts, strict=True):
         if text is not None:
-            values[name] = _PARSE[name](text)
+            try:
+                values[name] = _PARSE[name](text)
+            except ConfigError as error:
+                raise ConfigError(f"NBCLOUD_{name.upper()}: {error.message}", error.hint) from None
     return Settings(**values)
 
 

@@ -144,6 +144,7 @@ def _forms(value: str) -> Iterator[str]:
         html.escape(value),
         html.escape(value, quote=False),
     }
+    ways |= {ascii(value)[1:-1], repr(value.encode("utf-8", "surrogatepass"))[2:-1]}
     ways |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     # urllib, encodeURIComponent and encodeURI differ in what they leave as it is.
     data = value.encode("utf-8", "surrogatepass")

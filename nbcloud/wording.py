@@ -8,7 +8,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def size_text(nbytes: int | None) -> str:
+def size_text(nbytes: float | None) -> str:
     """Bytes for people: ``"96.0 MiB"``; empty when unknown."""
     if nbytes is None:
         return ""

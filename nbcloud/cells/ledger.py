@@ -43,6 +43,7 @@ class _Agreed:
     parts: frozenset[int]
     values: tuple[_Anchor, ...]
     stable: bool
+    uses: frozenset[str]
 
 
 def settled(value: Any) -> bool:
@@ -66,6 +67,10 @@ def _anchor(value: Any) -> _Anchor:
     return lambda: value
 
 
+def _alike(one: Payload, other: Payload) -> bool:
+    return one.data == other.data and one.sizes == other.sizes
+
+
 class Ledger:
     """The agreed state of one namespace with one other side.
 
@@ -86,6 +91,11 @@ class Ledger:
         """The hash of the bundle in which ``name`` last travelled."""
         entry = self._agreed.get(name)
         return entry.hash if entry else None
+
+    def uses_of(self, name: str) -> frozenset[str]:
+        """Names that functions read which last travelled with ``name``, in either direction."""
+        entry = self._agreed.get(name)
+        return entry.uses if entry else frozenset()
 
     def bundle_of(self, name: str) -> tuple[str, ...]:
         """The names that last travelled with ``name``, itself included."""
@@ -120,13 +130,17 @@ class Ledger:
         names = tuple(sorted(names))
         values = tuple(_anchor(self._namespace.get(name)) for name in names)
         stable, parts = True, frozenset[int]()
+        own = payload.hash if payload is not None else None
         if payload is not None and payload.parts and len(payload.data) < _TWICE:
             # A second pickle tells whether its bytes repeat, and which objects outlive the pickling.
             again = self._pack(names, None, None)
-            stable = again.data == payload.data and again.sizes == payload.sizes
+            if not _alike(payload, again):  # being pickled may have changed it, once
+                payload, again = again, self._pack(names, None, None)
+                own = payload.hash
+            stable = _alike(payload, again)
             parts = frozenset(again.parts.keys() & payload.parts.keys())
-        own = payload.hash if payload is not None else None
-        entry = _Agreed(names, agreed, own, parts, values, stable)
+        uses = payload.uses if payload is not None else frozenset[str]()
+        entry = _Agreed(names, agreed, own, parts, values, stable, uses)
         for name in names:
             self._agreed[name] = entry
 
@@ -140,10 +154,10 @@ class Ledger:
             return False
         values = {member: self._namespace[member] for member in entry.names}
         same = all(anchor() is value for anchor, value in zip(entry.values, values.values(), strict=True))
-        if not entry.stable or entry.own is None:
+        if entry.own is None or (same and all(map(settled, values.values()))):
             return same
-        if same and all(map(settled, values.values())):
-            return True
+        if not entry.stable:  # nothing tells whether it changed
+            return False
         try:
             return encode(values, self._namespace, limit=limit).hash == entry.own
         except TooLarge:

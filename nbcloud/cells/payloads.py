@@ -146,6 +146,8 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER:
             registry = obj.registry  # type: ignore[attr-defined]
             return _dispatching_anew, (registry[object], tuple(registry.items()))
+        if isinstance(obj, type) and obj.__dict__.get("__slots__") is not None:
+            return _with_slots(super().reducer_override(obj), obj)
         if type(obj) is types.CellType:
             # In two steps: a function may be in its own closure.
             return types.CellType, (), _content(obj), None, None, _fill
@@ -186,7 +188,7 @@ def _can_change(obj: Any) -> bool:
     return (
         isinstance(obj, list | dict | set | bytearray)
         or kind.__name__ == "ndarray"
-        or hasattr(obj, "__dict__")
+        or kind.__dictoffset__ != 0  # not by hasattr, which would make the dict, and the next pickle another
     )
 
 
@@ -194,6 +196,18 @@ def _drop_slot_names(kind: type) -> None:
     """Take away what pickling an instance leaves in its class, where ``dir()`` would show it."""
     with contextlib.suppress(AttributeError):
         type.__delattr__(kind, "__slotnames__")
+
+
+def _with_slots(reduced: Any, kind: type) -> Any:
+    """How cloudpickle makes a class again, but with its slots from the start, as only then they are slots."""
+    if not isinstance(reduced, tuple) or reduced[0] is not cloudpickle.cloudpickle._make_skeleton_class:
+        return reduced
+    make, (constructor, name, bases, options, *identity), *rest = reduced
+    return (
+        make,
+        (constructor, name, bases, {**options, "__slots__": kind.__dict__["__slots__"]}, *identity),
+        *rest,
+    )
 
 
 _DISPATCHER = vars(types.FunctionType)["__code__"].__get__(functools.singledispatch(repr))

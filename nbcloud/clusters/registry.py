@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 from nbcloud.clusters import process
 from nbcloud.clusters.base import ClusterInfo, check_name
 from nbcloud.config import private_dir, settings
-from nbcloud.errors import ClusterError, NbcloudError, VersionSkew
+from nbcloud.errors import ClusterError, ConfigError, NbcloudError, VersionSkew
 
 if sys.platform == "win32":
     import msvcrt
@@ -32,7 +32,13 @@ _POLL = 0.02
 
 def folder() -> Path:
     """The registry's directory, for this user only."""
-    return private_dir(settings().runtime_dir.absolute() / "clusters")
+    path = settings().runtime_dir.absolute() / "clusters"
+    try:
+        return private_dir(path)
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {path} can't be used: {error.strerror}.", "NBCLOUD_RUNTIME_DIR names another place."
+        ) from error
 
 
 def _path(name: str, where: Path | None = None) -> Path:

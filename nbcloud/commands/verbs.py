@@ -19,7 +19,7 @@ from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CANCELLED
-from nbcloud.errors import ClusterNotFound, NbcloudError, UsageError
+from nbcloud.errors import ClusterNotFound, NbcloudError, RunNotFound, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.spool import remove_orphans
 from nbcloud.wording import counted, size_text
@@ -224,6 +224,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     facts = clusters.status(info)
     link = link_to(info)
     sessions, unfinished = link.ask("sessions", timeout=5), _unfinished(link)
+    names = {session["id"]: session["name"] for session in sessions}
     rows = [
         [
             "worker",
@@ -238,19 +239,32 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         [
             "session",
             session["name"],
-            session["state"],
+            "busy" if session["active"] else session["state"],
             counted(len(session["names"]), "name"),
             session["worker"],
         ]
         for session in sessions
     ]
     rows += [
-        ["run", run["id"], run["state"], counted(run["messages"], "message"), run["session"]]
+        [
+            "run",
+            f"{run['id']} {_name_of(run['id'])}".rstrip(),
+            run["state"],
+            counted(run["messages"], "message"),
+            names.get(run["session"], run["session"]),
+        ]
         for run in unfinished
     ]
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
+
+
+def _name_of(run: str) -> str:
+    """The name that a run was given, as far as it is on record."""
+    with open_store() as store, contextlib.suppress(RunNotFound):
+        return store.get(run).name
+    return ""
 
 
 def _unfinished(link: Link) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
 from nbcloud.sessions.client.handles import Handle
-from nbcloud.wording import counted
+from nbcloud.wording import counted, size_text
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
@@ -119,9 +119,10 @@ class Notebook:
             held = session.resources.get(resource, 0)
             if held < wanted:
                 flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
+                text = size_text if resource == "MEMORY" else "{:g}".format
+                began = f"with {text(held)}" if held else "without"
                 raise UsageError(
-                    f"{flag} asks for {resource} {wanted:g}, and the session {session.name!r} was started "
-                    f"with {held:g}.",
+                    f"{flag} asks for {text(wanted)}, and the session {session.name!r} was started {began}.",
                     "Name another session (-s NAME), use a one-off (--fresh), or start it anew: %cloud reset",
                 )
 
@@ -161,12 +162,13 @@ class Notebook:
             return None
         return self._open(link, wanted, CellOptions(session=name), silent)
 
-    def reset(self, session: Session) -> None:
+    def reset(self, session: Session, why: str = "it was reset") -> None:
         """End a session on purpose; the next one needs no word about it."""
+        self._told.clear()  # that it still held names
         self._sessions = {key: known for key, known in self._sessions.items() if known is not session}
         session.link.forget(session.id)
         session.close()
-        session.lost = "it was reset"
+        session.lost = why
 
     def abandon(self, session: Session) -> None:
         """Give up a session that does not answer; it is closed when its side of the cluster is back."""
@@ -222,6 +224,7 @@ class Notebook:
         )
         run.session = session
         run.refused = parcel.refused
+        run.sent_names = parcel.names
 
         def collect() -> dict[str, Any]:
             end, buffers = run.end
@@ -237,7 +240,11 @@ class Notebook:
         self.recorder.begin(run.record, str(Path.cwd()))
         session.link.listen(run.id, run.listen)
         self.runs[run.id] = run
-        self.send(run, session, cell, parcel, code, options, count, header)
+        try:
+            self.send(run, session, cell, parcel, code, options, count, header)
+        except KeyboardInterrupt:
+            run.withdraw()
+            raise
         return run, session
 
     def collect(self) -> None:

@@ -73,6 +73,8 @@ class CloudRun:
         self._end: dict[str, Any] = {}
         self.refused: dict[str, Exception] = {}
         """Names that the cell may have meant and that could not travel."""
+        self.sent_names: set[str] = set()
+        """Names that went with it, or were there."""
         self.again: Callable[[list[str]], None] = lambda _hashes: None
         self.collect: Callable[[], dict[str, Any]] = dict
         self._values: dict[str, Any] | None = None
@@ -268,6 +270,11 @@ class CloudRun:
     def cancel(self) -> None:
         """Stop it for sure: interrupted, and killed if it goes on."""
         self.link.post("stop", run=self.id, **CANCELLED, ask="")
+
+    def withdraw(self) -> None:
+        """End it while it is being sent; whatever of it arrives is stopped."""
+        self.cancel()
+        self._finish({**CANCELLED, "exit_code": None, "content": b"", "buffers": []})
 
     def running(self) -> bool:
         """Whether it runs at this moment."""

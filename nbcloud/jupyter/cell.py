@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import threading
 import time
 from typing import Any
@@ -27,6 +28,7 @@ from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
 from nbcloud.wording import size_text
 
+_MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _SILENCE = 10.0
 _GIVE_UP = 8.0
 
@@ -165,7 +167,7 @@ class CellRunner:
                     case ("end", _):
                         return
                     case ("left", _):
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt("The notebook's kernel ends; the run goes on.")
                     case ("missing", hashes):
                         run.again(hashes)
                     case ("silent", facts) if not told:
@@ -205,7 +207,7 @@ class CellRunner:
             report = session.receive(end["names"], buffers)
             self._tell_results(report, options)
         if left:
-            self.notebook.reset(session)
+            self.notebook.reset(session, "it ended by exit()")
             notice(f"The session {session.name!r} ended by exit(); the next cell starts a new one.")
         error = failure(run)
         if error is None:
@@ -222,12 +224,19 @@ class CellRunner:
         for name, why in run.refused.items():
             if error["ename"] == "NameError" and f"'{name}'" in error["evalue"]:
                 notice(f"{name} is defined here, but could not travel: {why}")
+        if error["ename"] == "NameError" and (found := _MISSING_NAME.match(error["evalue"])):
+            name = found[1]
+            if name in self.shell.user_ns and name not in run.sent_names and name not in run.refused:
+                notice(f"{name} is defined here, but the cell's text does not name it. To send it: -i {name}")
         return cell_error(error["ename"], error["evalue"], error["traceback"], shown=shown)
 
     def _tell_results(self, report: list[dict[str, Any]], options: CellOptions) -> None:
         missing = [entry["name"] for entry in report if entry["kind"] == "missing"]
         if missing:
-            raise UsageError(f"-o {missing[0]}: the cell left no variable {missing[0]!r}.")
+            raise UsageError(
+                f"-o {missing[0]}: the cell has run, and left no variable {missing[0]!r}.",
+                "What it left: %cloud names",
+            )
         for entry in report:
             if entry.get("changed"):
                 notice(
@@ -236,7 +245,8 @@ class CellRunner:
                 )
             elif entry["kind"] == "handle" and entry["name"] in options.outputs:
                 name, why = entry["name"], entry.get("reason", "")
-                again = f" {name}.get() tries again." if self.shell.user_ns[name].can_travel else ""
+                can_travel = self.shell.user_ns[name].can_travel
+                again = f" To bring it all the same: {name}.get()" if can_travel else ""
                 size = size_text(entry["bytes"])
                 notice(f"{name} ({entry['type']}, {size}) stays on the cluster. {why}{again}")
 

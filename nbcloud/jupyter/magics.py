@@ -57,14 +57,14 @@ class CloudMagics(Magics):
         runs and waits is shown. To run a cell on a cluster, put ``%%cloud`` on top of it; of this tells
         ``%%cloud?``.
         """
-        with _answering():
+        with _answering(f"%cloud {' '.join(line.split()[:1])} was interrupted before it was done."):
             return self.lines.run(line)
 
     @no_var_expand  # type: ignore[untyped-decorator]
     @cell_magic("cloud")  # type: ignore[untyped-decorator]
     def on_a_cell(self, line: str, cell: str) -> Any:
         """Replaced by the manual page when the magics are registered."""
-        with _answering():
+        with _answering("The cell was interrupted before it was sent; nothing of it ran."):
             options = cell_options(line)
             if cell.strip():  # else as in a local kernel: nothing to run, nothing to say
                 return self.runner.run(self._as_typed(cell), options)
@@ -94,16 +94,20 @@ def _without_blanks(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    """Print a manual page that was asked for; have IPython show an error as its sentence, without a stack."""
+def _answering(interrupted: str) -> Iterator[None]:
+    """Print a manual page that was asked for; have IPython show an error as its sentence, without a stack.
+
+    ``interrupted`` is the sentence of a KeyboardInterrupt.
+    """
     try:
         yield
     except Help as page:
         print(page)
-    except NbcloudError as error:
+    except (NbcloudError, KeyboardInterrupt) as error:
         if not hasattr(error, "_render_traceback_"):
-            text = f"{type(error).__name__}: {error}"
-            error._render_traceback_ = lambda: [text]  # type: ignore[attr-defined]
+            sentence = str(error) or interrupted
+            text = f"{type(error).__name__}: {sentence}"
+            error._render_traceback_ = lambda: [text]  # type: ignore[union-attr]
         raise
 
 

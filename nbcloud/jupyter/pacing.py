@@ -117,7 +117,9 @@ class PacedOutput:
 
     def _say(self, more: str, *, update: bool) -> None:
         self._release(ends=True)
-        hidden = counted(self._hidden_lines, "line")
+        hidden = (
+            counted(self._hidden_lines, "line") if self._hidden_lines else counted(self._hidden, "character")
+        )
         text = f"… {hidden} more{more}. All of them: !nbcloud logs {self._run} > all.txt"
         self._display(text, f"nbcloud-long-{self._run}", update=update)
 

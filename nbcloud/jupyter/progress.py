@@ -44,6 +44,7 @@ class Phases:
         self._started = time.monotonic()
         self._handle: DisplayHandle | None = None
         self._text = ""
+        self._over = False
         self._lock = threading.Lock()
         # Phases are told in threads of other cells, and a thread's displays go to the cell that it is of.
         self._cell = contextvars.copy_context()
@@ -51,7 +52,7 @@ class Phases:
     def tell(self, text: str) -> None:
         """A new phase; may be called from any thread."""
         with self._lock:
-            if text == self._text or time.monotonic() - self._started < _QUIET_SECONDS:
+            if self._over or text == self._text or time.monotonic() - self._started < _QUIET_SECONDS:
                 return
             self._text = text
             self._cell.run(self._show, f"nbcloud: {text} …")
@@ -67,6 +68,7 @@ class Phases:
     def answer(self, answer: Answer) -> Answer:
         """It is over: the answer takes the place of the line, if there is one. Return what this returns."""
         with self._lock:
+            self._over = True
             if self._handle is None:
                 return answer
             self._handle.update(answer)
@@ -76,6 +78,7 @@ class Phases:
     def close(self) -> None:
         """It is over without an answer: the line goes away, or stays and tells how far it came."""
         with self._lock:
+            self._over = True
             if self._handle is None:
                 return
             if self._alone:

@@ -198,8 +198,9 @@ class Records:
             number_id(n)
             for (n,) in self._database.read("SELECT number FROM runs ORDER BY number DESC LIMIT 500")
         ]
-        near = difflib.get_close_matches(wanted, recent, n=1) or recent[:1]
-        hint = f"The nearest is {near[0]}; nbcloud runs lists them all." if near else "There are no runs yet."
+        near = difflib.get_close_matches(wanted, recent, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        hint += "%cloud runs lists them." if recent else "There are no runs yet."
         return RunNotFound(f"There is no run {wanted!r} on record.", hint, run=wanted)
 
     def _composed(self, files: RunFiles) -> list[dict[str, Any]]:

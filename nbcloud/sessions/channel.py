@@ -30,14 +30,15 @@ _CONFIRM_BYTES = 2**18
 _CONFIRM_SECONDS = 0.5
 
 
-def _weight(message: dict[str, Any]) -> int:
-    size = 100
-    for value in message.values():
-        if isinstance(value, bytes | bytearray | memoryview):
-            size += len(value)
-        elif isinstance(value, list | tuple):
-            size += sum(len(item) for item in value if isinstance(item, bytes | bytearray | memoryview))
-    return size
+def _weight(value: Any) -> int:
+    """Bytes that a message, or a part of it, takes; roughly."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return len(value)
+    if isinstance(value, dict):
+        return 100 + sum(map(_weight, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_weight, value))
+    return 0
 
 
 class Channel:

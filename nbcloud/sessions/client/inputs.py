@@ -76,7 +76,6 @@ class Inputs:
         self._namespace = namespace
         self._ledger = ledger
         self._hidden = hidden
-        self._uses: dict[str, frozenset[str]] = {}
 
     def visible(self, name: str) -> bool:
         """Whether ``name`` is the user's own, rather than put there by IPython."""
@@ -111,9 +110,7 @@ class Inputs:
                 choice.bundles, choice.refused = self._ledger.bundles(values - known)
             uses = {use for bundle in choice.bundles for use in bundle.payload.uses}
             uses |= self._sharing(choice)
-            uses |= {
-                use for name in known for use in self._uses.get(self._ledger.agreed_hash(name) or "", ())
-            }
+            uses |= {use for name in known for use in self._ledger.uses_of(name)}
             pending = {name for name in uses if self.visible(name)} - choice.names
         travelling = {name for bundle in choice.bundles for name in bundle.names}
         for name in sorted(known - travelling):
@@ -161,4 +158,3 @@ class Inputs:
         """The session has these now."""
         for bundle in bundles:
             self._ledger.sent(bundle)
-            self._uses[bundle.payload.hash] = bundle.payload.uses

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.cells.analysis import CellNames, function_binds
-from nbcloud.cells.ledger import Bundle, Ledger, settled
+from nbcloud.cells.ledger import Bundle, Ledger
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
 from nbcloud.sessions.client.inputs import Inputs
@@ -149,7 +149,7 @@ class Session:
         foreign = next((name for name, handle in choice.handles.items() if not handle.held_by(self)), None)
         if foreign is not None:
             raise TransferError(
-                f"{choice.handles[foreign]!r} is in another session than the cell.",
+                f"{foreign} is a handle on a value in another session than the cell's.",
                 f"Bring it here first: {foreign} = {foreign}.get()",
             )
         parcels = Parcels(self._blobs)
@@ -199,7 +199,7 @@ class Session:
                 entry for entry in sys.path if entry and not entry.startswith((sys.prefix, sys.base_prefix))
             ],
             "inputs": parcel.inputs,
-            "reads": sorted(name for name in parcel.names if not settled(self.namespace.get(name))),
+            "reads": sorted(parcel.names),
             "binds": sorted(cell.binds),
             "drop": dropped,
             "out": list(out),

@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
 _WARM_DELAY = 2.0
+_HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
 
 
@@ -41,7 +43,13 @@ def hold_session(session: str, memory: int | None) -> str:
     str
         How it ended.
     """
-    host: Host = get_worker().plugins[PLUGIN]
+    worker = get_worker()
+    deadline = time.monotonic() + _HOST_SECONDS
+    while PLUGIN not in worker.plugins:  # another client is still bringing it
+        if time.monotonic() > deadline:
+            raise RuntimeError("its worker has no host for sessions")
+        time.sleep(0.02)
+    host: Host = worker.plugins[PLUGIN]
     secede()  # the worker's threads stay free for tasks; the resources stay taken
     ended = threading.Event()
     host.worker.loop.add_callback(host.claim, session, memory, ended)

@@ -24,7 +24,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import DELIM
 
 from nbcloud.errors import SessionLost
-from nbcloud.sessions.kernel.blackbox import POSITION_KEY, end_of, make_black_box, read_after
+from nbcloud.sessions.kernel.blackbox import POSITION_KEY, Reader
 from nbcloud.sessions.messages import AFTER, BLACK_BOX, DONE
 
 _READY_SECONDS = 60
@@ -103,14 +103,13 @@ class KernelProcess:
         """What the shell channel said, and after which output it has its place."""
         self.pid = 0
         self.log = directory / "kernel.log"
-        self._black_box = directory / "black-box"
-        self._position = 0
+        self._black_box_file = directory / "black-box"
 
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         with self.log.open("wb") as log:
-            make_black_box(self._black_box)
-            environment = {**_environment(), BLACK_BOX: str(self._black_box)}
+            self._black_box = Reader(self._black_box_file)
+            environment = {**_environment(), BLACK_BOX: str(self._black_box_file)}
             await self._manager.start_kernel(
                 env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -224,20 +223,17 @@ class KernelProcess:
         """Note how far the kernel's text has come; the rest is in the black box."""
         for frames, header, _ in reversed(batch):
             if header["msg_type"] == "stream" and POSITION_KEY.encode() in frames.metadata:
-                self._position = json.loads(frames.metadata)[POSITION_KEY]
+                self._black_box.take(json.loads(frames.metadata)[POSITION_KEY])
                 break
         return batch
 
     def mark(self) -> None:
         """Forget what was written up to now: it belongs to no run."""
-        with contextlib.suppress(OSError):
-            self._position = max(self._position, end_of(self._black_box))
+        self._black_box.take(self._black_box.written)
 
     def unsent(self) -> list[tuple[str, str]]:
         """Stream names and texts that the process wrote and could not send before it ended."""
-        with contextlib.suppress(OSError):
-            return read_after(self._black_box, self._position)
-        return []
+        return self._black_box.unread()
 
     async def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs."""

@@ -63,7 +63,8 @@ class Placement:
                 return (
                     f"No worker of this cluster has {_amount(name, wanted)}: "
                     f"the largest has {_amount(name, most)}. "
-                    "Ask for less, or start a cluster with larger workers."
+                    "Ask for less, or start a cluster with larger workers: "
+                    "%cloud up NAME --threads N --memory SIZE"
                 )
         return ""
 

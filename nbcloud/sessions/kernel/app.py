@@ -73,8 +73,9 @@ class SessionApp(IPKernelApp):
 
         def send_numbered(parts: list[Any], *args: Any, **kwargs: Any) -> None:
             with lock:
-                thread.numbered += 1
-                send([b"%d" % thread.numbered, *parts], *args, **kwargs)
+                number = thread.numbered + 1
+                send([b"%d" % number, *parts], *args, **kwargs)
+                thread.numbered = number  # not before: an interrupt between the two must leave no gap
 
         thread.send_multipart = send_numbered
 

@@ -5,7 +5,8 @@ write also goes into a ring in a file that kernel and host map. Stream messages 
 the ring they reach; after a crash the host takes the rest from the ring.
 
 The ring holds UTF-8, each piece behind a byte that names its stream and never occurs in UTF-8. Before the
-ring stands the position up to which it was written, counted from the start of the process.
+ring stand two positions, counted from the start of the process: up to which it was written, and up to which
+the host has it all. The kernel waits before the one is a ring's length ahead of the other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import sys
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,7 +22,7 @@ SIZE = 2**22
 _MARKS = {"stdout": b"\xfe", "stderr": b"\xff"}
 _NAMES = {mark: name for name, mark in _MARKS.items()}
 _PIECES = re.compile(rb"([\xfe\xff])([^\xfe\xff]*)")
-_HEAD = 8
+_HEAD = 16
 _PIECE = 2**16
 """Bytes of one piece, at most: as many may be half written when a process dies."""
 POSITION_KEY = "nbcloud_position"
@@ -34,16 +34,19 @@ class BlackBox:
     Parameters
     ----------
     path : Path
-        Made by the host.
+        Made by a `Reader`.
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            self._ring = memoryview(mmap.mmap(file.fileno(), 0))
-        self._position = self._ring[:_HEAD].cast("Q")
-        self._ring = self._ring[_HEAD:]
+        self._positions, self._ring = _mapped(path)
         self._size = len(self._ring)
+        self._room = self._size // 2
         self.position = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to wait for the host before the next write, which may take up to half of the ring."""
+        return self.position - self._positions[1] > self._room
 
     def write(self, name: str, text: str) -> None:
         """Add text of a stream; called for each piece that a cell prints, so that microseconds count."""
@@ -62,32 +65,47 @@ class BlackBox:
             self._ring[begin:] = data[:first]
             self._ring[: length - first] = data[first:]
         # Last: a crash before this leaves the ring as it was.
-        self._position[0] = self.position = self.position + length
+        self._positions[0] = self.position = self.position + length
 
 
-def make_black_box(path: Path) -> None:
-    """Make the file, for the host."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    os.truncate(descriptor, SIZE)
-    os.close(descriptor)
+class Reader:
+    """The host's side.
+
+    Parameters
+    ----------
+    path : Path
+        Is made here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.truncate(descriptor, SIZE)
+        os.close(descriptor)
+        self._positions, self._ring = _mapped(path)
+
+    @property
+    def written(self) -> int:
+        """The position up to which the kernel has written."""
+        return self._positions[0]
+
+    def take(self, position: int) -> None:
+        """What stands before ``position`` has come to the host, or nobody wants it."""
+        self._positions[1] = max(position, self._positions[1])
+
+    def unread(self) -> list[tuple[str, str]]:
+        """Stream names and texts behind what was taken."""
+        end, ring = self.written, bytes(self._ring)
+        position = max(self._positions[1], end - len(ring) + _PIECE)
+        begin = position % len(ring)
+        unread = (ring[begin:] + ring[:begin])[: max(0, end - position)]
+        return [
+            (_NAMES[mark], b"".join(text for _, text in pieces).decode("utf-8", "replace"))
+            for mark, pieces in groupby(_PIECES.findall(unread), key=itemgetter(0))
+        ]
 
 
-def end_of(path: Path) -> int:
-    """The position up to which the kernel has written."""
-    with path.open("rb") as file:
-        return int.from_bytes(file.read(_HEAD), sys.byteorder)
-
-
-def read_after(path: Path, position: int) -> list[tuple[str, str]]:
-    """Stream names and texts that were written after ``position``; what the ring has lost is passed over."""
-    data = path.read_bytes()
-    end, ring = int.from_bytes(data[:_HEAD], sys.byteorder), data[_HEAD:]
-    position = max(position, end - len(ring) + _PIECE)
-    if position >= end:
-        return []
-    begin = position % len(ring)
-    unread = (ring[begin:] + ring[:begin])[: end - position]
-    return [
-        (_NAMES[mark], b"".join(text for _, text in pieces).decode("utf-8", "replace"))
-        for mark, pieces in groupby(_PIECES.findall(unread), key=itemgetter(0))
-    ]
+def _mapped(path: Path) -> tuple[memoryview, memoryview]:
+    """The two positions, and the ring."""
+    with path.open("r+b") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0))
+    return view[:_HEAD].cast("Q"), view[_HEAD:]

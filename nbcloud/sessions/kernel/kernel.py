@@ -7,9 +7,13 @@ values or as handles.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
@@ -55,12 +59,13 @@ class SessionKernel(IPythonKernel):
         try:
             if request["secrets"]:
                 self._mask(request["secrets"])
-            missing = self.names.bind(request, self.get_parent("shell").get("buffers") or [])
-            key = self.names.cache_key(request) if request["cache"] else ""
+            with self._interruptible():
+                missing = self.names.bind(request, self.get_parent("shell").get("buffers") or [])
+                key = self.names.cache_key(request) if request["cache"] else ""
         except KeyboardInterrupt:
             return self._refused(request, "KeyboardInterrupt", "while the inputs were being unpacked")
         except BaseException as error:  # noqa: BLE001 - an input's own __setstate__ may raise anything
-            return self._refused(request, type(error).__name__, str(error))
+            return self._refused(request, type(error).__name__, _evalue(error))
         if missing:
             return self._done(request, {"status": "missing", "missing": missing}, [])
         before = self.names.done_before(key)
@@ -68,7 +73,11 @@ class SessionKernel(IPythonKernel):
             return self._done(request, {"status": "cached", "of": before}, [])
         self.shell.execution_count = request["count"]
         self.names.watch()
-        reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+        try:
+            with self._interruptible():
+                reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
+        except KeyboardInterrupt:  # before the user's code, or right behind it
+            reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": ""}
         end: dict[str, Any] = {
             "status": reply["status"],
             "payload": reply.get("payload", []),
@@ -77,17 +86,44 @@ class SessionKernel(IPythonKernel):
         }
         buffers: list[Any] = []
         try:
-            if code.startswith(("%%writefile", "%%file")):
-                self.names.settle_modules()
-            end["names"], buffers = self.names.gather(request)
-            if key and end["status"] == "ok":
-                self.names.remember(request, key, end["names"])
+            with self._interruptible():
+                if code.startswith(("%%writefile", "%%file")):
+                    self.names.settle_modules()
+                end["names"], buffers = self.names.gather(request)
+                if key and end["status"] == "ok":
+                    self.names.remember(request, key, end["names"])
         except BaseException as error:  # noqa: BLE001 - interrupted, or a value's own code went wrong
             end["names"] = self.names.nothing()
             end["trouble"] = f"What the cell left could not be gathered: {type(error).__name__}: {error}"
         end["usage"] = usage.spent()
         self._done(request, end, buffers)
         return reply
+
+    # An interrupt reaches the user's code, or is held back until that comes: a request that it cut off
+    # halfway would get no answer.
+
+    def pre_handler_hook(self) -> None:
+        """Hold interrupts back."""
+        self._interrupted = False
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, self._hold_back)
+
+    def _hold_back(self, *_signal: Any) -> None:
+        self._interrupted = True
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self._interrupted:
+                self._interrupted = False
+                raise KeyboardInterrupt
+            yield
+        finally:
+            try:
+                signal.signal(signal.SIGINT, self._hold_back)
+            except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, self._hold_back)
+                raise
 
     @property
     def _supports_kernel_subshells(self) -> bool:
@@ -162,6 +198,15 @@ class SessionKernel(IPythonKernel):
         )
 
     raw_input = getpass = _no_input
+
+
+def _evalue(error: BaseException) -> str:
+    """What an error says; of one in a module of the user's own, with its line."""
+    text = str(error)
+    if isinstance(error, SyntaxError):
+        shown = "".join(traceback.format_exception_only(error)).splitlines()
+        text = "\n".join([text, *shown[1:-1]])
+    return text
 
 
 class _Usage:

@@ -44,6 +44,7 @@ class RemoteNames:
         self._handles: dict[str, Any] = {}
         self._modules = RemoteModules()
         self._before: dict[str, int] = {}
+        self._listed: set[str] = set()
         self._cwd: str | None = None
         self._sources_sent: set[str] = set()
         self._bound_by: dict[str, str] = {}
@@ -207,11 +208,17 @@ class RemoteNames:
             )
         return {
             "results": home.results,
-            "added": sorted(after.keys() - self._before.keys()),
+            "added": self._news(after),
             "removed": removed,
             "cwd": self._cwd_now(),
             "sources": home.sources,
         }, home.parcels.buffers
+
+    def _news(self, after: dict[str, Any]) -> list[str]:
+        """Names that the session has and the notebook was not told of, those that it sent included."""
+        added = sorted(after.keys() - self._listed)
+        self._listed = set(after)
+        return added
 
     def _cwd_now(self) -> str | None:
         """Where the cell went, if it went anywhere."""

@@ -27,6 +27,8 @@ if sys.platform != "win32":
 
 _READ = 2**16
 _PENDING_LIMIT = 2**20
+_AT_ONCE = 2**18
+"""Characters that are written in one go; their bytes fit the black box with what may wait there."""
 _DRAIN_SECONDS = 0.5
 _TOGETHER = 0.002
 """Seconds in which print() writes its text and then its newline."""
@@ -52,6 +54,11 @@ class Backlog:
         self.sent = 0.0
         self.scheduled = False
         self.black_box: BlackBox | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether writers should wait until some of it was sent, and has come to the host."""
+        return self.characters > _PENDING_LIMIT or (self.black_box is not None and self.black_box.is_full)
 
     def add(self, name: str, parent: dict[str, Any], text: str) -> None:
         """Add text of a stream."""
@@ -85,19 +92,21 @@ class OrderedOutStream(OutStream):
             raise ValueError("I/O operation on closed file")
         if os.getpid() != self._master_pid:
             return self._write_forked(string)
-        backlog = self.backlog
-        with backlog.lock:
+        if len(string) > _AT_ONCE:
+            return sum(
+                self.write(string[start : start + _AT_ONCE]) for start in range(0, len(string), _AT_ONCE)
+            )
+        with self.backlog.lock:
             self._add(self._redactor.stream(string) if self._redactor is not None else string)
-        if backlog.characters > _PENDING_LIMIT:
+        if self.backlog.is_full:
             self._wait_for_reader()
         return len(string)
 
     def _wait_for_reader(self) -> None:
-        while (
-            self.backlog.characters > _PENDING_LIMIT
-            and threading.current_thread() is not self.pub_thread.thread
-        ):
+        while self.backlog.is_full and threading.current_thread() is not self.pub_thread.thread:
             self.flush()
+            if self.backlog.is_full:
+                time.sleep(_TOGETHER)
 
     def _write_forked(self, string: str) -> int:
         """In a forked child, which has no IO thread: through the file descriptor that its parent reads."""

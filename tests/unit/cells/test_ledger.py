@@ -1,5 +1,9 @@
 """What did not change is not sent again; what did change always is."""
 
+import configparser
+import copy
+import functools
+import io
 import time
 
 import numpy
@@ -165,7 +169,7 @@ def test_forgetting_a_name_forgets_those_bundled_with_it(pair):
     assert pair.send("b") == ["b"] or pair.there["b"] == [[1]]
 
 
-def test_a_value_whose_pickle_never_repeats_is_compared_by_identity(pair):
+def test_a_value_whose_pickle_never_repeats_counts_as_changed(pair):
     global _Restless
 
     class _Restless:
@@ -175,9 +179,36 @@ def test_a_value_whose_pickle_never_repeats_is_compared_by_identity(pair):
     _Restless.__qualname__ = "_Restless"
     pair.here["restless"] = _Restless()
     pair.send("restless")
-    assert pair.ours.unchanged("restless")
-    pair.here["restless"] = _Restless()
     assert not pair.ours.unchanged("restless")
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        (io.BytesIO(), lambda value: value.write(b"more")),
+        (io.StringIO(), lambda value: value.write("more")),
+        (configparser.ConfigParser(), lambda value: value.add_section("more")),
+        (functools.partial(sorted, []), lambda value: value.args[0].append(1)),
+        (ValueError("x"), lambda value: value.__setattr__("args", ("y",))),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_change_is_noticed_also_where_pickling_leaves_traces(pair, value, change, side):
+    pair.here["value"] = copy.deepcopy(value)
+    pair.send("value")
+    ledger, names = (pair.ours, pair.here) if side == "here" else (pair.theirs, pair.there)
+    assert ledger.unchanged("value")
+    change(names["value"])
+    assert not ledger.unchanged("value")
+
+
+def test_a_function_that_came_is_known_to_use_what_it_reads(pair):
+    exec("def scaled(x): return x * factor", pair.here)
+    pair.send("scaled")
+    assert pair.ours.uses_of("scaled") == {"factor"}
+    assert pair.theirs.uses_of("scaled") == {"factor"}
+    assert pair.ours.uses_of("nobody") == frozenset()
 
 
 @pytest.mark.parametrize("changed_by", ["here", "there"])

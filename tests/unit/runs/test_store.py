@@ -127,8 +127,10 @@ def test_what_can_not_be_done_is_said(store):
         store.begin(Run(state=RunState.DONE))
     with pytest.raises(UsageError, match="Cancel it first"):
         store.delete(run.id)
-    with pytest.raises(RunNotFound, match=f"no run 'r0000' .* nearest is {run.id}"):
+    with pytest.raises(RunNotFound, match=r"no run 'r0000' on record\. %cloud runs lists them"):
         store.get("r0000")
+    with pytest.raises(RunNotFound, match=f"Did you mean {run.id}"):
+        store.get(f"x{run.id[1:]}")
     with pytest.raises(RunNotFound):
         store.get("../../etc")
     with pytest.raises(UsageError, match="empty"):

@@ -80,7 +80,7 @@ def test_inputs_are_bound_and_results_come_home(session):
     home = session.run("total = sum(numbers)", binds=["total"], reads=["numbers"])
     assert session.here["total"] == 6
     assert set(home) == {"total"}
-    assert session.answer["added"] == ["total"]
+    assert session.answer["added"] == ["numbers", "total"]
 
 
 def test_an_input_changed_in_place_comes_home_and_an_unchanged_one_does_not(session):

@@ -11,7 +11,7 @@ from ipykernel.iostream import IOPubThread
 from jupyter_client.session import Session
 
 from nbcloud.redact import MASK, Redactor
-from nbcloud.sessions.kernel.blackbox import POSITION_KEY, BlackBox, end_of, make_black_box, read_after
+from nbcloud.sessions.kernel.blackbox import POSITION_KEY, BlackBox, Reader
 from nbcloud.sessions.kernel.streams import OrderedOutStream
 
 SECRET = "hunter2-and-more"
@@ -185,7 +185,7 @@ def test_write_answers_with_what_it_was_given(streams):
 
 
 def test_messages_and_black_box_together_have_everything_once(streams, tmp_path):
-    make_black_box(tmp_path / "box")
+    reader = Reader(tmp_path / "box")
     OrderedOutStream.backlog.black_box = BlackBox(tmp_path / "box")
     streams.stdout.redact_with(Redactor({"S": SECRET}))
     for number in range(100):
@@ -195,11 +195,12 @@ def test_messages_and_black_box_together_have_everything_once(streams, tmp_path)
     with OrderedOutStream.backlog.lock:  # the IO thread can't send more: as after a crash
         for number in range(100, 120):
             streams.stdout.write(f"line {number} é {SECRET}\n")
-        unsent = read_after(tmp_path / "box", reached)
+        reader.take(reached)
+        unsent = reader.unread()
     everything = text_of(sent) + "".join(text for _, text in unsent)
     assert everything == "".join(f"line {number} é {MASK}\n" for number in range(120))
     assert SECRET.encode() not in (tmp_path / "box").read_bytes()
-    assert end_of(tmp_path / "box") > reached
+    assert reader.written > reached
 
 
 def test_a_forked_childs_print_does_not_repeat_what_the_parent_had_waiting(streams):
