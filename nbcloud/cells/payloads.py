@@ -22,7 +22,7 @@ from typing import Any
 import cloudpickle
 import xxhash
 
-from nbcloud.cells import mappings
+from nbcloud.cells import arrays, mappings
 from nbcloud.cells.analysis import function_reads
 from nbcloud.cells.silence import silence
 from nbcloud.errors import NotPicklable, TransferError
@@ -124,9 +124,13 @@ class _Pickler(cloudpickle.Pickler):
         self.uses: set[str] = set()
         self.files: set[str] = set()
         self._own_classes: list[type] = []
+        self._owners: dict[int, Any] = {}
+        self._shared: set[int] = set()
 
     def dump(self, obj: Any) -> None:
         """Pickle, and leave no trace of it in the notebook's classes."""
+        if type(obj) is dict:
+            self._owners, self._shared = arrays.owners(obj.values()), arrays.shared(obj.values())
         try:
             with silence():
                 super().dump(obj)
@@ -138,6 +142,8 @@ class _Pickler(cloudpickle.Pickler):
         """Pickle by value what cloudpickle and pickle would look up in ``__main__``."""
         if isinstance(obj, type) and obj in self._own_classes:
             _drop_slot_names(obj)  # it travels as well
+        if self._shared and (owner := arrays.owner_of(obj)) is not obj and id(owner) in self._shared:
+            return arrays.as_view(obj)
         self._note_class(type(obj))
         if type(obj) is functools._lru_cache_wrapper:
             function = obj.__wrapped__
@@ -146,7 +152,7 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, types.FunctionType) and obj.__code__ is _DISPATCHER:
             registry = obj.registry  # type: ignore[attr-defined]
             return _dispatching_anew, (registry[object], tuple(registry.items()))
-        if isinstance(obj, type) and obj.__dict__.get("__slots__") is not None:
+        if isinstance(obj, type) and obj.__dict__.get("__slots__"):
             return _with_slots(super().reducer_override(obj), obj)
         if type(obj) is types.CellType:
             # In two steps: a function may be in its own closure.
@@ -176,7 +182,7 @@ class _Pickler(cloudpickle.Pickler):
         if pandas := sys.modules.get("pandas"):  # lists of the class, met in every frame
             for kind in (pandas.DataFrame, pandas.Series):
                 found.pop(id(kind._metadata), None)
-        return found
+        return found | self._owners
 
 
 def _can_change(obj: Any) -> bool:

@@ -13,6 +13,7 @@ from IPython.display import display
 
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import nothing_shown, notice
+from nbcloud.config import settings
 from nbcloud.dispatch.notebook import Notebook, Undefined
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.plan import Plan, plan
@@ -48,6 +49,7 @@ class CellRunner:
         show_errors_once(shell)
         self.departure = Departure(shell)
         self.notebook.on_outside = self._outside
+        self._shown_outside: dict[str, int] = {}
         shell.events.register("pre_run_cell", self._collect)
 
     def _collect(self, _cell: Any) -> None:
@@ -280,6 +282,16 @@ class CellRunner:
         """Messages that belong to no cell that runs: of widgets, and of threads of cells before."""
         output = LaterOutput(self.shell, self.comms, session, None)
         for message in messages:
+            if message["msg_type"] == "stream":
+                shown = self._shown_outside.get(session.id, 0)
+                self._shown_outside[session.id] = shown + len(message["content"]["text"])
+                if shown > settings().shown_limit:  # a child process that never stops, for one
+                    continue
+                if self._shown_outside[session.id] > settings().shown_limit:
+                    message["content"]["text"] += (
+                        f"\nnbcloud: What the session {session.name!r} writes outside of its cells "
+                        "is no longer shown.\n"
+                    )
             output.send(message)
 
     # From the record

@@ -102,6 +102,11 @@ class Channel:
         """What was posted and the other side has not said to have received."""
         return [message for _, message in self._unconfirmed]
 
+    @property
+    def is_light(self) -> bool:
+        """Whether the other side has taken most of what was posted."""
+        return self._light.is_set()
+
     async def light(self) -> None:
         """Wait until the other side has taken most of what was posted."""
         await self._light.wait()

@@ -97,7 +97,8 @@ class Table:
             session.log.append(kind, content, metadata, buffers, when=when, parent=parent)
         _, lines = session.log.read(start, 2**30)
         for identity in session.clients:
-            if identity in self.clients:
+            # To one that is far behind it would only be more to wait for; no run waits for this.
+            if identity in self.clients and self.clients[identity].channel.is_light:
                 self.clients[identity].channel.post({"op": "outside", "session": session.id, "lines": lines})
 
     def lose(self, session: LiveSession, why: str) -> None:
