@@ -54,8 +54,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except NbcloudError as error:
         notice(_as_typed_here(str(error)))
         return _FAILED
-    except KeyboardInterrupt:
-        notice("Interrupted.")
+    except KeyboardInterrupt as error:
+        if not error.args:  # else the command has said what it left
+            notice("Interrupted.")
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
         # What is still in the buffer has nowhere to go.

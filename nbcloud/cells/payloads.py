@@ -144,6 +144,8 @@ class _Pickler(cloudpickle.Pickler):
             _drop_slot_names(obj)  # it travels as well
         if self._shared and (owner := arrays.owner_of(obj)) is not obj and id(owner) in self._shared:
             return arrays.as_view(obj)
+        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
+            raise pickle.PicklingError("it is an open file")  # cloudpickle would read it to its end
         self._note_class(type(obj))
         if type(obj) is functools._lru_cache_wrapper:
             function = obj.__wrapped__

@@ -72,8 +72,9 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
                     sys.stdout.write(flow.add(output))
             sys.stdout.flush()
     except KeyboardInterrupt:
-        notice(f"No longer watching run {run.id}; it goes on. To stop it: nbcloud cancel {run.id}")
-        raise
+        text = f"No longer watching run {run.id}; it goes on. To stop it: nbcloud cancel {run.id}"
+        notice(text)
+        raise KeyboardInterrupt(text) from None
     finally:
         recorder.close()
     error = failure(run)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nbcloud import cli
@@ -331,3 +334,49 @@ def test_what_a_session_lost_is_sent_again_with_what_is_new(notebook: RunningNot
     notebook.run("new = ['x'] * 500\nother = 'new'")
     shown = notebook.run("%%cloud -s with-two\nlen(kept), len(new), other", limit=30)
     assert shown.result == "(1000, 500, 'new')"
+
+
+def test_interrupts_at_any_moment_leave_no_run_without_an_end(notebook: RunningNotebook) -> None:
+    _, kernel = pids(notebook)
+    ends = set()
+    for attempt in range(40):
+        delay = 0.001 * attempt
+        timer = threading.Timer(delay, os.kill, (kernel, signal.SIGINT))
+        timer.start()
+        shown = notebook.run(f"%%cloud\nz = {attempt}\nprint(z)", limit=30)
+        timer.join()
+        ends.add(shown.error)
+        assert shown.error in {"", "KeyboardInterrupt"}, shown.traceback
+    assert "" in ends
+    works(notebook)
+
+
+def test_a_kernel_that_is_killed_while_much_is_on_its_way_leaves_no_gap(notebook: RunningNotebook) -> None:
+    shown = notebook.run(
+        "%%cloud\nimport os, threading, time\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), 9)).start()\n"
+        "for number in range(10**6): print(f'{number:07}' * 40_000)",
+        limit=60,
+    )
+    assert shown.error == "RunLost"
+    run = re.search(r"Run (\w+) was lost", shown.traceback)
+    assert run is not None
+    lines = notebook.run(
+        f"import nbcloud.dispatch.recorder as r\nwith r.open_store() as s: text = s.text('{run[1]}')"
+    )
+    assert not lines.error, lines.traceback
+    numbers = notebook.run("[line[:7] for line in text.splitlines() if len(line) >= 7]").result
+    found = [int(number) for number in ast.literal_eval(numbers)]
+    assert found == list(range(len(found)))
+    assert len(found) > 3
+
+
+def test_a_child_that_never_stops_writing_stops_nobody_else(own_notebook: RunningNotebook) -> None:
+    worker, _ = pids(own_notebook)
+    own_notebook.run("%%cloud\nimport subprocess\nchild = subprocess.Popen(['yes'])")
+    own_notebook.later(
+        "", lambda _: any("no longer shown" in m["content"].get("text", "") for m in own_notebook.stray)
+    )
+    assert own_notebook.run("%%cloud\n20 + 1", limit=30).result == "21"
+    assert psutil.Process(worker).memory_info().rss < 2**30
+    assert not own_notebook.run("%%cloud\nchild.kill()").error
