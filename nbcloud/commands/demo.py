@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -86,13 +87,14 @@ def _ending(folder: Path, figures: list[Path], seconds: float) -> str:
     with open_store() as store:
         training = store.search(notebook=str(folder / _NOTEBOOK), state="done", limit=100)
     trained = next(run.id for run in training if run.name == "digits")
+    command = "nbcloud" if shutil.which("nbcloud") else str(Path(sys.executable).with_name("nbcloud"))
     return "\n".join(
         [
             f"That took {seconds:.0f} s. Its cluster and kernel have ended; what remains:",
             f"  the notebook with its outputs   {folder / _NOTEBOOK}",
             *(f"  a figure                        {figure}" for figure in figures),
-            "  the runs, on record             nbcloud runs",
-            f"  what the training printed       nbcloud logs {trained}",
+            f"  the runs, on record             {command} runs",
+            f"  what the training printed       {command} logs {trained}",
             "Next, in a notebook of yours: %load_ext nbcloud, and %%cloud on top of a cell. "
             "All options: %%cloud --help",
         ]

@@ -380,3 +380,14 @@ def test_a_child_that_never_stops_writing_stops_nobody_else(own_notebook: Runnin
     assert own_notebook.run("%%cloud\n20 + 1", limit=30).result == "21"
     assert psutil.Process(worker).memory_info().rss < 2**30
     assert not own_notebook.run("%%cloud\nchild.kill()").error
+
+
+def test_an_interrupt_while_a_cluster_starts_is_one_sentence(own_notebook: RunningNotebook) -> None:
+    shown = own_notebook.run(
+        "%%cloud\nprint('x')",
+        meanwhile=lambda shown: shown.count is not None and (own_notebook.interrupt() or True),
+    )
+    assert shown.error == "KeyboardInterrupt"
+    assert "interrupted before it was sent; nothing of it ran" in shown.traceback
+    assert "nbcloud/" not in shown.traceback
+    works(own_notebook)
