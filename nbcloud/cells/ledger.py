@@ -44,6 +44,7 @@ class _Agreed:
     values: tuple[_Anchor, ...]
     stable: bool
     uses: frozenset[str]
+    moment: object
 
 
 def settled(value: Any) -> bool:
@@ -78,10 +79,13 @@ class Ledger:
     ----------
     namespace : mapping
         This side's names.
+    moment : callable, optional
+        Gives another answer each time when something may have changed this side's values.
     """
 
-    def __init__(self, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: Mapping[str, Any], moment: Callable[[], object] = object) -> None:
         self._namespace = namespace
+        self._moment = moment
         self._agreed: dict[str, _Agreed] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -140,7 +144,7 @@ class Ledger:
             stable = _alike(payload, again)
             parts = frozenset(again.parts.keys() & payload.parts.keys())
         uses = payload.uses if payload is not None else frozenset[str]()
-        entry = _Agreed(names, agreed, own, parts, values, stable, uses)
+        entry = _Agreed(names, agreed, own, parts, values, stable, uses, self._moment())
         for name in names:
             self._agreed[name] = entry
 
@@ -156,8 +160,8 @@ class Ledger:
         same = all(anchor() is value for anchor, value in zip(entry.values, values.values(), strict=True))
         if entry.own is None or (same and all(map(settled, values.values()))):
             return same
-        if not entry.stable:  # nothing tells whether it changed
-            return False
+        if not entry.stable:  # its bytes tell nothing
+            return same and entry.moment == self._moment()
         try:
             return encode(values, self._namespace, limit=limit).hash == entry.own
         except TooLarge:

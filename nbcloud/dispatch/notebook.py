@@ -48,6 +48,8 @@ class Notebook:
         self.identity = identify(namespace)
         self.recorder = Recorder()
         self.runs: dict[str, CloudRun] = {}
+        self.local_cells = 0
+        """How many cells have run in the notebook's own kernel, and may have changed its values."""
         self.on_outside: Callable[[Session, list[dict[str, Any]]], None] | None = None
         self._sessions: dict[tuple[str, str], Session] = {}
         self._used: dict[tuple[str, str], Session] = {}
@@ -95,7 +97,9 @@ class Notebook:
             lasting=self.identity.lasting or options.session is not None,
         )
         hidden = getattr(self.shell, "user_ns_hidden", None)
-        session = Session(link, facts, self.namespace, hidden=hidden, shell=self.shell)
+        session = Session(
+            link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
+        )
         self._check_resources(session, options)
         link.listen(session.id, lambda message: self._of_session(session, message))
         before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)

@@ -52,8 +52,9 @@ class CellRunner:
         self._shown_outside: dict[str, int] = {}
         shell.events.register("pre_run_cell", self._collect)
 
-    def _collect(self, _cell: Any) -> None:
+    def _collect(self, cell: Any) -> None:
         """Whatever cell comes next may use what background runs have left."""
+        self.notebook.local_cells += not str(cell.raw_cell).lstrip().startswith("%%cloud")
         self.notebook.collect()
 
     def _header(self) -> dict[str, Any] | None:

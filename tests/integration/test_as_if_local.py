@@ -41,8 +41,8 @@ def _execute(texts: list[str], folder: Path) -> list[dict[str, Any]]:
     return cells
 
 
-VALUES_ONLY = {"classes", "inplace", "numpy_views", "pandas", "model_optimizer"}
-"""Notebooks whose cells have nothing but variables in common: no widgets, no environment, no caches."""
+VALUES_ONLY = {"classes", "inplace", "numpy_views", "model_optimizer"}
+"""Notebooks whose cells have nothing but variables in common: no widgets, open files, environment, caches."""
 
 CASES = [
     pytest.param(path, which, id=f"{path.stem}-{which}")

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from nbcloud.cells.ledger import Ledger
+from nbcloud.cells.silence import silence
 from nbcloud.sessions.client.handles import Handle, Holder, LazyModule
 from nbcloud.sessions.parcels import Blobs, open_parcel
 from nbcloud.sessions.sources import learn
@@ -82,8 +83,9 @@ class Results:
                 values = self.open(entry, buffers)
             except Exception as error:  # noqa: BLE001 - a class that is not importable here, for one
                 return [self._stays(name, entry, f"it can't be revived here: {error}") for name in named]
-            self._namespace.update(values)
-            self._ledger.received(named, entry)
+            with silence():  # what was here before may complain of its end, which no cell asked for
+                self._namespace.update(values)
+                self._ledger.received(named, entry)
             facts = {"kind": "value", "bytes": entry["nbytes"]}
             return [{"name": name, **facts, "type": entry["types"].get(name, "")} for name in named]
         for name in named:

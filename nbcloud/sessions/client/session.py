@@ -11,7 +11,7 @@ import secrets
 import sys
 import types
 from collections import deque
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class Session:
         Names that the notebook's shell put there by itself.
     shell : object, optional
         The notebook's IPython shell; its cells' texts go with functions defined in them.
+    moment : callable, optional
+        Gives another answer each time when something may have changed the notebook's values.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Session:
         *,
         hidden: MutableMapping[str, Any] | None = None,
         shell: Any = None,
+        moment: Callable[[], object] = object,
     ) -> None:
         self.link = link
         link.shorten(facts["worker"], facts["host_id"])
@@ -95,7 +98,7 @@ class Session:
         self.namespace = namespace
         self._shell = shell
         self._spool: str = facts["spool"]
-        self._ledger = Ledger(namespace)
+        self._ledger = Ledger(namespace, moment)
         self.inputs = Inputs(namespace, self._ledger, hidden or {})
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()

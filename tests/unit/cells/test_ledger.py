@@ -169,7 +169,7 @@ def test_forgetting_a_name_forgets_those_bundled_with_it(pair):
     assert pair.send("b") == ["b"] or pair.there["b"] == [[1]]
 
 
-def test_a_value_whose_pickle_never_repeats_counts_as_changed(pair):
+def test_a_value_whose_pickle_never_repeats_counts_as_changed_once_something_ran(pair):
     global _Restless
 
     class _Restless:
@@ -180,6 +180,13 @@ def test_a_value_whose_pickle_never_repeats_counts_as_changed(pair):
     pair.here["restless"] = _Restless()
     pair.send("restless")
     assert not pair.ours.unchanged("restless")
+    cells = [0]
+    ledger = Ledger(pair.here, lambda: cells[0])
+    bundles, _ = ledger.bundles(["restless"])
+    ledger.sent(bundles[0])
+    assert ledger.unchanged("restless")  # nothing ran that could have changed it
+    cells[0] += 1
+    assert not ledger.unchanged("restless")
 
 
 @pytest.mark.parametrize("side", ["here", "there"])
