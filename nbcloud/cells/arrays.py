@@ -11,41 +11,46 @@ SHARED = 2**26
 
 
 def owner_of(value: Any) -> Any:
-    """The array whose memory ``value`` shows, itself perhaps; None for what is no plain array, or large."""
+    """The array whose memory ``value`` shows, itself perhaps.
+
+    None for what is no plain array, and for memory that is large, has gaps or holds Python objects.
+    """
     numpy = sys.modules.get("numpy")
-    if numpy is None or type(value) is not numpy.ndarray or value.dtype.hasobject:
+    if numpy is None or type(value) is not numpy.ndarray:
         return None
     while type(value.base) is numpy.ndarray:
         value = value.base
-    return value if value.nbytes <= SHARED else None
+    travels_whole = value.flags.forc and not value.dtype.hasobject
+    return value if travels_whole and 0 < value.nbytes <= SHARED else None
 
 
-def owners(values: Iterable[Any]) -> dict[int, Any]:
-    """The owners of arrays among ``values``, by identity."""
-    found = (owner_of(value) for value in values)
-    return {id(owner): owner for owner in found if owner is not None}
-
-
-def shared(values: Iterable[Any]) -> set[int]:
-    """Identities of the owners whose memory more than one of ``values`` shows."""
-    seen: set[int] = set()
-    twice: set[int] = set()
-    for value in values:
-        owner = owner_of(value)
+def owners(values: Iterable[Any]) -> tuple[dict[int, Any], set[int]]:
+    """The owners of arrays among ``values`` by identity, and identities of those that several show."""
+    found: dict[int, Any] = {}
+    shared: set[int] = set()
+    for owner in map(owner_of, values):
         if owner is not None:
-            (twice if id(owner) in seen else seen).add(id(owner))
-    return twice
+            if id(owner) in found:
+                shared.add(id(owner))
+            found[id(owner)] = owner
+    return found, shared
 
 
-def as_view(value: Any) -> tuple[Any, ...]:
-    """How to make an array again from its owner."""
-    owner = owner_of(value)
+def as_view(value: Any, owner: Any) -> tuple[Any, ...]:
+    """How pickle makes an array again from its owner."""
     offset = value.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
-    return view, (owner, value.shape, value.dtype, offset, value.strides)
+    return view, (owner, value.shape, value.dtype, offset, value.strides, value.flags.writeable)
 
 
-def view(owner: Any, shape: tuple[int, ...], dtype: Any, offset: int, strides: tuple[int, ...]) -> Any:
+def view(
+    owner: Any, shape: tuple[int, ...], dtype: Any, offset: int, strides: tuple[int, ...], writeable: bool
+) -> Any:
     """A view of an array's memory."""
     import numpy
 
-    return numpy.ndarray(shape, dtype, owner.data, offset, strides)
+    # As bytes: the buffer of an array can't be had for every type.
+    memory = owner.ravel(order="K").view(numpy.uint8)
+    made = numpy.ndarray(shape, dtype, memory, offset, strides)
+    if not writeable:
+        made.flags.writeable = False
+    return made

@@ -161,29 +161,3 @@ def test_frames_and_their_dtypes_do_not_join_unrelated_values():
     one, other = encode({"first": first}), encode({"second": second})
     assert not one.parts.keys() & other.parts.keys()
     pandas.testing.assert_frame_equal(travel({"f": first})["f"], first)
-
-
-def test_views_of_one_array_share_its_memory_again():
-    base = numpy.arange(1000.0)
-    views = {"base": base, "part": base[10:20], "step": base[::-2], "square": base[:900].reshape(30, 30).T}
-    payload = encode(views)
-    assert payload.nbytes < 1.5 * base.nbytes
-    copies = decode(payload.data, [bytearray(buffer) for buffer in payload.buffers], {})
-    for name, value in views.items():
-        assert numpy.array_equal(copies[name], value), name
-    copies["part"][0] = -1
-    assert copies["base"][10] == copies["square"][10, 0] == -1
-    copies["base"][999] = -2
-    assert copies["step"][0] == -2
-    again = encode(copies)
-    assert again.sizes == payload.sizes
-
-
-def test_a_view_alone_travels_without_what_it_does_not_show():
-    assert encode({"part": numpy.arange(1000.0)[10:20]}).nbytes < 1000
-
-
-def test_names_of_one_memory_are_parts_of_each_other():
-    base = numpy.arange(1000.0)
-    assert encode({"a": base[:10]}).parts.keys() & encode({"b": base}).parts.keys()
-    assert not encode({"a": base.copy()}).parts.keys() & encode({"b": base}).parts.keys()
