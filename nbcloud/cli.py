@@ -55,8 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         notice(_as_typed_here(str(error)))
         return _FAILED
     except KeyboardInterrupt as error:
-        if not error.args:  # else the command has said what it left
-            notice("Interrupted.")
+        notice(str(error) or "Interrupted.")
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
         # What is still in the buffer has nowhere to go.

@@ -35,10 +35,17 @@ examples:
 """
 
 
+class _CellParser(Parser):
+    def _hint(self, message: str) -> str:
+        if "unrecognized" in message and " -" not in message:  # ``-o a, b``, ``--timeout 5 minutes``
+            return "What has blanks in it goes into quotes; several names are written as a,b."
+        return super()._hint(message)
+
+
 @cache
 def cell_parser() -> Parser:
     """The parser of the line behind ``%%cloud``."""
-    parser = Parser(prog="%%cloud", description=MANUAL, epilog=EXAMPLES)
+    parser = _CellParser(prog="%%cloud", description=MANUAL, epilog=EXAMPLES)
     where = parser.add_argument_group("where")
     where.add_argument("-c", "--cluster", metavar="NAME", help="a cluster's name or address")
     where.add_argument(

@@ -49,8 +49,6 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(word.partition("=")[0], self.flags(), n=1)
             if near:
                 return f"Did you mean {near[0]}?"
-        if unknown and not any(word.startswith("-") for word in unknown):
-            return "What has blanks in it goes into quotes; several names are written as a,b."
         return f"See: {self.prog} --help" if unknown == [] else f"There are: {', '.join(self.flags())}."
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

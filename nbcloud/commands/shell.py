@@ -73,7 +73,6 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
             sys.stdout.flush()
     except KeyboardInterrupt:
         text = f"No longer watching run {run.id}; it goes on. To stop it: nbcloud cancel {run.id}"
-        notice(text)
         raise KeyboardInterrupt(text) from None
     finally:
         recorder.close()

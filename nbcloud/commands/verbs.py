@@ -248,7 +248,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     rows += [
         [
             "run",
-            f"{run['id']} {_name_of(run['id'])}".rstrip(),
+            f"{run['id']} {run['name']}".rstrip(),
             run["state"],
             counted(run["messages"], "message"),
             names.get(run["session"], run["session"]),
@@ -260,15 +260,15 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
 
 
-def _name_of(run: str) -> str:
-    """The name that a run was given, as far as it is on record."""
-    with open_store() as store, contextlib.suppress(RunNotFound):
-        return store.get(run).name
-    return ""
-
-
 def _unfinished(link: Link) -> list[dict[str, Any]]:
-    return [run for run in link.ask("runs", timeout=5) if run["state"] in {"queued", "running"}]
+    """What the cluster knows of its unfinished runs, with their names as far as they are on record."""
+    found = [run for run in link.ask("runs", timeout=5) if run["state"] in {"queued", "running"}]
+    with open_store() as store:
+        for run in found:
+            run["name"] = ""
+            with contextlib.suppress(RunNotFound):
+                run["name"] = store.get(run["id"]).name
+    return found
 
 
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:

@@ -78,7 +78,9 @@ class Notebook:
         if known is not None and not known.lost and not link.lost:
             self._check_resources(known, options)
         else:
+            before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
             known = self._open(link, name, options, progress)
+            self._introduce(known, before)
         self._used[options.cluster or settings().cluster, name] = known
         return known
 
@@ -102,21 +104,24 @@ class Notebook:
         )
         self._check_resources(session, options)
         link.listen(session.id, lambda message: self._of_session(session, message))
-        before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
-        if before is not None:
-            self._told.append(
-                f"The session {name!r} was lost ({before.lost}). This is a new one; "
-                "variables that only it had are gone."
-            )
-        elif session.resumed:
-            self._told.append(
-                f"The session {name!r} still holds {counted(len(session.names), 'name')} from before: "
-                f"{_some(sorted(session.names))}. To begin anew: %cloud reset"
-            )
         for key in [key for key in self._sessions if key[1] == name]:
             del self._sessions[key]
         self._sessions[link.info.id, name] = session
         return session
+
+    def _introduce(self, session: Session, before: Session | None) -> None:
+        """Have the next cell say what its session has, or has no more."""
+        if before is not None:
+            self._told.append(
+                f"The session {session.name!r} was lost ({before.lost}). This is a new one; "
+                "variables that only it had are gone."
+            )
+        elif session.resumed:
+            names = counted(len(session.names), "name")
+            self._told.append(
+                f"The session {session.name!r} still holds {names} from before: "
+                f"{_some(sorted(session.names))}. To begin anew: %cloud reset"
+            )
 
     def _check_resources(self, session: Session, options: CellOptions) -> None:
         for resource, wanted in options.resources.items():
@@ -168,7 +173,6 @@ class Notebook:
 
     def reset(self, session: Session, why: str = "it was reset") -> None:
         """End a session on purpose; the next one needs no word about it."""
-        self._told.clear()  # that it still held names
         self._sessions = {key: known for key, known in self._sessions.items() if known is not session}
         session.link.forget(session.id)
         session.close()
@@ -228,7 +232,6 @@ class Notebook:
         )
         run.session = session
         run.refused = parcel.refused
-        run.sent_names = parcel.names
 
         def collect() -> dict[str, Any]:
             end, buffers = run.end

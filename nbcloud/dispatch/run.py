@@ -73,8 +73,6 @@ class CloudRun:
         self._end: dict[str, Any] = {}
         self.refused: dict[str, Exception] = {}
         """Names that the cell may have meant and that could not travel."""
-        self.sent_names: set[str] = set()
-        """Names that went with it, or were there."""
         self.again: Callable[[list[str]], None] = lambda _hashes: None
         self.collect: Callable[[], dict[str, Any]] = dict
         self._values: dict[str, Any] | None = None

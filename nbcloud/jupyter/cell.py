@@ -13,7 +13,6 @@ from IPython.display import display
 
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import nothing_shown, notice
-from nbcloud.config import settings
 from nbcloud.dispatch.notebook import Notebook, Undefined
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.plan import Plan, plan
@@ -49,7 +48,8 @@ class CellRunner:
         show_errors_once(shell)
         self.departure = Departure(shell)
         self.notebook.on_outside = self._outside
-        self._shown_outside: dict[str, int] = {}
+        self._overheard: dict[str, LaterOutput] = {}
+        """By the session's id."""
         shell.events.register("pre_run_cell", self._collect)
 
     def _collect(self, cell: Any) -> None:
@@ -81,6 +81,7 @@ class CellRunner:
             self._tell_plan(plan(self.notebook, code, options))
             return None
         if options.local:
+            self.notebook.local_cells += 1
             LocalRun(self.shell, self.notebook).run(code, options, self._cell_id())
             return None
         for attempt in range(options.retries + 1):
@@ -229,7 +230,8 @@ class CellRunner:
                 notice(f"{name} is defined here, but could not travel: {why}")
         if error["ename"] == "NameError" and (found := _MISSING_NAME.match(error["evalue"])):
             name = found[1]
-            if name in self.shell.user_ns and name not in run.sent_names and name not in run.refused:
+            known = {entry["name"] for entry in run.record.inputs} | run.refused.keys()
+            if name in self.shell.user_ns and name not in known:
                 notice(f"{name} is defined here, but the cell's text does not name it. To send it: -i {name}")
         return cell_error(error["ename"], error["evalue"], error["traceback"], shown=shown)
 
@@ -281,19 +283,10 @@ class CellRunner:
 
     def _outside(self, session: Any, messages: list[dict[str, Any]]) -> None:
         """Messages that belong to no cell that runs: of widgets, and of threads of cells before."""
-        output = LaterOutput(self.shell, self.comms, session, None)
+        if session.id not in self._overheard:
+            self._overheard[session.id] = LaterOutput(self.shell, self.comms, session, None)
         for message in messages:
-            if message["msg_type"] == "stream":
-                shown = self._shown_outside.get(session.id, 0)
-                self._shown_outside[session.id] = shown + len(message["content"]["text"])
-                if shown > settings().shown_limit:  # a child process that never stops, for one
-                    continue
-                if self._shown_outside[session.id] > settings().shown_limit:
-                    message["content"]["text"] += (
-                        f"\nnbcloud: What the session {session.name!r} writes outside of its cells "
-                        "is no longer shown.\n"
-                    )
-            output.send(message)
+            self._overheard[session.id].overhear(message)
 
     # From the record
 

@@ -242,6 +242,21 @@ class LaterOutput(PacedOutput):
         elif kind in _OUTPUTS:
             self._send(kind, message["content"], message.get("parent"))
 
+    def overhear(self, message: dict[str, Any]) -> None:
+        """Send a message that belongs to no run, at once; of text no more than a browser can take.
+
+        A child process may never stop writing, and has no cell that somebody would interrupt.
+        """
+        if message["msg_type"] == "stream":
+            if self._left <= 0:
+                return
+            text = message["content"]["text"]
+            self._left -= self._growth(text)
+            if self._left <= 0:
+                where = f"the session {self._session.name!r} writes outside of its cells"
+                message["content"]["text"] = f"{text}\nnbcloud: What {where} is no longer shown.\n"
+        self.send(message)
+
     def _send(self, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> None:
         if self._kernel is None:  # a terminal has no cells that could grow
             sys.stdout.writelines(output_text(output, ansi=True) for output in compose([(kind, content, {})]))

@@ -96,10 +96,12 @@ class Table:
         for when, kind, content, metadata, buffers, parent in items:
             session.log.append(kind, content, metadata, buffers, when=when, parent=parent)
         _, lines = session.log.read(start, 2**30)
-        for identity in session.clients:
-            # To one that is far behind it would only be more to wait for; no run waits for this.
-            if identity in self.clients and self.clients[identity].channel.is_light:
-                self.clients[identity].channel.post({"op": "outside", "session": session.id, "lines": lines})
+        only_text = all(kind == "stream" for _, kind, *_ in items)
+        for identity in session.clients & self.clients.keys():
+            channel = self.clients[identity].channel
+            # Nobody waits for text that no cell prints; to a client that is far behind it would be a burden.
+            if channel.is_light or not only_text:
+                channel.post({"op": "outside", "session": session.id, "lines": lines})
 
     def lose(self, session: LiveSession, why: str) -> None:
         """A session is gone for whatever reason; its runs end, its name is free."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 
 import pytest
 import zmq
@@ -11,7 +12,7 @@ from ipykernel.iostream import IOPubThread
 from jupyter_client.session import Session
 
 from nbcloud.redact import MASK, Redactor
-from nbcloud.sessions.kernel.blackbox import POSITION_KEY, BlackBox, Reader
+from nbcloud.sessions.kernel.blackbox import POSITION_KEY, SIZE, BlackBox, Reader
 from nbcloud.sessions.kernel.streams import OrderedOutStream
 
 SECRET = "hunter2-and-more"
@@ -201,6 +202,24 @@ def test_messages_and_black_box_together_have_everything_once(streams, tmp_path)
     assert everything == "".join(f"line {number} é {MASK}\n" for number in range(120))
     assert SECRET.encode() not in (tmp_path / "box").read_bytes()
     assert reader.written > reached
+
+
+def test_a_writer_waits_for_a_host_that_is_half_a_ring_behind(streams, tmp_path):
+    reader = Reader(tmp_path / "box")
+    OrderedOutStream.backlog.black_box = BlackBox(tmp_path / "box")
+    lines = SIZE // 10_000
+    writer = threading.Thread(target=lambda: [streams.stdout.write("x" * 9999 + "\n") for _ in range(lines)])
+    writer.start()
+    while reader.written <= SIZE // 2:
+        assert writer.is_alive()
+        time.sleep(0.01)
+    writer.join(0.5)  # it would be done by now
+    assert writer.is_alive()
+    assert reader.written < SIZE * 0.6
+    while writer.is_alive():
+        reader.take(reader.written)
+        writer.join(0.01)
+    assert len(text_of(streams.read())) == lines * 10_000
 
 
 def test_a_forked_childs_print_does_not_repeat_what_the_parent_had_waiting(streams):
