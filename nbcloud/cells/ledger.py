@@ -101,6 +101,11 @@ class Ledger:
         entry = self._agreed.get(name)
         return entry.uses if entry else frozenset()
 
+    def parts_of(self, name: str) -> frozenset[int]:
+        """Identities of the mutable objects in what last travelled with ``name``."""
+        entry = self._agreed.get(name)
+        return entry.parts if entry else frozenset()
+
     def bundle_of(self, name: str) -> tuple[str, ...]:
         """The names that last travelled with ``name``, itself included."""
         entry = self._agreed.get(name)

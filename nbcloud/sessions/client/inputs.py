@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbcloud.cells.arrays import owner_of
 from nbcloud.cells.ledger import Bundle, Ledger, settled
 from nbcloud.cells.payloads import mutable_parts
 from nbcloud.sessions.client.handles import Handle
@@ -109,7 +110,7 @@ class Inputs:
             if new - known or not choice.bundles:
                 choice.bundles, choice.refused = self._ledger.bundles(values - known)
             uses = {use for bundle in choice.bundles for use in bundle.payload.uses}
-            uses |= self._sharing(choice)
+            uses |= self._sharing(choice, known)
             uses |= {use for name in known for use in self._ledger.uses_of(name)}
             pending = {name for name in uses if self.visible(name)} - choice.names
         travelling = {name for bundle in choice.bundles for name in bundle.names}
@@ -117,32 +118,32 @@ class Inputs:
             choice.known[self._ledger.agreed_hash(name) or ""] = self._ledger.bundle_of(name)
         return choice
 
-    def _sharing(self, choice: Choice) -> set[str]:
-        """Names that the cell does not read, with values that share objects with those that travel.
+    def _sharing(self, choice: Choice, known: set[str]) -> set[str]:
+        """Names that the cell does not read, with values that share objects with those that it does.
 
-        A model whose optimiser is sent without it would no longer be trained by it.
+        A model whose optimiser is sent without it would no longer be trained by it; and a name that was given
+        to a value after that had been sent would not follow its changes. Inside values one looks only for
+        what travels now.
         """
-        parts = {part for bundle in choice.bundles for part in bundle.payload.parts}
-        if not parts:
+        travelling = {part for bundle in choice.bundles for part in bundle.payload.parts}
+        there = {part for name in known for part in self._ledger.parts_of(name)}
+        if not travelling and not there:
             return set()
         sharing = set()
         deadline = time.monotonic() + _SHARING_SECONDS
         for name, value in list(self._namespace.items()):
-            left = deadline - time.monotonic()
-            if (
-                name in choice.names
-                or isinstance(value, Handle)
-                or settled(value)
-                or left < 0
-                or not self.visible(name)
-            ):
+            if name in choice.names or isinstance(value, Handle) or settled(value) or not self.visible(name):
                 continue
-            if (
-                id(value) in parts
-                or parts & mutable_parts(value, self._namespace, limit=_SHARING_LIMIT, seconds=left).keys()
-            ):
+            itself = {id(value), id(owner_of(value))}
+            if itself & (travelling | there) or (travelling and travelling & self._inside(value, deadline)):
                 sharing.add(name)
         return sharing
+
+    def _inside(self, value: Any, deadline: float) -> set[int]:
+        left = deadline - time.monotonic()
+        if left < 0:
+            return set()
+        return {*mutable_parts(value, self._namespace, limit=_SHARING_LIMIT, seconds=left)}
 
     def _by_name(self, name: str, choice: Choice) -> bool:
         value = self._namespace[name]

@@ -3,6 +3,7 @@
 import math
 import types
 
+import numpy
 import pytest
 
 from nbcloud.cells.ledger import Ledger
@@ -93,3 +94,22 @@ def test_what_cannot_travel_is_refused_by_name(inputs, namespace):
     choice = inputs.choose({"lock", "scale"})
     assert list(choice.refused) == ["lock"]
     assert sent_names(choice) == ["scale"]
+
+
+@pytest.mark.parametrize(
+    ("value", "alias"),
+    [
+        ([1, 2], lambda value: value),
+        (numpy.arange(1000.0), lambda value: value[10:20]),
+        (types.SimpleNamespace(a=1), lambda value: value),
+    ],
+    ids=["list", "view", "object"],
+)
+def test_a_name_given_to_a_value_after_it_was_sent_goes_with_it(inputs, namespace, value, alias):
+    namespace["value"] = value
+    inputs.sent(inputs.choose({"value"}).bundles)
+    assert sent_names(inputs.choose({"value"})) == []
+    namespace["alias"] = alias(value)
+    assert sent_names(inputs.choose({"value"})) == ["alias", "value"]
+    inputs.sent(inputs.choose({"value"}).bundles)
+    assert sent_names(inputs.choose({"value"})) == []
