@@ -1,0 +1,115 @@
+"""Dataclasses from tables of a configuration file, with errors that name the place and the nearest word."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nbcloud.config.quantities import parse_bytes, parse_seconds
+from nbcloud.errors import ConfigError
+
+T = TypeVar("T")
+
+PARSE = "parse"
+"""Key of a field's metadata: a function that makes its value of a text."""
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """A hint: the nearest of ``words``, or all of them."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(words))}."
+
+
+@cache
+def _described(kind: Any) -> list[tuple[Field[Any], Any]]:
+    hints = get_type_hints(kind)
+    return [(field, hints[field.name]) for field in fields(kind) if field.init]
+
+
+def read_table(kind: type[T], table: Any, where: str) -> T:
+    """Make a ``kind``, a dataclass, of a table.
+
+    Parameters
+    ----------
+    kind : type
+    table : mapping
+    where : str
+        Where the table stands, for errors: ``nbcloud.toml: profiles.gpu``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key, naming the nearest that there is; for a missing one; for a value that can't be.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, and is {table!r}.")
+    described = _described(kind)  # type: ignore[arg-type]
+    names = [field.name for field, _ in described]
+    for key in table:
+        if key not in names:
+            raise ConfigError(f"{where} has an unknown key {key!r}.", nearest(str(key), names))
+    values = {}
+    for field, hint in described:
+        if field.name in table:
+            values[field.name] = _value(hint, field.metadata, table[field.name], f"{where}.{field.name}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{where} lacks {field.name!r}.")
+    return kind(**values)
+
+
+def _value(hint: Any, metadata: Mapping[str, Any], value: Any, where: str) -> Any:
+    if PARSE in metadata:
+        return _parsed(metadata[PARSE], value, where)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        hint = next(each for each in arguments if each is not type(None))
+        return _value(hint, metadata, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(
+                f"{where} can't be {value!r}.", nearest(str(value), [str(a) for a in arguments])
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} must be a list, and is {value!r}.", f"Write [{value!r}].")
+        return tuple(_value(arguments[0], {}, each, f"{where}[{n}]") for n, each in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, and is {value!r}.")
+        return {str(key): _value(arguments[1], {}, each, f"{where}.{key}") for key, each in value.items()}
+    if is_dataclass(hint):
+        return read_table(hint, value, where)  # type: ignore[arg-type]
+    return value if hint is Any else _plain(hint, value, where)
+
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _plain(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # OMP_NUM_THREADS = 4
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} must be {_NAMES.get(hint, hint.__name__)}, and is {value!r}.")
+    return value
+
+
+def _parsed(parse: Callable[[str], Any], value: Any, where: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(f"{where} can't be {value!r}.")
+    try:
+        return parse(value if isinstance(value, str) else f"{value:g}" if value < 2**53 else str(value))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}", error.hint) from None
+
+
+SIZE = {PARSE: parse_bytes}
+"""Metadata of a field in bytes."""
+TIME = {PARSE: parse_seconds}
+"""Metadata of a field in seconds."""
