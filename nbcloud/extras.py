@@ -6,7 +6,7 @@ import importlib.util
 
 from nbcloud.errors import MissingExtra
 
-_EXTRAS = {"matplotlib": "sklearn", "sklearn": "sklearn"}
+_EXTRAS = {"matplotlib": "sklearn", "sklearn": "sklearn", "dask_kubernetes": "kubernetes"}
 """The extra that brings each package."""
 
 

@@ -56,7 +56,7 @@ class ClusterInfo:
     id: str
     """New at each start: two clusters of one name, one after the other, have different ids."""
     kind: str
-    """``local`` or ``existing``."""
+    """``local``, ``existing`` or ``kubernetes``."""
     address: str
     """Address of the scheduler, ``tls://…`` or ``tcp://…``; empty while the cluster starts."""
     tls: TLSFiles | None = None
@@ -90,7 +90,7 @@ class ClusterInfo:
     @property
     def is_ours(self) -> bool:
         """Whether nbcloud started it, and may end it."""
-        return self.kind == "local"
+        return self.kind != "existing"
 
     def security(self) -> Any:
         """The ``distributed.Security`` of a client, worker or scheduler; None without TLS."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nbcloud.clusters import existing, local, registry, wire
-from nbcloud.clusters.base import Backend, ClusterInfo, Progress, silent
+from nbcloud.clusters.base import Backend, ClusterInfo, Progress, TLSFiles, silent
+from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.config import settings
-from nbcloud.errors import ClusterLost, ClusterNotFound
+from nbcloud.config.profiles import ExistingProfile, KubernetesProfile, LocalProfile, Profile, profile
+from nbcloud.errors import ClusterLost, ClusterNotFound, UsageError
 
-_BACKENDS: dict[str, Backend] = {"local": local, "existing": existing}
+_BACKENDS: dict[str, Backend] = {"local": local, "existing": existing, "kubernetes": kubernetes}
 
 
 def resolve(name: str | None = None, *, start: bool = True, progress: Progress = silent) -> ClusterInfo:
@@ -20,7 +23,8 @@ def resolve(name: str | None = None, *, start: bool = True, progress: Progress =
     name : str, optional
         A registered name, or an address; by default the setting ``cluster``.
     start : bool
-        Whether to start ``local`` when it is not up, and any local cluster that ended by itself, as it was.
+        Whether to start ``local`` when it is not up, and any local cluster that ended by itself, as it was;
+        and to register the scheduler of a profile. What costs money is started by `up` only.
     progress : callable
         Is told what takes time.
 
@@ -35,6 +39,11 @@ def resolve(name: str | None = None, *, start: bool = True, progress: Progress =
     if "://" in name:
         return _at(name, progress)
     info = registry.get(name)
+    kind = info.kind if info is not None else getattr(profile(name), "kind", "local")
+    if kind == "kubernetes":
+        return _on_kubernetes(name, info)
+    if info is None and kind == "existing" and start:
+        return up(name, progress=progress)
     if info is None or info.kind == "local":
         return _local(name, info, start, progress)
     if not existing.alive(info):
@@ -43,6 +52,52 @@ def resolve(name: str | None = None, *, start: bool = True, progress: Progress =
             f"Start it again where it belongs, or type: %cloud down {name}",
         )
     return info
+
+
+def up(name: str, *, progress: Progress = silent, **options: Any) -> ClusterInfo:
+    """Bring a cluster up by the name of its profile, or a local one of any name.
+
+    Parameters
+    ----------
+    options
+        What `local.up` takes, over what the profile says; ``workers`` and ``idle_timeout`` for Kubernetes.
+
+    Raises
+    ------
+    ClusterStartError
+        When it does not come up; the message says why.
+    """
+    known: Profile | None = profile(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    match known:
+        case ExistingProfile():
+            files = (known.tls_ca, known.tls_cert, known.tls_key)
+            return existing.up(
+                known.address, name, tls=TLSFiles(*files) if all(files) else None, progress=progress
+            )
+        case KubernetesProfile():
+            return kubernetes.up(name, _with(known, given), progress=progress)
+        case LocalProfile():
+            of_profile = {
+                option: getattr(known, option)
+                for option in ("workers", "threads", "memory", "idle_timeout", "resources")
+            }
+            return local.up(name, **{**of_profile, **given}, progress=progress)
+    return local.up(name, **given, progress=progress)
+
+
+def _with(known: KubernetesProfile, given: dict[str, Any]) -> KubernetesProfile:
+    """A profile with what was asked for over it."""
+    unfit = sorted(given.keys() - {"workers", "idle_timeout"})
+    if unfit:
+        raise UsageError(
+            f"--{unfit[0]} is not for clusters on Kubernetes.", "Set it in the profile, in nbcloud.toml."
+        )
+    workers = known.workers
+    if "workers" in given:
+        most = max(workers.most, given["workers"])
+        workers = replace(workers, minimum=given["workers"], maximum=most)
+    return replace(known, workers=workers, idle_timeout=given.get("idle_timeout", known.idle_timeout))
 
 
 def status(info: ClusterInfo, *, timeout: float = 5.0) -> dict[str, Any]:
@@ -77,8 +132,12 @@ def down(info: ClusterInfo) -> None:
     _BACKENDS[info.kind].down(info)
 
 
-def scale(info: ClusterInfo, n: int) -> ClusterInfo:
-    """Give the cluster ``n`` workers, where its size is ours to choose."""
+def scale(info: ClusterInfo, n: int, group: str = "") -> ClusterInfo:
+    """Give the cluster, or one group of its workers, ``n`` workers, where its size is ours to choose."""
+    if group and info.kind != "kubernetes":
+        raise UsageError(f"The cluster {info.name!r} has no groups of workers.", "Leave out -g.")
+    if info.kind == "kubernetes":
+        return kubernetes.scale(info, n, group or "default")
     return _BACKENDS[info.kind].scale(info, n)
 
 
@@ -87,6 +146,17 @@ def _at(address: str, progress: Progress) -> ClusterInfo:
         if info.address == address and alive(info):
             return info
     return existing.up(address, progress=progress)
+
+
+def _on_kubernetes(name: str, info: ClusterInfo | None) -> ClusterInfo:
+    if info is not None and kubernetes.alive(info):
+        return info
+    found = kubernetes.find(name) if info is None or profile(name) is not None else None
+    if found is not None:
+        return found
+    if info is not None:
+        registry.discard(info)
+    raise _not_found(name)
 
 
 def _local(name: str, info: ClusterInfo | None, start: bool, progress: Progress) -> ClusterInfo:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbcloud
-from nbcloud.clusters import process, registry
-from nbcloud.clusters.base import ClusterInfo, TLSFiles
+from nbcloud.clusters import certificates, process, registry
+from nbcloud.clusters.base import ClusterInfo
 from nbcloud.wording import counted
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ async def _serve(info: ClusterInfo) -> None:
     utils._forkserver_preload_set = True
     dask.config.set(_CONFIG)
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    info = replace(_sized(info), tls=_write_certificates(Path(info.directory or "")))
+    info = replace(_sized(info), tls=certificates.write(certificates.make(), Path(info.directory or "")))
 
     from nbcloud.clusters.nodes import Nodes
 
@@ -162,18 +162,6 @@ def _worker_options(info: ClusterInfo) -> dict[str, Any]:
         "local_directory": str(Path(info.directory or "") / "scratch"),
         "silence_logs": logging.WARNING,
     }
-
-
-def _write_certificates(directory: Path) -> TLSFiles:
-    """Make a key and a certificate that signs itself; both sides show it and trust only it."""
-    from distributed.security import Security
-
-    made = Security.temporary()
-    files = TLSFiles(*(str(directory / name) for name in ("ca.pem", "cert.pem", "key.pem")))
-    registry.write_private(Path(files.ca), made.tls_ca_file)
-    registry.write_private(Path(files.cert), made.tls_scheduler_cert)
-    registry.write_private(Path(files.key), made.tls_scheduler_key)
-    return files
 
 
 def _where(info: ClusterInfo) -> Path:

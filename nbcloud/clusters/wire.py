@@ -8,6 +8,7 @@ from typing import Any
 
 from nbcloud.clusters import process
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.clusters.routes import route
 from nbcloud.errors import ClusterLost
 
 
@@ -66,7 +67,7 @@ async def _connect(info: ClusterInfo, timeout: float) -> Any:
 
     security = info.security() or Security()
     try:
-        return await connect(info.address, timeout=timeout, **security.get_connection_args("client"))
+        return await connect(await route(info), timeout=timeout, **security.get_connection_args("client"))
     except OSError:
         raise
     except Exception as error:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
-from nbcloud.clusters import existing, local, registry
+from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
+from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.commands.answers import Answer, ago, duration
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
+from nbcloud.config.profiles import (
+    ExistingProfile,
+    KubernetesProfile,
+    LocalProfile,
+    Profile,
+    profile,
+    profiles,
+)
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
@@ -52,9 +62,19 @@ def add_verb(
 
 
 def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    parser = add_verb(verbs, "up", up, "start a local cluster, or register a scheduler that exists")
+    parser = add_verb(
+        verbs,
+        "up",
+        up,
+        "start a cluster: a local one, that of a profile, or register a scheduler that exists",
+    )
     parser.add_argument(
-        "cluster", nargs="?", help="a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT"
+        "cluster",
+        nargs="?",
+        help="a profile, a name (local), or an address: tcp://HOST:PORT, tls://HOST:PORT",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be asked of Kubernetes, and change nothing"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each worker")
@@ -73,9 +93,11 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add_verb(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
     parser = add_verb(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
-    parser = add_verb(verbs, "scale", scale, "change the number of workers of a local cluster")
+    parser = add_verb(verbs, "scale", scale, "change the number of a cluster's workers")
     parser.add_argument("workers", type=int, help="how many")
     parser.add_argument("-c", "--cluster", help="its name")
+    parser.add_argument("-g", "--group", default="", help="a group of its workers (default)")
+    add_verb(verbs, "profiles", list_profiles, "list the profiles of nbcloud.toml", listing=True)
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -95,6 +117,8 @@ def _one(name: str | None) -> ClusterInfo:
 def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Start or register a cluster, and bring nbcloud to it."""
     name = arguments.cluster or settings().cluster
+    if arguments.dry_run:
+        return _manifests(name)
     started = time.monotonic()
     options: dict[str, Any] = {}
     before = {info.id for info in registry.entries()}
@@ -111,7 +135,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
             "memory": read_option("--memory", arguments.memory, parse_bytes),
             "idle_timeout": read_option("--idle-timeout", arguments.idle_timeout, parse_seconds),
         }
-        info = local.up(name, **options, progress=progress)
+        info = clusters.up(name, **options, progress=progress)
     progress("bringing nbcloud to its scheduler and workers")
     link_to(info)
     text = f"The cluster {info.name!r} is up at {info.address}"
@@ -121,6 +145,19 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     if info.id in before:
         return Answer(f"{text} (was up already).{_ignored(info, options)}", data=_facts(info))
     return Answer(f"{text} ({time.monotonic() - started:.1f} s).", data=_facts(info))
+
+
+def _manifests(name: str) -> Answer:
+    """What a profile of kind ``kubernetes`` becomes."""
+    import yaml
+
+    known = profile(name)
+    if not isinstance(known, KubernetesProfile):
+        raise UsageError(
+            f"--dry-run is for profiles of kind kubernetes, and {name!r} is none.", "See: %cloud profiles"
+        )
+    made = kubernetes.dry_run(name, known)
+    return Answer(yaml.dump_all(json.loads(json.dumps(made)), sort_keys=False).rstrip(), data=made)
 
 
 def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
@@ -199,8 +236,34 @@ def _facts(info: ClusterInfo) -> dict[str, object]:
     return facts
 
 
+def list_profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Profiles, and the files that they are from."""
+    found = profiles()
+    rows = [[name, made.kind, _of_profile(made), origin] for name, (made, origin) in sorted(found.items())]
+    text = "" if found else "There is no profile: no nbcloud.toml here or above, nor in your configuration."
+    data = {name: {"file": origin, **asdict(made)} for name, (made, origin) in found.items()}
+    return Answer(text, ["name", "kind", "workers", "file"], rows, data)
+
+
+def _of_profile(made: Profile) -> str:
+    """The workers of a profile, in a few words."""
+    match made:
+        case ExistingProfile():
+            return made.address
+        case LocalProfile():
+            return f"{made.workers or 'as many as fit'}"
+    groups = []
+    for key, group in made.all_groups().items():
+        number = f"{group.minimum}" if not group.is_adaptive else f"{group.minimum} to {group.most}"
+        gpus = f", {counted(group.gpus, 'GPU')}" if group.gpus else ""
+        name = "" if key == "default" else f"{key}: "
+        groups.append(f"{name}{number} of {group.cpus:g} CPU, {size_text(group.memory)}{gpus}")
+    return "; ".join(groups)
+
+
 def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Clusters of this user."""
+    """Clusters of this user, those included that only Kubernetes knows of."""
+    kubernetes.discover()
     infos = registry.entries()
     rows = [
         [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
@@ -215,7 +278,10 @@ def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer: 
 def _health(info: ClusterInfo) -> str:
     if not info.ready:
         return "starting"
-    return "up" if clusters.alive(info) else "gone"
+    try:
+        return "up" if clusters.alive(info) else "gone"
+    except NbcloudError:
+        return "out of reach"
 
 
 def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
@@ -274,8 +340,13 @@ def _unfinished(link: Link) -> list[dict[str, Any]]:
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Add or remove workers."""
     info = _one(arguments.cluster)
-    progress(f"scaling {info.name!r} to {counted(arguments.workers, 'worker')}")
-    info = clusters.scale(info, arguments.workers)
+    workers = counted(arguments.workers, "worker")
+    progress(f"scaling {info.name!r} to {workers}")
+    info = clusters.scale(info, arguments.workers, arguments.group)
+    if info.kind == "kubernetes":
+        group = arguments.group or "default"
+        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status."
+        return Answer(text, data=_facts(info))
     return Answer(f"The cluster {info.name!r} has {counted(info.workers, 'worker')}.", data=_facts(info))
 
 

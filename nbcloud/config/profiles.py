@@ -138,7 +138,9 @@ class WorkerGroup:
     price: float = 0.0
     """What an hour of a worker costs."""
     idle_workers: float = field(default=60.0, metadata=TIME)
-    """Seconds after which an idle worker above ``minimum`` goes."""
+    """Seconds after which a worker above ``minimum`` goes that nothing runs on and no session is on."""
+    idle_sessions: float = field(default=3600.0, metadata=TIME)
+    """Seconds without a run after which a session is ended whose worker could go; 0 never."""
 
     @property
     def most(self) -> int:

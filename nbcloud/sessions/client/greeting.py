@@ -11,6 +11,7 @@ from distributed.comm import Comm, connect
 from distributed.core import rpc
 
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.clusters.routes import route
 from nbcloud.config import settings
 from nbcloud.errors import VersionSkew
 from nbcloud.sessions.channel import PROTOCOL
@@ -41,7 +42,7 @@ async def greet(info: ClusterInfo, hello: dict[str, Any]) -> tuple[Comm, dict[st
     VersionSkew
         When the journal is of another protocol.
     """
-    comm: Comm = await connect(info.address, timeout=CONNECT_SECONDS, **arguments(info))
+    comm: Comm = await connect(await route(info), timeout=CONNECT_SECONDS, **arguments(info))
     try:
         await comm.write({"op": "nbcloud_client", "hello": hello})
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -62,8 +63,9 @@ async def greet(info: ClusterInfo, hello: dict[str, Any]) -> tuple[Comm, dict[st
 
 async def install(info: ClusterInfo) -> None:
     """Bring the journal to the scheduler and a host to each worker, now and later."""
-    directory = str(Path(info.directory) / "journal") if info.directory else None
+    local = info.directory if info.kind == "local" else None
+    directory = str(Path(local) / "journal") if local else None
     journal = Journal(directory, settings().journal_memory)
-    async with rpc(info.address, connection_args=arguments(info)) as scheduler:
+    async with rpc(await route(info), connection_args=arguments(info)) as scheduler:
         await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
         await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)

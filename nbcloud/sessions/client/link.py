@@ -154,6 +154,8 @@ class Link:
             self._loop.call_soon_threadsafe(self._shorten, worker, host)
 
     def _shorten(self, worker: str, host: str) -> None:
+        if self.info.kind == "kubernetes":  # its workers' addresses are good inside only
+            return
         known = self._shortcuts.get(worker)
         if known is not None and known.host == host and not known.over:
             return
@@ -280,7 +282,12 @@ class Link:
 
     def _is_gone(self) -> bool:
         """Whether the scheduler is dead for certain, rather than out of reach."""
-        return self.info.kind == "local" and not alive(self.info)
+        if self.info.kind == "existing":  # it may come back at its address
+            return False
+        try:
+            return not alive(self.info)
+        except NbcloudError:  # nobody knows
+            return False
 
     def _gone(self, error: Exception) -> ClusterLost:
         if not self._is_gone():

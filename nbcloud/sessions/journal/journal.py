@@ -8,6 +8,7 @@ passes through here, so that whatever reaches the scheduler reaches the sessions
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import tempfile
 import time
@@ -72,6 +73,25 @@ class Journal(SchedulerPlugin):
     def last_active(self) -> float:
         """When a run was last asked for or ended, in seconds since the epoch; for the idle stop, too."""
         return self.table.last_active
+
+    # For whoever looks after the number of workers
+
+    def waiting(self) -> list[dict[str, float]]:
+        """Dask resources of each session that has no worker yet."""
+        return self.table.placement.waiting()
+
+    def idle_seconds(self, worker: str) -> float | None:
+        """For how long no session on a worker has had anything to do; None while one has."""
+        there = [each for each in self.table.sessions.values() if each.host and each.host.worker == worker]
+        if any(session.runs for session in there):
+            return None
+        return min((time.monotonic() - session.used for session in there), default=math.inf)
+
+    def release(self, worker: str, why: str) -> None:
+        """End the sessions on a worker that is about to go."""
+        for session in list(self.table.sessions.values()):
+            if session.host is not None and session.host.worker == worker:
+                self.table.close_session(session, why)
 
     async def end_sessions(self, why: str) -> None:
         """End every session, and wait until all who follow a run have heard of its end."""

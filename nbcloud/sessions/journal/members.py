@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ class LiveSession:
     """Ends with its first run."""
     lasting: bool = True
     """Outlives the clients that use it."""
+    used: float = field(default_factory=time.monotonic)
+    """When it last had something to do."""
 
     @property
     def active(self) -> JournaledRun | None:

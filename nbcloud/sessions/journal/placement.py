@@ -68,6 +68,17 @@ class Placement:
                 )
         return ""
 
+    def waiting(self) -> list[dict[str, float]]:
+        """What the sessions ask for that have no worker yet, in the order in which they asked."""
+        unplaced: list[dict[str, float]] = [
+            {} for name in self._futures if name not in self._promised and self._no_worker(name)
+        ]
+        return [*self._waiting.values(), *unplaced]
+
+    def _no_worker(self, name: str) -> bool:
+        task = self._task(name)
+        return task is None or task.state in {"no-worker", "queued", "waiting"}
+
     def _task(self, name: str) -> TaskState | None:
         return self._scheduler.tasks.get(self._futures[name].key) if name in self._futures else None
 

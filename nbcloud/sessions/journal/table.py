@@ -132,6 +132,7 @@ class Table:
     def announce(self, client: str, session: LiveSession, run_id: str) -> JournaledRun:
         """A run that is on its way to its session, or has come there."""
         self.last_active = time.time()
+        session.used = time.monotonic()
         run = self.runs.get(run_id)
         if run is None:
             if not run_id.isalnum():  # it names a file
@@ -205,6 +206,7 @@ class Table:
 
     def _close(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
         self.last_active = time.time()
+        session.used = time.monotonic()
         run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
         session.runs.pop(run.id, None)
         run.log.close()

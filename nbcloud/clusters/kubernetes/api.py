@@ -1,0 +1,293 @@
+"""Kubernetes' API, as far as clusters need it: kr8s underneath, our own sentences when it says no."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nbcloud.clusters.kubernetes.naming import Where
+from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, ConfigError
+from nbcloud.extras import check
+
+Manifest = dict[str, Any]
+
+TIMEOUT = 15.0
+
+KINDS = {
+    "Secret": ("v1", "secrets"),
+    "ConfigMap": ("v1", "configmaps"),
+    "Namespace": ("v1", "namespaces"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "Service": ("v1", "services"),
+    "Pod": ("v1", "pods"),
+    "Node": ("v1", "nodes"),
+    "Event": ("v1", "events"),
+    "Deployment": ("apps/v1", "deployments"),
+    "ReplicaSet": ("apps/v1", "replicasets"),
+    "Role": ("rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
+    "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions"),
+    "SelfSubjectAccessReview": ("authorization.k8s.io/v1", "selfsubjectaccessreviews"),
+    "DaskCluster": ("kubernetes.dask.org/v1", "daskclusters"),
+    "DaskWorkerGroup": ("kubernetes.dask.org/v1", "daskworkergroups"),
+}
+"""Version and path of each kind."""
+
+CLUSTER_WIDE = {
+    "Namespace",
+    "Node",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "SelfSubjectAccessReview",
+}
+
+INSTALL = "Type: nbcloud kubernetes install"
+
+
+class Refused(ClusterError):
+    """The API server said no; ``code`` is HTTP's, ``reason`` is Kubernetes' word for it."""
+
+    code: int = 0
+    reason: str = ""
+
+
+class Api:
+    """One place in Kubernetes; belongs to the loop in which it was made (see `connect`)."""
+
+    def __init__(self, raw: Any, where: Where) -> None:
+        self.raw = raw
+        self.namespace: str = where.namespace or raw.namespace
+        self.server: str = raw.auth.server
+        self.context: str = where.context or getattr(raw.auth, "active_context", "") or ""
+
+    async def get(self, kind: str, name: str) -> Manifest | None:
+        """One object, None when there is none.
+
+        Raises
+        ------
+        Refused
+            When it may not be read, or Kubernetes does not know its kind.
+        """
+        try:
+            return await self._call("GET", kind, name)
+        except Refused as error:
+            if error.code == 404 and error.reason == "NotFound" and self._is_about(error, name):
+                return None
+            raise
+
+    @staticmethod
+    def _is_about(error: Refused, name: str) -> bool:
+        return f'"{name}" not found' in error.message
+
+    async def list(self, kind: str, labels: dict[str, str] | None = None, **fields: str) -> list[Manifest]:
+        """All objects with these labels; ``fields`` may hold ``involvedObject.name`` and the like."""
+        params = {}
+        if labels:
+            params["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        if fields:
+            params["fieldSelector"] = ",".join(f"{key}={value}" for key, value in fields.items())
+        found: list[Manifest] = (await self._call("GET", kind, params=params))["items"]
+        return found
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Make an object."""
+        return await self._call("POST", manifest["kind"], body=manifest)
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Make an object, or make the one that is there like it."""
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if await self.get(kind, name) is None:
+            return await self.create(manifest)
+        return await self.patch(kind, name, manifest)
+
+    async def patch(self, kind: str, name: str, change: Manifest) -> Manifest:
+        """Change an object, by a merge patch."""
+        return await self._call("PATCH", kind, name, body=change, content_type="application/merge-patch+json")
+
+    async def delete(self, kind: str, name: str) -> bool:
+        """Remove an object with all that it owns; returns whether it was there."""
+        try:
+            await self._call("DELETE", kind, name, params={"propagationPolicy": "Background"})
+        except Refused as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    async def log(self, pod: str, *, lines: int = 20, previous: bool = False) -> str:
+        """The end of a pod's log; empty when there is none."""
+        params = {"tailLines": str(lines), **({"previous": "true"} if previous else {})}
+        try:
+            async with self._request("GET", "Pod", f"{pod}/log", params=params) as response:
+                text: str = response.text
+        except Refused:
+            return ""
+        return text.strip()
+
+    async def allowed(self, verb: str, kind: str, *, subresource: str = "", name: str = "") -> bool:
+        """Whether we may do that, as the API server sees it."""
+        version, plural = KINDS[kind]
+        attributes = {
+            "verb": verb,
+            "group": version.rpartition("/")[0],
+            "resource": plural,
+            "subresource": subresource,
+            "name": name,
+            **({} if kind in CLUSTER_WIDE else {"namespace": self.namespace}),
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._call("POST", "SelfSubjectAccessReview", body=review)
+        return bool(answer["status"].get("allowed"))
+
+    async def version(self) -> str:
+        """Kubernetes' version."""
+        return str((await self.raw.async_version())["gitVersion"])
+
+    async def _call(
+        self,
+        method: str,
+        kind: str,
+        name: str = "",
+        *,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+        params: dict[str, str] | None = None,
+    ) -> Manifest:
+        options: dict[str, Any] = {"params": params or {}}
+        if body is not None:
+            options |= {"content": json.dumps(body), "headers": {"content-type": content_type}}
+        async with self._request(method, kind, name, **options) as response:
+            answer: Manifest = response.json()
+            return answer
+
+    @asynccontextmanager
+    async def _request(self, method: str, kind: str, name: str = "", **options: Any) -> AsyncIterator[Any]:
+        version, plural = KINDS[kind]
+        namespace = None if kind in CLUSTER_WIDE else self.namespace
+        url = f"{plural}/{name}" if name else plural
+        async with (
+            _explained(self.server, self.namespace, kind),
+            self.raw.call_api(method, version=version, namespace=namespace, url=url, **options) as response,
+        ):
+            yield response
+
+
+async def connect(where: Where) -> Api:
+    """The API of a place, in the running loop.
+
+    Raises
+    ------
+    MissingExtra
+        Without dask-kubernetes.
+    ConfigError
+        When no kubeconfig, or no such context, is there.
+    ClusterLost
+        When the API server can't be reached, or is not the one that its certificate should name.
+    ClusterError
+        When it does not accept us.
+    """
+    check("dask_kubernetes", "for clusters on Kubernetes")
+    import kr8s
+
+    async with _explained("", where.namespace, ""):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of releases of Kubernetes that kr8s has not seen yet
+            raw = await _authenticated(kr8s, where)
+        raw.timeout = TIMEOUT
+        return Api(raw, where)
+
+
+async def _authenticated(kr8s: Any, where: Where) -> Any:
+    options = {name: value or None for name, value in vars(where).items()}
+    try:
+        async with asyncio.timeout(2 * TIMEOUT):
+            return await kr8s.asyncio.api(**options)
+    except TimeoutError:
+        raise ClusterLost(
+            "The Kubernetes API server did not answer.", "Is a VPN to join, or the context another?"
+        ) from None
+    except (ValueError, KeyError, IndexError, FileNotFoundError) as error:
+        raise ConfigError(_no_access(where, error), "See: kubectl config get-contexts") from error
+
+
+def _no_access(where: Where, error: Exception) -> str:
+    import os
+
+    place = where.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if where.context and "context" in str(error).lower():
+        return f"The kubeconfig {place} has no context {where.context!r}."
+    if "credentials" in str(error):
+        return f"No Kubernetes is known here: there is no kubeconfig at {place}."
+    return f"The kubeconfig {place} can't be used ({error})."
+
+
+@asynccontextmanager
+async def _explained(server: str, namespace: str, kind: str) -> AsyncIterator[None]:
+    """Turn what a client library raises into what can be done about it."""
+    import anyio
+    import httpx
+    import kr8s
+
+    try:
+        yield
+    except kr8s.ServerError as error:
+        raise _refused(error, namespace, kind) from None
+    except kr8s.APITimeoutError:
+        raise ClusterLost(
+            f"The Kubernetes API server{_at(server)} gave no answer within {TIMEOUT:g} s.",
+            "Is a VPN to join, or the context another?",
+        ) from None
+    except (ssl.SSLError, httpx.ConnectError, httpx.TransportError) as error:
+        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error).upper():
+            raise ClusterLost(
+                f"The certificate of the Kubernetes API server{_at(server)} is not valid ({error}).",
+                "Is the kubeconfig of another cluster, or an old one?",
+            ) from None
+        raise ClusterLost(
+            f"The Kubernetes API server{_at(server)} can't be reached ({error or type(error).__name__}).",
+            "Is it up, a VPN to join, or the context another?",
+        ) from None
+    except anyio.BrokenResourceError:
+        raise ClusterLost(f"The connection to the Kubernetes API server{_at(server)} broke.") from None
+
+
+def _at(server: str) -> str:
+    return f" at {server}" if server else ""
+
+
+def _refused(error: Any, namespace: str, kind: str) -> ClusterError:
+    status = error.status if isinstance(error.status, dict) else {}
+    code = error.response.status_code if error.response is not None else 0
+    reason, message = status.get("reason", ""), str(error)
+    facts = {"code": code, "reason": reason}
+    if code == 401:
+        return Refused(
+            "Kubernetes does not accept our credentials: they are wrong, or have expired.",
+            "Log in again where they come from. See: kubectl auth whoami",
+            **facts,
+        )
+    if code == 403 and "exceeded quota" not in message:
+        return Refused(f"Kubernetes refuses: {message}.", "Ask for that permission.", **facts)
+    if code == 404 and f'namespaces "{namespace}" not found' in message:
+        return ClusterNotFound(
+            f"Kubernetes has no namespace {namespace!r}.", f"Type: kubectl create namespace {namespace}"
+        )
+    if code == 404 and kind.startswith("Dask") and '"' not in message:
+        return Refused(
+            f"Kubernetes does not know {kind}: the operator of dask-kubernetes is not installed there.",
+            INSTALL,
+            **facts,
+        )
+    return Refused(f"Kubernetes refuses: {message}.", **facts)

@@ -1,0 +1,307 @@
+"""In the scheduler's pod: has as many workers as the work needs, and ends a cluster that nobody uses.
+
+A preload of ``dask scheduler``. It needs Dask and nothing else, because the image is anybody's. What it
+changes, it asks of Kubernetes with the pod's own account: the number of a group's workers, which the operator
+then makes; the removal of a worker that it has retired, because the operator would choose by itself; and the
+removal of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from distributed import Scheduler
+from distributed.scheduler import WorkerState
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+
+from nbcloud.clusters.kubernetes.demand import Group, Want, wanted_workers
+from nbcloud.clusters.nodes import Idleness, is_session
+
+logger = logging.getLogger(__name__)
+
+EXTENSION = "nbcloud-steward"
+_VARIABLE = "_NBCLOUD_STEWARD"
+_PERIOD = 1.0
+_GRACE = 600.0
+"""Seconds that a cluster may stand without that a client ever came."""
+
+
+async def dask_setup(scheduler: Scheduler) -> None:
+    """Begin, as a preload; without its variable there is nothing to do."""
+    text = os.environ.get(_VARIABLE)
+    if text:
+        scheduler.extensions[EXTENSION] = Steward(scheduler, json.loads(text))
+
+
+async def dask_teardown(scheduler: Scheduler) -> None:
+    """End with the scheduler."""
+    steward = scheduler.extensions.get(EXTENSION)
+    if steward is not None:
+        steward.close()
+
+
+class Steward:
+    """Looks after one cluster.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    facts : dict
+        As `manifests` wrote them.
+    """
+
+    def __init__(self, scheduler: Scheduler, facts: dict[str, Any]) -> None:
+        self._scheduler = scheduler
+        self._name = facts["name"]
+        self._idle_timeout = facts["idle_timeout"]
+        self._groups = {key: Group(key=key, **group) for key, group in facts["groups"].items()}
+        self._kubernetes = _Kubernetes(facts["namespace"], facts["account"]) if facts["account"] else None
+        self._idle = Idleness(scheduler)
+        self._began = time.monotonic()
+        self._idle_since: dict[str, float] = {}
+        self._paid = _Meter()
+        scheduler.handlers["nbcloud_scale"] = self.scale
+        scheduler.handlers["nbcloud_cost"] = self.cost
+        self._task = asyncio.create_task(self._watch(), name=EXTENSION)
+
+    def close(self) -> None:
+        """End."""
+        self._task.cancel()
+
+    def potential(self) -> list[dict[str, float]]:
+        """The Dask resources of workers that may be added."""
+        return [group.resources for group in self._groups.values() if group.maximum > 0]
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_PERIOD)
+            try:
+                self._paid.tick(self._priced())
+                if self._kubernetes is None:
+                    continue
+                await self._adapt(self._kubernetes)
+                if self._is_idle():
+                    logger.warning("Nothing ran for %g s: the cluster ends", self._idle_timeout)
+                    await self._kubernetes.delete("kubernetes.dask.org/v1", "daskclusters", self._name)
+            except Exception:
+                logger.exception("The steward could not do its work; trying again")
+                await asyncio.sleep(5 * _PERIOD)
+
+    def _is_idle(self) -> bool:
+        seconds = self._idle.seconds()
+        if not self._idle_timeout:
+            return False
+        # Time counts from the first client on: the pods of a large cluster may take longer than the timeout.
+        came = "nbcloud" in self._scheduler.extensions
+        if not came and time.monotonic() - self._began < max(_GRACE, self._idle_timeout):
+            return False
+        return bool(seconds > self._idle_timeout)
+
+    # Cost
+
+    def _priced(self) -> dict[str, float]:
+        """Prices per hour of the workers there are, by group."""
+        found: dict[str, float] = {}
+        for state in self._scheduler.workers.values():
+            group = self._group_of(state.name)
+            if group is not None:
+                found[group.key] = found.get(group.key, 0.0) + 1
+        return {key: found.get(key, 0.0) for key in self._groups}
+
+    async def cost(self) -> dict[str, Any]:
+        """Handle ``nbcloud_cost``: worker hours of each group since the start, and its price."""
+        self._paid.tick(self._priced())
+        return {
+            key: {"hours": self._paid.hours.get(key, 0.0), "price": group.price}
+            for key, group in self._groups.items()
+        }
+
+    # Numbers of workers
+
+    def _group_of(self, worker: object) -> Group | None:
+        name = str(worker)
+        fitting = [group for group in self._groups.values() if name.startswith(f"{group.object}-worker-")]
+        return max(fitting, key=lambda group: len(group.object), default=None)
+
+    def _members(self, group: Group) -> list[WorkerState]:
+        workers = self._scheduler.workers.values()
+        return [state for state in workers if self._group_of(state.name) is group]
+
+    def _wants(self) -> list[Want]:
+        """What waits for a worker: sessions, and Dask's own tasks."""
+        journal = self._scheduler.extensions.get("nbcloud")
+        wants = [Want(resources, 1) for resources in (journal.waiting() if journal is not None else [])]
+        tasks: dict[str, Want] = {}
+        for task in (*self._scheduler.unrunnable, *self._scheduler.queued):
+            resources = dict(task.resource_restrictions or {})
+            if not is_session(task.key):
+                key = json.dumps(resources, sort_keys=True)
+                tasks.setdefault(key, Want(resources, 0, is_tasks=True)).count += 1
+        return [*wants, *tasks.values()]
+
+    async def _adapt(self, kubernetes: _Kubernetes) -> None:
+        adaptive = [group for group in self._groups.values() if group.is_adaptive]
+        if not adaptive:
+            return
+        for group in adaptive:
+            path = ("kubernetes.dask.org/v1", "daskworkergroups", group.object)
+            group.replicas = int((await kubernetes.get(*path))["spec"]["worker"]["replicas"])
+            group.joined = len(self._members(group))
+        more = wanted_workers(self._wants(), list(self._groups.values()), self._free())
+        for group in adaptive:
+            target = min(group.maximum, max(group.minimum, group.joined + more.get(group.key, 0)))
+            if target > group.replicas:
+                await self._grow(kubernetes, group, target)
+            elif not more.get(group.key):
+                await self._shrink(kubernetes, group)
+
+    def _free(self) -> list[dict[str, float]]:
+        """What each worker has that nobody holds."""
+        return [
+            {name: amount - state.used_resources.get(name, 0) for name, amount in state.resources.items()}
+            for state in self._scheduler.running
+        ]
+
+    async def _grow(self, kubernetes: _Kubernetes, group: Group, target: int) -> None:
+        logger.info("The group %s grows to %d workers", group.key, target)
+        await kubernetes.set_replicas(group.object, target)
+
+    async def _shrink(self, kubernetes: _Kubernetes, group: Group) -> None:
+        """Let workers go that have been idle for long enough, the youngest first."""
+        now = time.monotonic()
+        spare = []
+        for state in self._members(group):
+            if self._is_used(state, group):
+                self._idle_since.pop(state.address, None)
+            elif now - self._idle_since.setdefault(state.address, now) >= group.idle:
+                spare.append(state)
+        many = max(0, group.replicas - group.minimum)
+        spare = spare[-many:] if many else []
+        if spare:
+            names = [str(state.name) for state in spare]
+            logger.info("The group %s shrinks by %s", group.key, names)
+            await self._retire(spare)
+            await kubernetes.remove_workers(group.object, names, group.replicas - len(names))
+
+    def _is_used(self, state: WorkerState, group: Group) -> bool:
+        """Whether a worker has anything that would be lost with it."""
+        if any(not is_session(task.key) for task in state.processing) or self._sole_holdings(state):
+            return True
+        if not state.processing:
+            return False
+        journal = self._scheduler.extensions.get("nbcloud")
+        seconds = journal.idle_seconds(state.address) if journal is not None else None
+        return seconds is None or not group.idle_sessions or seconds < group.idle_sessions
+
+    @staticmethod
+    def _sole_holdings(state: WorkerState) -> list[Any]:
+        """Results that only this worker has and somebody still wants."""
+        return [task for task in state.has_what if len(task.who_has or ()) == 1 and task.who_wants]
+
+    async def _retire(self, states: Iterable[WorkerState]) -> None:
+        states = list(states)
+        journal = self._scheduler.extensions.get("nbcloud")
+        for state in states:
+            if journal is not None:
+                journal.release(state.address, "its worker was given back, because it had nothing to do")
+        await self._scheduler.retire_workers(
+            workers=[state.address for state in states], close_workers=False, remove=False
+        )
+
+    async def scale(self, group: str, n: int, candidates: list[str]) -> dict[str, Any]:
+        """Handle ``nbcloud_scale``: a group has a fixed number from now on; says which workers are to go.
+
+        Parameters
+        ----------
+        candidates : list of str
+            The group's workers as Kubernetes knows them, those included that never joined.
+        """
+        found = self._groups[group]
+        found.minimum = found.maximum = n
+        joined = {str(state.name): state for state in self._members(found)}
+        order = sorted(candidates, key=lambda name: self._loss(joined.get(name)))
+        going = order[: max(0, len(candidates) - n)]
+        await self._retire([joined[name] for name in going if name in joined])
+        return {"going": going}
+
+    @staticmethod
+    def _loss(state: WorkerState | None) -> tuple[int, int, int]:
+        """Sort key: what is lost when this worker goes; least when it never joined."""
+        if state is None:
+            return -1, 0, 0
+        sessions = sum(is_session(task.key) for task in state.processing)
+        return sessions, len(state.processing), state.nbytes
+
+
+class _Meter:
+    """Adds up hours."""
+
+    def __init__(self) -> None:
+        self.hours: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def tick(self, now: dict[str, float]) -> None:
+        """``now`` workers there have been since the last call."""
+        at = time.monotonic()
+        for key, number in now.items():
+            self.hours[key] = self.hours.get(key, 0.0) + number * (at - self._last) / 3600
+        self._last = at
+
+
+class _Kubernetes:
+    """The API server, as the pod's own account sees it."""
+
+    def __init__(self, namespace: str, account: str) -> None:
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+        self._server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        self._namespace = namespace
+        self._account = Path(account)
+        self._client = AsyncHTTPClient()
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        # Read at each call: Kubernetes renews it every hour.
+        token = (self._account / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
+        answer = await self._client.fetch(
+            f"{self._server}{path}",
+            method=method,
+            headers=headers,
+            body=json.dumps(body) if body is not None else None,
+            ca_certs=str(self._account / "ca.crt"),
+            request_timeout=15,
+        )
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    def _path(self, version: str, plural: str, name: str) -> str:
+        return f"/apis/{version}/namespaces/{self._namespace}/{plural}/{name}"
+
+    async def get(self, version: str, plural: str, name: str) -> dict[str, Any]:
+        """One object."""
+        return await self._call("GET", self._path(version, plural, name))
+
+    async def delete(self, version: str, plural: str, name: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+        try:
+            await self._call("DELETE", f"{self._path(version, plural, name)}?propagationPolicy=Background")
+        except HTTPClientError as error:
+            if error.code != 404:
+                raise
+
+    async def set_replicas(self, group: str, number: int) -> None:
+        """Have the operator make workers."""
+        path = self._path("kubernetes.dask.org/v1", "daskworkergroups", group)
+        await self._call("PATCH", path, {"spec": {"worker": {"replicas": number}}})
+
+    async def remove_workers(self, group: str, names: list[str], number: int) -> None:
+        """Remove retired workers first, so that the operator finds as many as there should be."""
+        for name in names:
+            await self.delete("apps/v1", "deployments", name)
+        await self.set_replicas(group, number)
