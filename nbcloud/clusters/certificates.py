@@ -1,4 +1,4 @@
-"""Certificates of a cluster: one that signs itself, which all sides show, and the only one that they trust."""
+"""Certificates of a cluster: one that signs itself, which every side shows, and all that they trust."""
 
 from __future__ import annotations
 
