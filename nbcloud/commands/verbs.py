@@ -137,14 +137,15 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
         }
         info = clusters.up(name, **options, progress=progress)
     progress("bringing nbcloud to its scheduler and workers")
-    link_to(info)
+    skew = link_to(info).skew
     text = f"The cluster {info.name!r} is up at {info.address}"
-    if info.is_ours:
+    if info.is_ours and info.workers:
         workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")
         text += f": {workers} of {threads} and {size_text(info.memory)}"
+    words = "\n".join(["", *skew])
     if info.id in before:
-        return Answer(f"{text} (was up already).{_ignored(info, options)}", data=_facts(info))
-    return Answer(f"{text} ({time.monotonic() - started:.1f} s).", data=_facts(info))
+        return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=_facts(info))
+    return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=_facts(info))
 
 
 def _manifests(name: str) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from nbcloud.clusters import environment
 from nbcloud.clusters.base import ClusterInfo, Progress, silent
 from nbcloud.clusters.connect import resolve
 
@@ -16,7 +17,13 @@ _lock = threading.Lock()
 
 
 def link_to(info: ClusterInfo) -> Link:
-    """The live link to a cluster."""
+    """The live link to a cluster.
+
+    Raises
+    ------
+    MissingExtra
+        When its machines lack what nbcloud needs there.
+    """
     # Here, because it brings Dask, which takes half a second to import.
     from nbcloud.sessions.client.link import Link
 
@@ -25,7 +32,9 @@ def link_to(info: ClusterInfo) -> Link:
         if link is None or link.lost:
             if link is not None:
                 link.close()
+            skew = environment.check(info) if info.kind != "local" and link is None else []
             link = _links[info.id] = Link(info)
+            link.skew = skew
         return link
 
 

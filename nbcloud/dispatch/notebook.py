@@ -81,6 +81,8 @@ class Notebook:
             before = next((old for key, old in self._sessions.items() if key[1] == name and old.lost), None)
             known = self._open(link, name, options, progress)
             self._introduce(known, before)
+            self._told += link.skew
+            link.skew = []
         self._used[options.cluster or settings().cluster, name] = known
         return known
 

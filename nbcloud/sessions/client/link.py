@@ -52,6 +52,8 @@ class Link:
     def __init__(self, info: ClusterInfo) -> None:
         self.info = info
         self.lost = ""
+        self.skew: list[str] = []
+        """Sentences about versions that differ between here and there."""
         self._identity = secrets.token_hex(8)
         self._asks: dict[str, tuple[Future[Any], Callable[[str], None] | None]] = {}
         self._listeners: dict[str, list[Listener]] = {}

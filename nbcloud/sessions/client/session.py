@@ -94,7 +94,8 @@ class Session:
         self.lost = ""
         self.resources: dict[str, float] = facts["resources"]
         self.released: deque[str] = deque()
-        self.shared = is_shared(facts["spool"], facts["token"])
+        # What is behind a forward is another machine's, whatever its folders are called.
+        self.shared = link.info.kind != "kubernetes" and is_shared(facts["spool"], facts["token"])
         self.namespace = namespace
         self._shell = shell
         self._spool: str = facts["spool"]

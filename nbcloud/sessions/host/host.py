@@ -33,6 +33,14 @@ PLUGIN = "nbcloud"
 _WARM_DELAY = 2.0
 _HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
+_LONGEST_BASE = 103 - len("/nbcloud-1000000000/1234567-12345678/1000/k-5")  # 103 on macOS, 107 on Linux
+
+
+def _for_sockets() -> Path:
+    """A folder for temporary files whose path is short enough for sockets in it."""
+    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - private folders in them
+    fitting = (place for place in places if len(os.fsencode(place)) <= _LONGEST_BASE)
+    return next((place for place in fitting if place.is_dir() and os.access(place, os.W_OK)), places[0])
 
 
 def hold_session(session: str, memory: int | None) -> str:
@@ -77,7 +85,7 @@ class Host(WorkerPlugin):
 
     async def _serve(self) -> None:
         self._identity = secrets.token_hex(8)
-        self._directory = own_directory(Path(tempfile.gettempdir()))
+        self._directory = own_directory(_for_sockets())
         self._spool = Spool()
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
