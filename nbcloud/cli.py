@@ -44,8 +44,10 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(words)
         if arguments.verb is None:
             raise Help(parser().format_help())
-        _print(arguments.function(arguments, _progress), arguments)
+        answer = arguments.function(arguments, _progress)
+        _print(answer, arguments)
         sys.stdout.flush()  # not at the very end, where a reader that is gone would be an error
+        return _FAILED if answer is not None and answer.failed else 0
     except Help as page:
         print(page, end="")
     except UsageError as error:

@@ -21,12 +21,15 @@ class Answer:
         A table; cells are text.
     data : object
         The same as plain data, for ``--json``.
+    failed : bool
+        Whether a shell is to end with 1.
     """
 
     text: str = ""
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     data: Any = field(default=None)
+    failed: bool = False
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self._table(), self.text) if part)

@@ -25,9 +25,41 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     parser = add_verb(verbs, "attach", follow, "print a run from its first message on, and go on live")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser = add_verb(verbs, "kubernetes", kubernetes, "install the operator, print roles")
+    _add_actions(parser)
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
+
+
+def _add_actions(parser: Parser) -> None:
+    """The commands of ``nbcloud kubernetes``."""
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser, required=True)
+    for name, text in (
+        ("install", "apply the operator of dask-kubernetes, with versions that work"),
+        ("uninstall", "remove it again"),
+        ("rbac", "print the roles that users need, for an administrator to apply"),
+    ):
+        made = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.add_argument(
+            "-p", "--profile", help="the profile that names the Kubernetes; kubectl's by default"
+        )
+        if name == "install":
+            made.add_argument("--image", default="", help="another image of the operator")
+            made.add_argument(
+                "--dry-run", action="store_true", help="print the manifests, and change nothing"
+            )
+        if name == "uninstall":
+            made.add_argument(
+                "--all", action="store_true", help="its custom resources too, and with them every cluster"
+            )
+
+
+def kubernetes(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """What makes a Kubernetes fit for clusters."""
+    from nbcloud.commands.kubernetes import kubernetes as act
+
+    return act(arguments, progress)
 
 
 def logs(arguments: argparse.Namespace, progress: Progress) -> Answer | None:

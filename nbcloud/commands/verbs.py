@@ -97,7 +97,18 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("workers", type=int, help="how many")
     parser.add_argument("-c", "--cluster", help="its name")
     parser.add_argument("-g", "--group", default="", help="a group of its workers (default)")
+    parser = add_verb(
+        verbs, "doctor", _doctor, "look whether all is there that a cluster needs", listing=True
+    )
+    parser.add_argument("profile", nargs="?", help="a profile, or a cluster that is up")
+    parser.add_argument("--no-pod", action="store_true", help="don't run a pod to look into the image")
     add_verb(verbs, "profiles", list_profiles, "list the profiles of nbcloud.toml", listing=True)
+
+
+def _doctor(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.kubernetes import doctor
+
+    return doctor(arguments, progress)
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:

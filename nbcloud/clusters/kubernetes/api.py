@@ -87,7 +87,7 @@ class Api:
     def _is_about(error: Refused, name: str) -> bool:
         return f'"{name}" not found' in error.message
 
-    async def list(self, kind: str, labels: dict[str, str] | None = None, **fields: str) -> list[Manifest]:
+    async def find(self, kind: str, labels: dict[str, str] | None = None, **fields: str) -> list[Manifest]:
         """All objects with these labels; ``fields`` may hold ``involvedObject.name`` and the like."""
         params = {}
         if labels:
@@ -96,6 +96,24 @@ class Api:
             params["fieldSelector"] = ",".join(f"{key}={value}" for key, value in fields.items())
         found: list[Manifest] = (await self._call("GET", kind, params=params))["items"]
         return found
+
+    async def everywhere(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
+        """All objects of a kind in all namespaces; none when Kubernetes does not know the kind."""
+        version, plural = KINDS[kind]
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        try:
+            async with (
+                _explained(self.server, self.namespace, kind),
+                self.raw.call_api(
+                    "GET", version=version, url=plural, params={"labelSelector": selector} if labels else {}
+                ) as response,
+            ):
+                found: list[Manifest] = response.json()["items"]
+                return found
+        except Refused as error:
+            if error.code == 404:
+                return []
+            raise
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Make an object."""

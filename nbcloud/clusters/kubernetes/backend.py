@@ -382,7 +382,7 @@ async def _scale(info: ClusterInfo, n: int, group: str) -> None:
     place = await connect(Where.of(info.options))
     group_object = f"{info.options['object']}-{group}"
     labels = {naming.CLUSTER: info.options["object"], naming.GROUP: group_object}
-    there = [each["metadata"]["name"] for each in await place.list("Deployment", labels)]
+    there = [each["metadata"]["name"] for each in await place.find("Deployment", labels)]
     asked = {"group": group, "n": n, "candidates": there}
     answer = await asyncio.to_thread(lambda: wire.ask(info, "nbcloud_scale", timeout=60.0, **asked))
     await asyncio.gather(*(place.delete("Deployment", name) for name in answer["going"]))

@@ -49,8 +49,8 @@ async def look(place: Api, name: str) -> Look:
     cluster = await place.get("DaskCluster", name)
     if cluster is None:
         return Look("gone", [], {}, {})
-    pods = await place.list("Pod", labels)
-    deployments = await place.list("Deployment", labels)
+    pods = await place.find("Pod", labels)
+    deployments = await place.find("Deployment", labels)
     events = await _events(place)
     troubles = [found for pod in pods if (found := of_pod(pod, events)) is not None]
     troubles += [found for each in deployments if (found := of_deployment(each)) is not None]
@@ -111,7 +111,7 @@ async def _events(place: Api) -> dict[str, list[Manifest]]:
     """Warnings, by the name of what they are about."""
     found: dict[str, list[Manifest]] = {}
     try:
-        events = await place.list("Event")
+        events = await place.find("Event")
     except Refused:  # not everybody may read them
         return {}
     for event in events:
