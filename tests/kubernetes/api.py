@@ -38,7 +38,9 @@ class Target:
 class ApiServer:
     """HTTP in front of the store. It can be stopped and started again at the same address: the store stays."""
 
-    def __init__(self, store: Store, access: Access, admission: Admission, streams: PodStreams, context: ssl.SSLContext):
+    def __init__(
+        self, store: Store, access: Access, admission: Admission, streams: PodStreams, context: ssl.SSLContext
+    ):
         self._store, self._access, self._admission, self._streams = store, access, admission, streams
         self._context = context
         self._runner: web.AppRunner | None = None
@@ -57,7 +59,9 @@ class ApiServer:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True
+        )
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
@@ -78,7 +82,9 @@ class ApiServer:
         except errors.StatusError as error:
             response = web.json_response(error.body(), status=error.code)
         except (json.JSONDecodeError, yaml.YAMLError) as error:
-            response = web.json_response(errors.bad_request(f"the object provided is unrecognized: {error}").body(), status=400)
+            response = web.json_response(
+                errors.bad_request(f"the object provided is unrecognized: {error}").body(), status=400
+            )
         self.requests.append((user.name, request.method, request.path, response.status))
         return response
 
@@ -165,7 +171,9 @@ class ApiServer:
                 for each in before:
                     await send("ADDED", each)
                 async for change in self._store.changes(since):
-                    if change.resource == key[1] and (type_ := self._seen_as(request, target, change.before, change.object)):
+                    if change.resource == key[1] and (
+                        type_ := self._seen_as(request, target, change.before, change.object)
+                    ):
                         await send("DELETED" if change.type == "DELETED" else type_, change.object)
         except errors.StatusError as error:
             await send("ERROR", error.body())
@@ -260,7 +268,12 @@ class ApiServer:
         obj = self._remove(request, kind, obj, self._read(request, body) if body else {})
         if self._store.find(kind.full_name, target.namespace, target.name):
             return web.json_response(obj)
-        details = {"name": target.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
+        details = {
+            "name": target.name,
+            "group": kind.group,
+            "kind": kind.plural,
+            "uid": obj["metadata"]["uid"],
+        }
         return web.json_response(
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
         )
@@ -279,7 +292,9 @@ class ApiServer:
         grace = options.get("gracePeriodSeconds", request.query.get("gracePeriodSeconds"))
         wanted = (options.get("preconditions") or {}).get("uid")
         if wanted and wanted != obj["metadata"]["uid"]:
-            raise errors.conflict(kind, obj["metadata"]["name"], f"the UID in the precondition ({wanted}) does not match")
+            raise errors.conflict(
+                kind, obj["metadata"]["name"], f"the UID in the precondition ({wanted}) does not match"
+            )
         policy = options.get("propagationPolicy") or request.query.get("propagationPolicy", "")
         return self._store.delete(kind.full_name, obj, None if grace is None else int(grace), policy)
 
@@ -302,7 +317,11 @@ class ApiServer:
         return {
             "kind": "Scale",
             "apiVersion": "autoscaling/v1",
-            "metadata": {key: value for key, value in obj["metadata"].items() if key in ("name", "namespace", "uid", "resourceVersion")},
+            "metadata": {
+                key: value
+                for key, value in obj["metadata"].items()
+                if key in ("name", "namespace", "uid", "resourceVersion")
+            },
             "spec": {"replicas": replicas or 0},
             "status": {"replicas": obj.get("status", {}).get("replicas", 0)},
         }

@@ -71,7 +71,12 @@ def _resources(store: Store, group: str, version: str) -> dict[str, Any]:
         if where == group
     ]
     api_version = f"{group}/{version}" if group else version
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources}
+    return {
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": api_version,
+        "resources": resources,
+    }
 
 
 def review(access: Access, user: User, plural: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -81,11 +86,20 @@ def review(access: Access, user: User, plural: str, asked: dict[str, Any]) -> di
     if kind == "SelfSubjectAccessReview":
         about = spec.get("resourceAttributes") or {}
         resource = "/".join(filter(None, (about.get("resource", ""), about.get("subresource", ""))))
-        names = (about.get("verb", ""), about.get("group", ""), resource, about.get("namespace"), about.get("name", ""))
+        names = (
+            about.get("verb", ""),
+            about.get("group", ""),
+            resource,
+            about.get("namespace"),
+            about.get("name", ""),
+        )
         status = {"allowed": access.allows(user, *names)}
     elif kind == "SelfSubjectRulesReview":
         kept = ("verbs", "apiGroups", "resources", "resourceNames")
-        rules = [{key: rule[key] for key in kept if key in rule} for rule in access.rules(user, spec.get("namespace"))]
+        rules = [
+            {key: rule[key] for key in kept if key in rule}
+            for rule in access.rules(user, spec.get("namespace"))
+        ]
         status = {"resourceRules": rules, "nonResourceRules": [], "incomplete": False}
     else:
         about_user = {"username": user.name, "groups": list(user.groups)}

@@ -12,7 +12,9 @@ from pathlib import Path
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-async def start(command: list[str], environment: dict[str, str], log: Path, cwd: Path) -> asyncio.subprocess.Process:
+async def start(
+    command: list[str], environment: dict[str, str], log: Path, cwd: Path
+) -> asyncio.subprocess.Process:
     """A process that ends with this one; what it prints goes to ``log``."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(

@@ -8,6 +8,7 @@ import socket
 import sys
 from pathlib import Path
 
+
 def resolve_services(file: Path) -> None:
     """Let ``socket.getaddrinfo`` know the services in a file."""
     original = socket.getaddrinfo
@@ -21,6 +22,7 @@ def resolve_services(file: Path) -> None:
         return original(host, *arguments, **options)
 
     socket.getaddrinfo = getaddrinfo
+
 
 if __name__ == "__main__":
     resolve_services(Path(sys.argv[1]))
