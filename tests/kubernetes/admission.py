@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from tests.kubernetes import errors, quantities
-from tests.kubernetes.resources import Resource
 from tests.kubernetes.matching import object_labels_match
+from tests.kubernetes.resources import Resource
 from tests.kubernetes.store import Object, Store
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

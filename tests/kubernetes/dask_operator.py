@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import yaml
 
+from tests.kubernetes import processes
 from tests.kubernetes.double import CHART, KubernetesDouble
 
 ACCOUNT = "system:serviceaccount:dask-operator:dask-kubernetes-operator"
@@ -56,10 +57,15 @@ class DaskOperator:
         }
         kopf = ["run", "-m", "dask_kubernetes.operator.controller", "--all-namespaces", "--standalone"]
         command = [sys.executable, "-P", str(RESOLVER), str(self._double.root / "services"), "kopf", *kopf]
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, start_new_session=True
-            )
+        command[:0] = processes.launched()
+
+        def spawn() -> subprocess.Popen[bytes]:
+            with self.log.open("ab") as output:
+                return subprocess.Popen(
+                    command, env=environment, stdout=output, stderr=output, start_new_session=True
+                )
+
+        self._process = self._double.do(spawn)
         deadline = time.monotonic() + limit
         while not self.watching():
             if self._process.poll() is not None or time.monotonic() > deadline:

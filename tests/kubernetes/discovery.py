@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.kubernetes.access import Access, User
+from tests.kubernetes.errors import StatusError
 from tests.kubernetes.store import Store
 
 REVIEWS = {
@@ -105,6 +106,13 @@ def review(access: Access, user: User, plural: str, asked: dict[str, Any]) -> di
         about_user = {"username": user.name, "groups": list(user.groups)}
         status = {"userInfo": about_user}
         if kind == "TokenReview":
-            known = access.authenticate(spec.get("token", ""))
-            status = {"authenticated": True, "user": {"username": known.name, "groups": list(known.groups)}}
+            status = _token_review(access, spec.get("token", ""))
     return {"kind": kind, "apiVersion": f"{group}/v1", "metadata": {}, "spec": spec, "status": status}
+
+
+def _token_review(access: Access, token: str) -> dict[str, Any]:
+    try:
+        known = access.authenticate(f"Bearer {token}")
+    except StatusError:
+        return {"authenticated": False, "error": "[invalid bearer token]"}
+    return {"authenticated": True, "user": {"username": known.name, "groups": list(known.groups)}}

@@ -20,7 +20,6 @@ from tests.kubernetes.containers import Container, Node
 from tests.kubernetes.store import Object, Store, now
 from tests.kubernetes.volumes import NotMounted, Volumes
 
-
 FILES = frozenset({"secrets", "configmaps", "persistentvolumeclaims"})
 
 

@@ -138,7 +138,7 @@ def json_patch(target: Any, operations: list[dict[str, Any]]) -> Any:
                 parent.insert(key, value)
             else:
                 if kind == "replace":
-                    parent[key]  # noqa: B018 - what isn't there can't be replaced
+                    parent[key]
                 parent[key] = value
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = "the server rejected our request due to an error in our request"

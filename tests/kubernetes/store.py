@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.kubernetes import errors, schemas
-from tests.kubernetes.resources import BUILT_IN, Resource, custom_resources
 from tests.kubernetes.matching import fields_match, labels_match
+from tests.kubernetes.resources import BUILT_IN, Resource, custom_resources
 
 Object = dict[str, Any]
 MAXIMUM_LOG = 20_000

@@ -13,7 +13,7 @@ def resolve_services(file: Path) -> None:
     """Let ``socket.getaddrinfo`` know the services in a file."""
     original = socket.getaddrinfo
 
-    def getaddrinfo(host, *arguments, **options):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def getaddrinfo(host, *arguments, **options):  # type: ignore[no-untyped-def]
         for line in file.read_text().splitlines() if file.exists() else ():
             address, name, namespace = line.split()
             base = f"{name}.{namespace}"
