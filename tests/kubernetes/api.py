@@ -9,7 +9,6 @@ import copy
 import json
 import ssl
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,21 +17,12 @@ from aiohttp import web
 from tests.kubernetes import discovery, errors, matching
 from tests.kubernetes.access import Access, User
 from tests.kubernetes.admission import Admission
+from tests.kubernetes.paths import Target, parse
 from tests.kubernetes.pod_streams import PodStreams
 from tests.kubernetes.resources import Resource
 from tests.kubernetes.store import Object, Store
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a path of the API means."""
-
-    resource: Resource
-    namespace: str | None
-    name: str
-    part: str
 
 
 class ApiServer:
@@ -95,7 +85,7 @@ class ApiServer:
             return web.json_response(review, status=201)
         if (found := discovery.answer(self._store, request.path.rstrip("/"))) is not None:
             return web.json_response(found)
-        target = self._target(parts)
+        target = parse(self._store, parts)
         if target is None:
             return web.Response(status=404, text="404 page not found\n")
         watching = request.query.get("watch") in ("true", "1")
@@ -113,22 +103,6 @@ class ApiServer:
             return await self._watch(request, target, user)
         body = await request.read()
         return getattr(self, f"_{verb}")(request, target, body)
-
-    def _target(self, parts: list[str]) -> Target | None:
-        if parts[0] == "api" and len(parts) > 2:
-            group, version, rest = "", parts[1], parts[2:]
-        elif parts[0] == "apis" and len(parts) > 3:
-            group, version, rest = parts[1], parts[2], parts[3:]
-        else:
-            return None
-        namespace = None
-        if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in ("status", "finalize"):
-            namespace, rest = rest[1], rest[2:]
-        resource = self._store.resources.get(f"{rest[0]}.{group}" if group else rest[0])
-        name, part = (*rest[1:], "", "")[:2]
-        if resource is None or resource.version != version or (part and part not in resource.subresources):
-            return None
-        return Target(resource, namespace, name, part)
 
     # Reading
 
