@@ -13,9 +13,20 @@ from tests.kubernetes.store import Store
 
 Rule = dict[str, Any]
 _RBAC = "rbac.authorization.k8s.io"
-_READ, _WRITE = ["get", "list", "watch"], ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+_READ, _WRITE = (
+    ["get", "list", "watch"],
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+)
 _EVERYTHING = ["*"]
-_CONTENT = ["pods", "pods/log", "pods/portforward", "services", "secrets", "configmaps", "persistentvolumeclaims"]
+_CONTENT = [
+    "pods",
+    "pods/log",
+    "pods/portforward",
+    "services",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+]
 _WORKLOADS = ["deployments", "deployments/scale", "replicasets"]
 CLUSTER_ROLES: dict[str, list[Rule]] = {
     "cluster-admin": [{"apiGroups": ["*"], "resources": _EVERYTHING, "verbs": _EVERYTHING}],
@@ -109,10 +120,14 @@ class Access:
             return user.name == f"system:serviceaccount:{namespace}:{subject['name']}"
         return subject["name"] in (user.groups if subject["kind"] == "Group" else (user.name,))
 
-    def allows(self, user: User, verb: str, group: str, resource: str, namespace: str | None, name: str = "") -> bool:
+    def allows(
+        self, user: User, verb: str, group: str, resource: str, namespace: str | None, name: str = ""
+    ) -> bool:
         return any(rule_allows(rule, verb, group, resource, name) for rule in self.rules(user, namespace))
 
-    def check(self, user: User, verb: str, resource: Resource, part: str, namespace: str | None, name: str) -> None:
+    def check(
+        self, user: User, verb: str, resource: Resource, part: str, namespace: str | None, name: str
+    ) -> None:
         asked = f"{resource.plural}/{part}" if part else resource.plural
         if self.allows(user, verb, resource.group, asked, namespace, name):
             return

@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from tests.kubernetes import errors, quantities
-from tests.kubernetes.resources import Resource
 from tests.kubernetes.matching import object_labels_match
+from tests.kubernetes.resources import Resource
 from tests.kubernetes.store import Object, Store
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -22,9 +22,9 @@ ACCOUNT_FILES = "/var/run/secrets/kubernetes.io/serviceaccount"
 class Admission:
     """Checks and defaults of the built-in kinds, and quotas."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, block: range) -> None:
         self._store = store
-        self._addresses = (f"127.101.{x}.{y}" for x, y in itertools.product(range(256), range(1, 255)))
+        self._addresses = (f"127.101.{x}.{y}" for x, y in itertools.product(block, range(1, 255)))
         self._node_ports = itertools.count(30000)
         self._fill: dict[str, Callable[[Object], None]] = {
             "pods": self._fill_pod,
@@ -42,7 +42,9 @@ class Admission:
             self._check_namespace(kind, metadata)
         if not metadata.get("name"):
             if not metadata.get("generateName"):
-                raise errors.invalid(kind, "", ["metadata.name: Required value: name or generateName is required"])
+                raise errors.invalid(
+                    kind, "", ["metadata.name: Required value: name or generateName is required"]
+                )
             metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
         self.check_metadata(kind, metadata)
         if kind.full_name in self._fill:
@@ -90,7 +92,9 @@ class Admission:
         spec = obj.setdefault("spec", {})
         spec.setdefault("type", "ClusterIP")
         if not spec.get("ports") and spec.get("clusterIP") != "None":
-            raise errors.invalid(self._store.resources["services"], obj["metadata"]["name"], ["spec.ports: Required value"])
+            raise errors.invalid(
+                self._store.resources["services"], obj["metadata"]["name"], ["spec.ports: Required value"]
+            )
         if not spec.get("clusterIP"):
             spec["clusterIP"] = next(self._addresses)
             spec["clusterIPs"] = [spec["clusterIP"]]
@@ -104,13 +108,17 @@ class Admission:
             obj["status"]["loadBalancer"]["ingress"] = [{"ip": spec["clusterIP"]}]
 
     def _fill_workload(self, obj: Object) -> None:
-        kind = self._store.resources["deployments.apps" if obj.get("kind") != "ReplicaSet" else "replicasets.apps"]
+        kind = self._store.resources[
+            "deployments.apps" if obj.get("kind") != "ReplicaSet" else "replicasets.apps"
+        ]
         spec = obj["spec"]
         spec.setdefault("replicas", 1)
         labels = spec["template"].get("metadata", {}).get("labels") or {}
         causes = []
         if not object_labels_match(spec.get("selector"), labels):
-            causes.append("spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`")
+            causes.append(
+                "spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`"
+            )
         causes += self._pod_causes(spec["template"].get("spec") or {}, "spec.template.spec")
         if causes:
             raise errors.invalid(kind, obj["metadata"]["name"], causes)
@@ -136,7 +144,10 @@ class Admission:
         for container in containers:
             resources = container.get("resources") or {}
             if resources.get("limits"):
-                container["resources"] = {**resources, "requests": {**resources["limits"], **(resources.get("requests") or {})}}
+                container["resources"] = {
+                    **resources,
+                    "requests": {**resources["limits"], **(resources.get("requests") or {})},
+                }
         obj["status"] = {"phase": "Pending", "qosClass": "Burstable"}
 
     @staticmethod
@@ -145,7 +156,11 @@ class Admission:
         sources = [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            {
+                "downwardAPI": {
+                    "items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]
+                }
+            },
         ]
         spec["volumes"] = [*(spec.get("volumes") or ()), {"name": name, "projected": {"sources": sources}}]
         for each in containers:
@@ -175,7 +190,9 @@ class Admission:
                         f"{name} limit of {limits[name]}"
                     )
                 elif extended and name not in limits:
-                    causes.append(f"{where}.resources.limits: Required value: Limit must be set for non overcommitable resources")
+                    causes.append(
+                        f"{where}.resources.limits: Required value: Limit must be set for non overcommitable resources"
+                    )
         return causes
 
     # Quotas
@@ -191,7 +208,11 @@ class Admission:
                 why = f"failed quota: {quota['metadata']['name']}: must specify {missing}"
                 raise errors.forbidden(kind, metadata["name"], why)
             used = self.used(quota)
-            over = [name for name, amount in asked.items() if amount and used[name] + amount > quantities.parse(hard[name])]
+            over = [
+                name
+                for name, amount in asked.items()
+                if amount and used[name] + amount > quantities.parse(hard[name])
+            ]
             if over:
                 requested = ",".join(f"{name}={quantities.show(asked[name])}" for name in sorted(over))
                 taken = ",".join(f"{name}={quantities.show(used[name])}" for name in sorted(over))

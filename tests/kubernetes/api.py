@@ -9,7 +9,6 @@ import copy
 import json
 import ssl
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,6 +17,7 @@ from aiohttp import web
 from tests.kubernetes import discovery, errors, matching
 from tests.kubernetes.access import Access, User
 from tests.kubernetes.admission import Admission
+from tests.kubernetes.paths import Target, parse
 from tests.kubernetes.pod_streams import PodStreams
 from tests.kubernetes.resources import Resource
 from tests.kubernetes.store import Object, Store
@@ -25,20 +25,12 @@ from tests.kubernetes.store import Object, Store
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a path of the API means."""
-
-    resource: Resource
-    namespace: str | None
-    name: str
-    part: str
-
-
 class ApiServer:
     """HTTP in front of the store. It can be stopped and started again at the same address: the store stays."""
 
-    def __init__(self, store: Store, access: Access, admission: Admission, streams: PodStreams, context: ssl.SSLContext):
+    def __init__(
+        self, store: Store, access: Access, admission: Admission, streams: PodStreams, context: ssl.SSLContext
+    ):
         self._store, self._access, self._admission, self._streams = store, access, admission, streams
         self._context = context
         self._runner: web.AppRunner | None = None
@@ -57,7 +49,9 @@ class ApiServer:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, ssl_context=self._context, reuse_address=True
+        )
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
@@ -78,7 +72,9 @@ class ApiServer:
         except errors.StatusError as error:
             response = web.json_response(error.body(), status=error.code)
         except (json.JSONDecodeError, yaml.YAMLError) as error:
-            response = web.json_response(errors.bad_request(f"the object provided is unrecognized: {error}").body(), status=400)
+            response = web.json_response(
+                errors.bad_request(f"the object provided is unrecognized: {error}").body(), status=400
+            )
         self.requests.append((user.name, request.method, request.path, response.status))
         return response
 
@@ -89,7 +85,7 @@ class ApiServer:
             return web.json_response(review, status=201)
         if (found := discovery.answer(self._store, request.path.rstrip("/"))) is not None:
             return web.json_response(found)
-        target = self._target(parts)
+        target = parse(self._store, parts)
         if target is None:
             return web.Response(status=404, text="404 page not found\n")
         watching = request.query.get("watch") in ("true", "1")
@@ -107,22 +103,6 @@ class ApiServer:
             return await self._watch(request, target, user)
         body = await request.read()
         return getattr(self, f"_{verb}")(request, target, body)
-
-    def _target(self, parts: list[str]) -> Target | None:
-        if parts[0] == "api" and len(parts) > 2:
-            group, version, rest = "", parts[1], parts[2:]
-        elif parts[0] == "apis" and len(parts) > 3:
-            group, version, rest = parts[1], parts[2], parts[3:]
-        else:
-            return None
-        namespace = None
-        if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in ("status", "finalize"):
-            namespace, rest = rest[1], rest[2:]
-        resource = self._store.resources.get(f"{rest[0]}.{group}" if group else rest[0])
-        name, part = (*rest[1:], "", "")[:2]
-        if resource is None or resource.version != version or (part and part not in resource.subresources):
-            return None
-        return Target(resource, namespace, name, part)
 
     # Reading
 
@@ -165,7 +145,9 @@ class ApiServer:
                 for each in before:
                     await send("ADDED", each)
                 async for change in self._store.changes(since):
-                    if change.resource == key[1] and (type_ := self._seen_as(request, target, change.before, change.object)):
+                    if change.resource == key[1] and (
+                        type_ := self._seen_as(request, target, change.before, change.object)
+                    ):
                         await send("DELETED" if change.type == "DELETED" else type_, change.object)
         except errors.StatusError as error:
             await send("ERROR", error.body())
@@ -260,7 +242,12 @@ class ApiServer:
         obj = self._remove(request, kind, obj, self._read(request, body) if body else {})
         if self._store.find(kind.full_name, target.namespace, target.name):
             return web.json_response(obj)
-        details = {"name": target.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
+        details = {
+            "name": target.name,
+            "group": kind.group,
+            "kind": kind.plural,
+            "uid": obj["metadata"]["uid"],
+        }
         return web.json_response(
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
         )
@@ -279,7 +266,9 @@ class ApiServer:
         grace = options.get("gracePeriodSeconds", request.query.get("gracePeriodSeconds"))
         wanted = (options.get("preconditions") or {}).get("uid")
         if wanted and wanted != obj["metadata"]["uid"]:
-            raise errors.conflict(kind, obj["metadata"]["name"], f"the UID in the precondition ({wanted}) does not match")
+            raise errors.conflict(
+                kind, obj["metadata"]["name"], f"the UID in the precondition ({wanted}) does not match"
+            )
         policy = options.get("propagationPolicy") or request.query.get("propagationPolicy", "")
         return self._store.delete(kind.full_name, obj, None if grace is None else int(grace), policy)
 
@@ -302,7 +291,11 @@ class ApiServer:
         return {
             "kind": "Scale",
             "apiVersion": "autoscaling/v1",
-            "metadata": {key: value for key, value in obj["metadata"].items() if key in ("name", "namespace", "uid", "resourceVersion")},
+            "metadata": {
+                key: value
+                for key, value in obj["metadata"].items()
+                if key in ("name", "namespace", "uid", "resourceVersion")
+            },
             "spec": {"replicas": replicas or 0},
             "status": {"replicas": obj.get("status", {}).get("replicas", 0)},
         }

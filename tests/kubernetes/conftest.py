@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Iterator
@@ -69,8 +70,30 @@ def kubernetes_double() -> Iterator[RunningDouble]:
     assert not root.exists()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clients of kr8s are never closed, neither here nor by KubeCluster."""
+    for each in items:
+        if "kubernetes" in getattr(each, "fixturenames", ()):
+            each.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+
+
+def forget_clients() -> None:
+    """Let kr8s make new clients: those that it has do not notice that KUBECONFIG has changed."""
+    kr8s.Api._instances.clear()
+    gc.collect()
+
+
 @pytest.fixture
-def kubernetes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestNamespace]:
+def fresh_clients() -> Iterator[None]:
+    forget_clients()
+    yield
+    forget_clients()
+
+
+@pytest.fixture
+def kubernetes(
+    request: pytest.FixtureRequest, fresh_clients: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestNamespace]:
     """A fresh namespace, and KUBECONFIG for it; nothing of it is left at the end."""
     namespace = f"test-{uuid.uuid4().hex[:8]}"
     if real := os.environ.get(REAL):
@@ -78,7 +101,9 @@ def kubernetes(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
         created = kr8s.objects.Namespace({"metadata": {"name": namespace}})
         created.create()
-        yield TestNamespace(namespace, kubeconfig, os.environ.get(REAL_IMAGE, "ghcr.io/dask/dask:latest"), None)
+        yield TestNamespace(
+            namespace, kubeconfig, os.environ.get(REAL_IMAGE, "ghcr.io/dask/dask:latest"), None
+        )
         created.delete()
         return
     running: RunningDouble = request.getfixturevalue("kubernetes_double")

@@ -20,7 +20,9 @@ STABLE_AFTER = 30.0
 class Container:
     """One container of a pod, through all its restarts."""
 
-    def __init__(self, store: Store, pod: Object, spec: Object, directory: Path, node: Node, report: Callable[[], None]):
+    def __init__(
+        self, store: Store, pod: Object, spec: Object, directory: Path, node: Node, report: Callable[[], None]
+    ):
         self._store, self._pod, self.spec, self._node, self._report = store, pod, spec, node, report
         self.name: str = spec["name"]
         self.directory = directory / self.name
@@ -98,7 +100,7 @@ class Container:
         while image not in self._node.images:
             if backoff == 1.0:
                 why = f'failed to pull and unpack image "{image}": not found'
-                message = f'rpc error: code = NotFound desc = {why}'
+                message = f"rpc error: code = NotFound desc = {why}"
                 self._event("Pulling", f'Pulling image "{image}"')
                 self._event("Failed", f'Failed to pull image "{image}": {message}', "Warning")
                 self._event("Failed", "Error: ErrImagePull", "Warning")
@@ -143,7 +145,9 @@ class Container:
         if startup := self.spec.get("startupProbe"):
             done = asyncio.Event()
             tell = functools.partial(self._tell_startup, done)
-            looking = asyncio.create_task(probes.watch(startup, functools.partial(once, startup), tell, eager=True))
+            looking = asyncio.create_task(
+                probes.watch(startup, functools.partial(once, startup), tell, eager=True)
+            )
             try:
                 await done.wait()
             finally:
@@ -154,12 +158,18 @@ class Container:
         self._report()
         async with asyncio.TaskGroup() as group:
             if readiness:
-                group.create_task(probes.watch(readiness, functools.partial(once, readiness), self._tell_ready, eager=True))
+                group.create_task(
+                    probes.watch(readiness, functools.partial(once, readiness), self._tell_ready, eager=True)
+                )
             if liveness:
-                group.create_task(probes.watch(liveness, functools.partial(once, liveness), self._tell_alive, eager=False))
+                group.create_task(
+                    probes.watch(liveness, functools.partial(once, liveness), self._tell_alive, eager=False)
+                )
 
     async def _probe_once(self, variables: dict[str, str], probe: Object) -> str:
-        ports = {each["name"]: each["containerPort"] for each in self.spec.get("ports") or () if "name" in each}
+        ports = {
+            each["name"]: each["containerPort"] for each in self.spec.get("ports") or () if "name" in each
+        }
 
         async def run(command: list[str]) -> int:
             command = images.resolve(self._node.images[self.spec["image"]], command)
@@ -250,5 +260,3 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.__dict__})"
-
-

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import yaml
 
+from tests.kubernetes import processes
 from tests.kubernetes.double import CHART, KubernetesDouble
 
 ACCOUNT = "system:serviceaccount:dask-operator:dask-kubernetes-operator"
@@ -22,7 +23,9 @@ RESOLVER = Path(__file__).with_name("with_service_names.py")
 def chart_rules() -> list[dict[str, Any]]:
     """The rules of the chart's ClusterRole."""
     text = (CHART / "templates/clusterrole.yaml").read_text()
-    rules: list[dict[str, Any]] = yaml.safe_load(re.sub(r"^\{\{.*|\{\{.*?\}\}", "", text, flags=re.M).replace("name: -", "name: "))["rules"]
+    rules: list[dict[str, Any]] = yaml.safe_load(
+        re.sub(r"^\{\{.*|\{\{.*?\}\}", "", text, flags=re.M).replace("name: -", "name: ")
+    )["rules"]
     return rules
 
 
@@ -54,8 +57,15 @@ class DaskOperator:
         }
         kopf = ["run", "-m", "dask_kubernetes.operator.controller", "--all-namespaces", "--standalone"]
         command = [sys.executable, "-P", str(RESOLVER), str(self._double.root / "services"), "kopf", *kopf]
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        command[:0] = processes.launched()
+
+        def spawn() -> subprocess.Popen[bytes]:
+            with self.log.open("ab") as output:
+                return subprocess.Popen(
+                    command, env=environment, stdout=output, stderr=output, start_new_session=True
+                )
+
+        self._process = self._double.do(spawn)
         deadline = time.monotonic() + limit
         while not self.watching():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -23,7 +23,11 @@ def owner_reference(owner: Object) -> Object:
 
 def owned(objects: list[Object], owner: Object) -> list[Object]:
     uid = owner["metadata"]["uid"]
-    return [each for each in objects if any(ref["uid"] == uid for ref in each["metadata"].get("ownerReferences") or ())]
+    return [
+        each
+        for each in objects
+        if any(ref["uid"] == uid for ref in each["metadata"].get("ownerReferences") or ())
+    ]
 
 
 def is_ready(pod: Object) -> bool:
@@ -54,7 +58,9 @@ class Deployments:
         for each in sets:
             replicas = spec["replicas"] if each["metadata"]["uid"] == current["metadata"]["uid"] else 0
             if each["spec"]["replicas"] != replicas:
-                self._store.change(SETS, each, lambda changed, replicas=replicas: changed["spec"].update(replicas=replicas))
+                self._store.change(
+                    SETS, each, lambda changed, replicas=replicas: changed["spec"].update(replicas=replicas)
+                )
         self._store.change(DEPLOYMENTS, deployment, lambda changed: self._write_status(changed, current))
 
     def _create_set(self, deployment: Object, digest: str) -> Object:
@@ -74,7 +80,9 @@ class Deployments:
             "status": {},
         }
         created = self._store.create(SETS, new)
-        message = f"Scaled up replica set {created['metadata']['name']} from 0 to {deployment['spec']['replicas']}"
+        message = (
+            f"Scaled up replica set {created['metadata']['name']} from 0 to {deployment['spec']['replicas']}"
+        )
         self._store.record_event(deployment, "ScalingReplicaSet", message, "deployment-controller")
         return created
 
@@ -87,7 +95,12 @@ class Deployments:
             and "deletionTimestamp" not in each["metadata"]
         ]
         ready, wanted = sum(map(is_ready, pods)), deployment["spec"]["replicas"]
-        counts = {"replicas": len(pods), "updatedReplicas": len(pods), "readyReplicas": ready, "availableReplicas": ready}
+        counts = {
+            "replicas": len(pods),
+            "updatedReplicas": len(pods),
+            "readyReplicas": ready,
+            "availableReplicas": ready,
+        }
         counts["unavailableReplicas"] = max(0, wanted - ready)
         status = deployment.setdefault("status", {})
         for name, count in counts.items():
@@ -104,8 +117,14 @@ class Deployments:
         done += "has successfully progressed." if enough else "is progressing."
         reason = "NewReplicaSetAvailable" if enough else "ReplicaSetUpdated"
         set_condition(status, "Progressing", True, reason=reason, message=done)
-        failures = [each for each in current.get("status", {}).get("conditions", ()) if each["type"] == "ReplicaFailure"]
-        status["conditions"] = [each for each in status["conditions"] if each["type"] != "ReplicaFailure"] + failures
+        failures = [
+            each
+            for each in current.get("status", {}).get("conditions", ())
+            if each["type"] == "ReplicaFailure"
+        ]
+        status["conditions"] = [
+            each for each in status["conditions"] if each["type"] != "ReplicaFailure"
+        ] + failures
 
 
 class ReplicaSets:
@@ -126,7 +145,8 @@ class ReplicaSets:
         pods = [
             each
             for each in owned(self._store.list("pods", namespace), owner)
-            if "deletionTimestamp" not in each["metadata"] and each["status"].get("phase") not in ("Succeeded", "Failed")
+            if "deletionTimestamp" not in each["metadata"]
+            and each["status"].get("phase") not in ("Succeeded", "Failed")
         ]
         failure = ""
         for _ in range(owner["spec"]["replicas"] - len(pods)):
@@ -138,7 +158,9 @@ class ReplicaSets:
         unready_first = sorted(pods, key=lambda each: (is_ready(each), each["metadata"]["creationTimestamp"]))
         for each in unready_first[: max(0, len(pods) - owner["spec"]["replicas"])]:
             self._store.delete("pods", each)
-            self._store.record_event(owner, "SuccessfulDelete", f"Deleted pod: {each['metadata']['name']}", "replicaset-controller")
+            self._store.record_event(
+                owner, "SuccessfulDelete", f"Deleted pod: {each['metadata']['name']}", "replicaset-controller"
+            )
         if failure:
             self._report_failure(owner, failure)
         ready = sum(map(is_ready, pods))
@@ -169,7 +191,9 @@ class ReplicaSets:
             "spec": template["spec"],
         }
         created = self._store.create("pods", self._admission.create(self._store.resources["pods"], pod))
-        self._store.record_event(owner, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}", "replicaset-controller")
+        self._store.record_event(
+            owner, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}", "replicaset-controller"
+        )
         return created
 
     def _report_failure(self, owner: Object, message: str) -> None:
@@ -179,5 +203,9 @@ class ReplicaSets:
         if known.partition(" is forbidden")[2] == message.partition(" is forbidden")[2] != "":
             return
         why = {"reason": "FailedCreate", "message": message}
-        self._store.change(SETS, owner, lambda changed: set_condition(changed["status"], "ReplicaFailure", True, **why))
-        self._store.record_event(owner, "FailedCreate", f"Error creating: {message}", "replicaset-controller", "Warning")
+        self._store.change(
+            SETS, owner, lambda changed: set_condition(changed["status"], "ReplicaFailure", True, **why)
+        )
+        self._store.record_event(
+            owner, "FailedCreate", f"Error creating: {message}", "replicaset-controller", "Warning"
+        )

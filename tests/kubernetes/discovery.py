@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.kubernetes.access import Access, User
+from tests.kubernetes.errors import StatusError
 from tests.kubernetes.store import Store
 
 REVIEWS = {
@@ -71,7 +72,12 @@ def _resources(store: Store, group: str, version: str) -> dict[str, Any]:
         if where == group
     ]
     api_version = f"{group}/{version}" if group else version
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources}
+    return {
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": api_version,
+        "resources": resources,
+    }
 
 
 def review(access: Access, user: User, plural: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -81,16 +87,32 @@ def review(access: Access, user: User, plural: str, asked: dict[str, Any]) -> di
     if kind == "SelfSubjectAccessReview":
         about = spec.get("resourceAttributes") or {}
         resource = "/".join(filter(None, (about.get("resource", ""), about.get("subresource", ""))))
-        names = (about.get("verb", ""), about.get("group", ""), resource, about.get("namespace"), about.get("name", ""))
+        names = (
+            about.get("verb", ""),
+            about.get("group", ""),
+            resource,
+            about.get("namespace"),
+            about.get("name", ""),
+        )
         status = {"allowed": access.allows(user, *names)}
     elif kind == "SelfSubjectRulesReview":
         kept = ("verbs", "apiGroups", "resources", "resourceNames")
-        rules = [{key: rule[key] for key in kept if key in rule} for rule in access.rules(user, spec.get("namespace"))]
+        rules = [
+            {key: rule[key] for key in kept if key in rule}
+            for rule in access.rules(user, spec.get("namespace"))
+        ]
         status = {"resourceRules": rules, "nonResourceRules": [], "incomplete": False}
     else:
         about_user = {"username": user.name, "groups": list(user.groups)}
         status = {"userInfo": about_user}
         if kind == "TokenReview":
-            known = access.authenticate(spec.get("token", ""))
-            status = {"authenticated": True, "user": {"username": known.name, "groups": list(known.groups)}}
+            status = _token_review(access, spec.get("token", ""))
     return {"kind": kind, "apiVersion": f"{group}/v1", "metadata": {}, "spec": spec, "status": status}
+
+
+def _token_review(access: Access, token: str) -> dict[str, Any]:
+    try:
+        known = access.authenticate(f"Bearer {token}")
+    except StatusError:
+        return {"authenticated": False, "error": "[invalid bearer token]"}
+    return {"authenticated": True, "user": {"username": known.name, "groups": list(known.groups)}}

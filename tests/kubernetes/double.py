@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -44,6 +45,19 @@ class Controller(Protocol):
     def sync(self) -> None: ...
 
 
+def claim_addresses() -> tuple[range, socket.socket]:
+    """The third numbers of the addresses of one double, so that those of other processes have others."""
+    for first in range(0, 256, 16):
+        claim = socket.socket()
+        try:
+            claim.bind((f"127.100.{first}.255", 8443))
+        except OSError:
+            claim.close()
+        else:
+            return range(first, first + 16), claim
+    raise RuntimeError("too many doubles of Kubernetes on this machine")
+
+
 class KubernetesDouble:
     """A cluster on loopback: a context manager.
 
@@ -71,13 +85,16 @@ class KubernetesDouble:
 
     async def _start(self) -> None:
         self.store = Store()
-        self.access, self.admission = Access(self.store), Admission(self.store)
+        block, self._claim = claim_addresses()
+        self.access, self.admission = Access(self.store), Admission(self.store, block)
         self._environment = Node(self.images, {})
-        self.kubelet = Kubelet(self.store, self.access, self.root / "pods", self._environment)
+        self.kubelet = Kubelet(self.store, self.access, self.root / "pods", self._environment, block)
         streams = PodStreams(self.store, self.kubelet)
         self.api = ApiServer(self.store, self.access, self.admission, streams, self._tls)
         await self.api.start()
-        self._environment.variables.update(KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT=str(self.api.port))
+        self._environment.variables.update(
+            KUBERNETES_SERVICE_HOST="127.0.0.1", KUBERNETES_SERVICE_PORT=str(self.api.port)
+        )
         self._proxy = ServiceProxy(self.store, self.root / "services")
         self._controllers: list[Controller] = [
             GarbageCollector(self.store),
@@ -167,16 +184,23 @@ class KubernetesDouble:
     def add_user(self, name: str, rules: list[Rule] | None = None, namespace: str = "default") -> Path:
         """A kubeconfig of a user who may do what ``rules`` say (all when None), besides what roles in the API say."""
         user = User(name, rules=ADMIN_RULES if rules is None else tuple(rules))
-        cluster = {"server": self.api.url, "certificate-authority-data": base64.b64encode(self._authority.encode()).decode()}
+        cluster = {
+            "server": self.api.url,
+            "certificate-authority-data": base64.b64encode(self._authority.encode()).decode(),
+        }
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "double", "cluster": cluster}],
             "users": [{"name": name, "user": {"token": self.do(self.access.token, user)}}],
-            "contexts": [{"name": "double", "context": {"cluster": "double", "user": name, "namespace": namespace}}],
+            "contexts": [
+                {"name": "double", "context": {"cluster": "double", "user": name, "namespace": namespace}}
+            ],
             "current-context": "double",
         }
-        path = Path(tempfile.mkstemp(prefix=f"{name.replace(':', '-')}-", suffix=".kubeconfig", dir=self.root)[1])
+        path = Path(
+            tempfile.mkstemp(prefix=f"{name.replace(':', '-')}-", suffix=".kubeconfig", dir=self.root)[1]
+        )
         path.write_text(yaml.safe_dump(content))
         return path
 
@@ -205,8 +229,13 @@ class KubernetesDouble:
         deadline = time.monotonic() + limit
         while self.do(self.store.find, "namespaces", None, name) or self.processes(name):
             if time.monotonic() > deadline:
-                left = [f"{kind} {each['metadata']['name']}" for kind, each in self.do(lambda: list(self.store.all(name)))]
-                raise TimeoutError(f"namespace {name} was not gone after {limit:g} s: {left}, {self.processes(name)}")
+                left = [
+                    f"{kind} {each['metadata']['name']}"
+                    for kind, each in self.do(lambda: list(self.store.all(name)))
+                ]
+                raise TimeoutError(
+                    f"namespace {name} was not gone after {limit:g} s: {left}, {self.processes(name)}"
+                )
             time.sleep(0.02)
 
     def processes(self, namespace: str = "", pod: str = "") -> list[int]:
@@ -266,3 +295,4 @@ class KubernetesDouble:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._loop.shutdown_default_executor()
+        self._claim.close()

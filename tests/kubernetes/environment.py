@@ -36,7 +36,9 @@ def variables(store: Store, pod: Object, container: Object) -> dict[str, str]:
             data = _data(store, namespace, kind, reference)
             if data is not None and reference["key"] not in data and not reference.get("optional"):
                 thing = "Secret" if kind.startswith("secret") else "ConfigMap"
-                raise ConfigError(f"couldn't find key {reference['key']} in {thing} {namespace}/{reference['name']}")
+                raise ConfigError(
+                    f"couldn't find key {reference['key']} in {thing} {namespace}/{reference['name']}"
+                )
             if data and reference["key"] in data:
                 found[each["name"]] = data[reference["key"]]
         else:

@@ -44,7 +44,11 @@ def conflict(resource: Resource, name: str, why: str = "") -> StatusError:
 
 
 def forbidden(resource: Resource, name: str, why: str) -> StatusError:
-    message = f'{resource.full_name} "{name}" is forbidden: {why}' if name else f"{resource.full_name} is forbidden: {why}"
+    message = (
+        f'{resource.full_name} "{name}" is forbidden: {why}'
+        if name
+        else f"{resource.full_name} is forbidden: {why}"
+    )
     return StatusError(403, "Forbidden", message, name=name, group=resource.group, kind=resource.plural)
 
 

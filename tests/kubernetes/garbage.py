@@ -29,11 +29,17 @@ class GarbageCollector:
                 for each in references:
                     waiting.pop(each["uid"], None)
             elif kept != references:
-                self._store.change(resource, obj, lambda changed, kept=kept: changed["metadata"].update(ownerReferences=kept))
+                self._store.change(
+                    resource, obj, lambda changed, kept=kept: changed["metadata"].update(ownerReferences=kept)
+                )
         for uid in waiting.keys() | orphaning:
             resource, obj = alive[uid]
             finalizer = "orphan" if uid in orphaning else "foregroundDeletion"
-            self._store.change(resource, obj, lambda changed, finalizer=finalizer: changed["metadata"]["finalizers"].remove(finalizer))
+            self._store.change(
+                resource,
+                obj,
+                lambda changed, finalizer=finalizer: changed["metadata"]["finalizers"].remove(finalizer),
+            )
 
     def _delete(self, resource: str, obj: Object) -> None:
         if "deletionTimestamp" not in obj["metadata"]:
@@ -65,7 +71,9 @@ class Namespaces:
                 self._store.create("configmaps", {"metadata": metadata, "data": {"ca.crt": self._authority}})
 
     def _end(self, namespace: Object, name: str) -> None:
-        self._store.change("namespaces", namespace, lambda changed: changed["status"].update(phase="Terminating"))
+        self._store.change(
+            "namespaces", namespace, lambda changed: changed["status"].update(phase="Terminating")
+        )
         content = list(self._store.all(name))
         for resource, obj in content:
             if "deletionTimestamp" not in obj["metadata"]:
@@ -86,4 +94,6 @@ class Quotas:
         for each in self._store.list("resourcequotas"):
             used = {name: quantities.show(amount) for name, amount in self._admission.used(each).items()}
             status = {"hard": each["spec"].get("hard") or {}, "used": used}
-            self._store.change("resourcequotas", each, lambda changed, status=status: changed.update(status=status))
+            self._store.change(
+                "resourcequotas", each, lambda changed, status=status: changed.update(status=status)
+            )

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 DEFAULT_IMAGE = "nbcloud-test"
@@ -14,13 +15,18 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def bare_image(directory: Path) -> Path:
-    """An environment with all packages of this one, but without what is installed as editable, such as nbcloud.
-
-    Its only ``.pth`` file names this environment's packages; ``.pth`` files there are not read.
-    """
+    """An environment with all packages of this one, but without what is installed as editable, such as nbcloud."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(directory)], check=True, timeout=60)
-    packages = next(directory.glob("lib/python*/site-packages"))
-    (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    packages, here = next(directory.glob("lib/python*/site-packages")), Path(sysconfig.get_path("purelib"))
+    editable = {
+        file.parts[0]
+        for each in metadata.distributions(path=[str(here)])
+        if '"editable": true' in (each.read_text("direct_url.json") or "")
+        for file in each.files or ()
+    }
+    for entry in here.iterdir():
+        if entry.name not in editable and entry.suffix != ".pth":
+            (packages / entry.name).symlink_to(entry)
     return directory
 
 
@@ -58,10 +64,4 @@ def resolve(prefix: Path, command: list[str]) -> list[str]:
 
 def _has_module(prefix: Path, name: str) -> bool:
     """Whether ``python -m name`` can work there: an environment without pip has no scripts."""
-    for packages in prefix.glob("lib/python*/site-packages"):
-        places = [packages]
-        for pth in packages.glob("*.pth"):
-            places += [Path(line) for line in pth.read_text().splitlines() if line.startswith("/")]
-        if any((place / name / "__main__.py").is_file() for place in places):
-            return True
-    return False
+    return any(prefix.glob(f"lib/python*/site-packages/{name}/__main__.py"))

@@ -20,16 +20,23 @@ from tests.kubernetes.containers import Container, Node
 from tests.kubernetes.store import Object, Store, now
 from tests.kubernetes.volumes import NotMounted, Volumes
 
-
 FILES = frozenset({"secrets", "configmaps", "persistentvolumeclaims"})
 
 
 class RunningPod:
     """A pod that a node has."""
 
-    def __init__(self, store: Store, pod: Object, address: str, directory: Path, node: Node, access: Access) -> None:
+    def __init__(
+        self, store: Store, pod: Object, address: str, directory: Path, node: Node, access: Access
+    ) -> None:
         self._store, self.directory, self._access = store, directory, access
-        pod = store.change("pods", pod, lambda each: each["status"].update(podIP=address, podIPs=[{"ip": address}], hostIP="127.0.0.1", startTime=now()))
+        pod = store.change(
+            "pods",
+            pod,
+            lambda each: each["status"].update(
+                podIP=address, podIPs=[{"ip": address}], hostIP="127.0.0.1", startTime=now()
+            ),
+        )
         self.pod = pod
         self._tokens: list[str] = []
         directory.mkdir(parents=True)
@@ -45,7 +52,9 @@ class RunningPod:
     def _token(self) -> str:
         if not self._tokens:
             account = self.pod["spec"]["serviceAccountName"]
-            self._tokens.append(self._access.service_account_token(self.pod["metadata"]["namespace"], account))
+            self._tokens.append(
+                self._access.service_account_token(self.pod["metadata"]["namespace"], account)
+            )
         return self._tokens[0]
 
     def container(self, name: str) -> Container:
@@ -84,21 +93,35 @@ class RunningPod:
         ended = [each["state"].get("terminated") for each in main]
         failed_first = any(each["state"].get("terminated", {}).get("exitCode") for each in first)
         never = self.pod["spec"]["restartPolicy"] == "Never"
-        initialized = all("terminated" in each["state"] and not each["state"]["terminated"]["exitCode"] for each in first)
+        initialized = all(
+            "terminated" in each["state"] and not each["state"]["terminated"]["exitCode"] for each in first
+        )
         if failed_first and never:
             phase = "Failed"
-        elif all(ended) and (never or (self.pod["spec"]["restartPolicy"] == "OnFailure" and self._running.done())):
+        elif all(ended) and (
+            never or (self.pod["spec"]["restartPolicy"] == "OnFailure" and self._running.done())
+        ):
             phase = "Failed" if any(each["exitCode"] for each in ended) else "Succeeded"
         elif not initialized or any("waiting" in each["state"] and not each["lastState"] for each in main):
             phase = "Pending"
         else:
             phase = "Running"
         ready = phase == "Running" and all(each["ready"] for each in main)
-        unready = {} if ready else {
-            "reason": "ContainersNotReady" if phase not in ("Succeeded", "Failed") else f"Pod{'Completed' if phase == 'Succeeded' else 'Failed'}",
-            "message": f"containers with unready status: [{' '.join(each['name'] for each in main if not each['ready'])}]",
+        unready = (
+            {}
+            if ready
+            else {
+                "reason": "ContainersNotReady"
+                if phase not in ("Succeeded", "Failed")
+                else f"Pod{'Completed' if phase == 'Succeeded' else 'Failed'}",
+                "message": f"containers with unready status: [{' '.join(each['name'] for each in main if not each['ready'])}]",
+            }
+        )
+        wanted = {
+            "Initialized": (initialized, {}),
+            "ContainersReady": (ready, unready),
+            "Ready": (ready, unready),
         }
-        wanted = {"Initialized": (initialized, {}), "ContainersReady": (ready, unready), "Ready": (ready, unready)}
 
         def write(pod: Object) -> None:
             status = pod["status"]
@@ -150,18 +173,24 @@ class Kubelet:
 
     watches = frozenset({"pods"})
 
-    def __init__(self, store: Store, access: Access, directory: Path, node: Node) -> None:
+    def __init__(self, store: Store, access: Access, directory: Path, node: Node, block: range) -> None:
         self._store, self._access, self._directory, self._node = store, access, directory, node
-        self._addresses = (f"127.100.{x}.{y}" for x, y in itertools.product(range(256), range(1, 255)))
+        self._addresses = (f"127.100.{x}.{y}" for x, y in itertools.product(block, range(1, 255)))
         self._pods: dict[str, RunningPod] = {}
 
     def sync(self) -> None:
-        present = {each["metadata"]["uid"]: each for each in self._store.list("pods") if each["spec"].get("nodeName")}
+        present = {
+            each["metadata"]["uid"]: each for each in self._store.list("pods") if each["spec"].get("nodeName")
+        }
         for uid, pod in present.items():
             if uid not in self._pods:
-                directory = self._directory / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{uid[:8]}"
+                directory = (
+                    self._directory / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{uid[:8]}"
+                )
                 node = Node(self._node.images, {**self._node.variables, **devices(pod)})
-                self._pods[uid] = RunningPod(self._store, pod, next(self._addresses), directory, node, self._access)
+                self._pods[uid] = RunningPod(
+                    self._store, pod, next(self._addresses), directory, node, self._access
+                )
             if "deletionTimestamp" in pod["metadata"]:
                 self._pods[uid].end(pod["metadata"].get("deletionGracePeriodSeconds", 30))
         for uid in self._pods.keys() - present.keys():

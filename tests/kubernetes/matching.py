@@ -30,7 +30,9 @@ def labels_match(selector: str, labels: dict[str, str] | None) -> bool:
             if term not in labels:
                 return False
         else:
-            raise bad_request(f'unable to parse requirement: found "{term}", expected: in, notin, =, ==, !=, gt, lt')
+            raise bad_request(
+                f'unable to parse requirement: found "{term}", expected: in, notin, =, ==, !=, gt, lt'
+            )
     return True
 
 
@@ -90,7 +92,11 @@ def strategic_merge_patch(target: Any, patch: Any) -> Any:
             else:
                 result[key] = strategic_merge_patch(result.get(key), value)
         return result
-    if isinstance(target, list) and patch and all(isinstance(each, dict) and "name" in each for each in patch):
+    if (
+        isinstance(target, list)
+        and patch
+        and all(isinstance(each, dict) and "name" in each for each in patch)
+    ):
         merged = {each["name"]: each for each in target}
         for each in patch:
             merged[each["name"]] = strategic_merge_patch(merged.get(each["name"]), each)
@@ -132,7 +138,7 @@ def json_patch(target: Any, operations: list[dict[str, Any]]) -> Any:
                 parent.insert(key, value)
             else:
                 if kind == "replace":
-                    parent[key]  # noqa: B018 - what isn't there can't be replaced
+                    parent[key]
                 parent[key] = value
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = "the server rejected our request due to an error in our request"

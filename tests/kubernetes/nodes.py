@@ -15,15 +15,28 @@ NO_VICTIMS = "No preemption victims found for incoming pod"
 NO_HELP = "Preemption is not helpful for scheduling"
 
 
-def node(name: str, cpu: str, memory: str, resources: dict[str, int], labels: dict[str, str], taints: list[Object]) -> Object:
-    amounts = {"cpu": cpu, "memory": memory, "pods": "110", **{key: str(value) for key, value in resources.items()}}
+def node(
+    name: str, cpu: str, memory: str, resources: dict[str, int], labels: dict[str, str], taints: list[Object]
+) -> Object:
+    amounts = {
+        "cpu": cpu,
+        "memory": memory,
+        "pods": "110",
+        **{key: str(value) for key, value in resources.items()},
+    }
     return {
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}},
+        "metadata": {
+            "name": name,
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels},
+        },
         "spec": {"taints": taints} if taints else {},
         "status": {
             "capacity": amounts,
             "allocatable": amounts,
-            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
+            "addresses": [
+                {"type": "InternalIP", "address": "127.0.0.1"},
+                {"type": "Hostname", "address": name},
+            ],
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
             "nodeInfo": {"kubeletVersion": "v1.33.4", "operatingSystem": "linux", "architecture": "amd64"},
         },
@@ -57,17 +70,27 @@ class Scheduler:
             if not hopeless and not lacking:
                 fitting.append(each)
         if fitting:
-            self._bind(pod, min(fitting, key=lambda each: (len(self._pods_on(each)), each["metadata"]["name"])))
+            self._bind(
+                pod, min(fitting, key=lambda each: (len(self._pods_on(each)), each["metadata"]["name"]))
+            )
             return
         message = "no nodes available to schedule pods"
         if nodes:
             none = f"0/{len(nodes)} nodes are available: "
-            message = none + ", ".join(sorted(f"{count} {why}" for why, count in reasons.items())) + ". preemption: "
+            message = (
+                none
+                + ", ".join(sorted(f"{count} {why}" for why, count in reasons.items()))
+                + ". preemption: "
+            )
             message += none + ", ".join(sorted(f"{count} {why}" for why, count in preemption.items())) + "."
-        known = next((each for each in pod["status"].get("conditions", ()) if each["type"] == "PodScheduled"), {})
+        known = next(
+            (each for each in pod["status"].get("conditions", ()) if each["type"] == "PodScheduled"), {}
+        )
         if known.get("message") != message:
             why = {"reason": "Unschedulable", "message": message}
-            self._store.change("pods", pod, lambda each: set_condition(each["status"], "PodScheduled", False, **why))
+            self._store.change(
+                "pods", pod, lambda each: set_condition(each["status"], "PodScheduled", False, **why)
+            )
             self._store.record_event(pod, "FailedScheduling", message, "default-scheduler", "Warning")
 
     def _pods_on(self, node: Object) -> list[Object]:
@@ -92,9 +115,12 @@ class Scheduler:
         ) or {}
         terms = affinity.get("nodeSelectorTerms") or []
         fits = not terms or any(
-            all(expression_matches(each, labels) for each in term.get("matchExpressions") or ()) for term in terms
+            all(expression_matches(each, labels) for each in term.get("matchExpressions") or ())
+            for term in terms
         )
-        if not fits or any(labels.get(key) != value for key, value in (pod["spec"].get("nodeSelector") or {}).items()):
+        if not fits or any(
+            labels.get(key) != value for key, value in (pod["spec"].get("nodeSelector") or {}).items()
+        ):
             found.append("node(s) didn't match Pod's node affinity/selector")
         return found
 
@@ -106,7 +132,9 @@ class Scheduler:
                 free[name] = free.get(name, Fraction(0)) - amount
         lacking = ["Too many pods"] if len(others) >= free["pods"] else []
         asked = quantities.of_pod(pod["spec"])
-        return lacking + [f"Insufficient {name}" for name, amount in asked.items() if amount and amount > free.get(name, 0)]
+        return lacking + [
+            f"Insufficient {name}" for name, amount in asked.items() if amount and amount > free.get(name, 0)
+        ]
 
     def _bind(self, pod: Object, node: Object) -> None:
         name = node["metadata"]["name"]
@@ -116,7 +144,11 @@ class Scheduler:
             for each in self._pods_on(node)
             for number in (each["metadata"].get("annotations") or {}).get("double/gpus", "").split(",")
         }
-        numbers = [str(each) for each in range(int(node["status"]["allocatable"].get(GPU, 0))) if str(each) not in taken]
+        numbers = [
+            str(each)
+            for each in range(int(node["status"]["allocatable"].get(GPU, 0)))
+            if str(each) not in taken
+        ]
 
         def bind(each: Object) -> None:
             each["spec"]["nodeName"] = name
@@ -126,7 +158,9 @@ class Scheduler:
 
         bound = self._store.change("pods", pod, bind)
         where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self._store.record_event(bound, "Scheduled", f"Successfully assigned {where} to {name}", "default-scheduler")
+        self._store.record_event(
+            bound, "Scheduled", f"Successfully assigned {where} to {name}", "default-scheduler"
+        )
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:

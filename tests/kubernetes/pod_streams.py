@@ -22,27 +22,41 @@ class PodStreams:
 
     async def log(self, request: web.Request, pod: Object) -> web.StreamResponse:
         name, query = pod["metadata"]["name"], request.query
-        names = [each["name"] for each in [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]]
+        names = [
+            each["name"] for each in [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
+        ]
         container = query.get("container") or names[0]
         if container not in names:
             raise errors.bad_request(f"container {container} is not valid for pod {name}")
         if not query.get("container") and len(pod["spec"]["containers"]) > 1:
-            raise errors.bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(names)}]")
+            raise errors.bad_request(
+                f"a container name must be specified for pod {name}, choose one of: [{' '.join(names)}]"
+            )
         previous = query.get("previous") in ("true", "1")
         file = self._kubelet.log_file(pod, container, previous)
         if file is None and previous:
             raise errors.bad_request(f'previous terminated container "{container}" in pod "{name}" not found')
         if file is None:
-            raise errors.bad_request(f'container "{container}" in pod "{name}" is waiting to start: {self._why(pod, container)}')
+            raise errors.bad_request(
+                f'container "{container}" in pod "{name}" is waiting to start: {self._why(pod, container)}'
+            )
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
-        await self._send(response, file, pod, container, query.get("follow") in ("true", "1"), query.get("tailLines"))
+        await self._send(
+            response, file, pod, container, query.get("follow") in ("true", "1"), query.get("tailLines")
+        )
         with contextlib.suppress(ConnectionError):
             await response.write_eof()
         return response
 
     async def _send(
-        self, response: web.StreamResponse, file: Path, pod: Object, container: str, follow: bool, tail: str | None
+        self,
+        response: web.StreamResponse,
+        file: Path,
+        pod: Object,
+        container: str,
+        follow: bool,
+        tail: str | None,
     ) -> None:
         with file.open("rb") as stream, contextlib.suppress(ConnectionError):
             text = stream.read()
@@ -74,7 +88,9 @@ class PodStreams:
         if not ports:
             raise errors.bad_request("query parameter 'ports' is required")
         if pod.get("status", {}).get("phase") != "Running":
-            raise errors.bad_request(f"unable to forward port because pod is not running. Current status={pod['status']['phase']}")
+            raise errors.bad_request(
+                f"unable to forward port because pod is not running. Current status={pod['status']['phase']}"
+            )
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",), max_msg_size=0)
         await socket.prepare(request)
         writers: dict[int, asyncio.StreamWriter] = {}

@@ -32,14 +32,18 @@ async def succeeds(probe: dict[str, Any], address: str, ports: dict[str, int], r
                 return ""
             url = f"{where.get('scheme', 'http').lower()}://{host}:{port}{where.get('path', '/')}"
             async with aiohttp.ClientSession() as session, session.get(url, ssl=False) as response:
-                return "" if response.status < 400 else f"HTTP probe failed with statuscode: {response.status}"
+                return (
+                    "" if response.status < 400 else f"HTTP probe failed with statuscode: {response.status}"
+                )
     except KeyError as error:
         return f"couldn't find port: {error}"
     except (OSError, aiohttp.ClientError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"
 
 
-async def watch(probe: dict[str, Any], once: Callable[[], Awaitable[str]], tell: Callable[[bool, str], None], eager: bool) -> None:
+async def watch(
+    probe: dict[str, Any], once: Callable[[], Awaitable[str]], tell: Callable[[bool, str], None], eager: bool
+) -> None:
     """Probe for ever, and tell each change: true with success, false when failureThreshold failures came in a row."""
     period, threshold = probe.get("periodSeconds", 10), probe.get("failureThreshold", 3)
     failures, counted, good = 0, 0.0, False

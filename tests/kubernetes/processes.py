@@ -12,11 +12,18 @@ from pathlib import Path
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-async def start(command: list[str], environment: dict[str, str], log: Path, cwd: Path) -> asyncio.subprocess.Process:
+def launched() -> list[str]:
+    """What comes before a command, so that the process ends with this one: with the thread that starts it."""
+    return [sys.executable, "-I", "-S", "-P", str(LAUNCHER), str(os.getpid())]
+
+
+async def start(
+    command: list[str], environment: dict[str, str], log: Path, cwd: Path
+) -> asyncio.subprocess.Process:
     """A process that ends with this one; what it prints goes to ``log``."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-P", str(LAUNCHER), str(os.getpid())),
+            *launched(),
             *command,
             env=environment,
             cwd=cwd,

@@ -6,9 +6,11 @@ import re
 from fractions import Fraction
 from typing import Any
 
-_SUFFIXES = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1)} | {
-    suffix: Fraction(1000 ** (power + 1)) for power, suffix in enumerate(["k", "M", "G", "T", "P"])
-} | {suffix: Fraction(1024 ** (power + 1)) for power, suffix in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"])}
+_SUFFIXES = (
+    {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1)}
+    | {suffix: Fraction(1000 ** (power + 1)) for power, suffix in enumerate(["k", "M", "G", "T", "P"])}
+    | {suffix: Fraction(1024 ** (power + 1)) for power, suffix in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"])}
+)
 
 
 def parse(quantity: str | int | float) -> Fraction:

@@ -70,7 +70,9 @@ def custom_resources(definition: dict[str, Any]) -> list[Resource]:
             subresources=tuple(version.get("subresources") or ()),
             singular=names.get("singular", ""),
             schema=version.get("schema", {}).get("openAPIV3Schema", {}),
-            scale_path=((version.get("subresources") or {}).get("scale") or {}).get("specReplicasPath", ".spec.replicas"),
+            scale_path=((version.get("subresources") or {}).get("scale") or {}).get(
+                "specReplicasPath", ".spec.replicas"
+            ),
         )
         for version in spec["versions"]
         if version["served"]
@@ -104,5 +106,13 @@ BUILT_IN = [
     Resource(_RBAC, "v1", "rolebindings", "RoleBinding"),
     Resource(_RBAC, "v1", "clusterroles", "ClusterRole", False),
     Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", False),
-    Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False, ("crd", "crds"), _STATUS),
+    Resource(
+        "apiextensions.k8s.io",
+        "v1",
+        "customresourcedefinitions",
+        "CustomResourceDefinition",
+        False,
+        ("crd", "crds"),
+        _STATUS,
+    ),
 ]

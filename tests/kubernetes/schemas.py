@@ -26,7 +26,9 @@ def conform(value: Any, schema: dict[str, Any], root: bool = True) -> Any:
         return value
     properties: dict[str, Any] = schema.get("properties") or {}
     keep_unknown = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
-    always = {"apiVersion", "kind", "metadata"} if root or schema.get("x-kubernetes-embedded-resource") else set()
+    always = (
+        {"apiVersion", "kind", "metadata"} if root or schema.get("x-kubernetes-embedded-resource") else set()
+    )
     result = {}
     for key, each in value.items():
         if key in always:
@@ -45,7 +47,9 @@ def conform(value: Any, schema: dict[str, Any], root: bool = True) -> Any:
 def violations(value: Any, schema: dict[str, Any], path: str = "") -> list[str]:
     """What the API server says about a value that does not fit."""
     if schema.get("x-kubernetes-int-or-string"):
-        return [] if isinstance(value, int | str) else [f"{path}: Invalid value: must be of type int-or-string"]
+        return (
+            [] if isinstance(value, int | str) else [f"{path}: Invalid value: must be of type int-or-string"]
+        )
     expected = schema.get("type")
     wrong = expected in _TYPES and not isinstance(value, _TYPES[expected])
     if wrong or (isinstance(value, bool) and expected in ("integer", "number")):
@@ -68,5 +72,7 @@ def violations(value: Any, schema: dict[str, Any], path: str = "") -> list[str]:
         found.append(f'{path}: Unsupported value: "{value}": supported values: {allowed}')
     elif isinstance(value, int | float) and value < schema.get("minimum", value):
         minimum = schema["minimum"]
-        found.append(f"{path}: Invalid value: {value}: {path} in body should be greater than or equal to {minimum}")
+        found.append(
+            f"{path}: Invalid value: {value}: {path} in body should be greater than or equal to {minimum}"
+        )
     return found

@@ -57,13 +57,17 @@ class ServiceProxy:
                         lambda reader, writer, key=key: self._accept(key, reader, writer), *key
                     )
                 except OSError as error:
-                    self._store.record_event(self._ports[key][0], "FailedToListen", str(error), "kube-proxy", "Warning")
+                    self._store.record_event(
+                        self._ports[key][0], "FailedToListen", str(error), "kube-proxy", "Warning"
+                    )
 
     def _endpoints(self, service: Object, port: Object) -> list[Listening]:
         found = []
         selector = service["spec"].get("selector")
         for pod in self._store.list("pods", service["metadata"]["namespace"]):
-            chosen = selector and object_labels_match({"matchLabels": selector}, pod["metadata"].get("labels"))
+            chosen = selector and object_labels_match(
+                {"matchLabels": selector}, pod["metadata"].get("labels")
+            )
             if not chosen or "deletionTimestamp" in pod["metadata"]:
                 continue
             if not is_ready(pod) and not service["spec"].get("publishNotReadyAddresses"):
@@ -81,7 +85,9 @@ class ServiceProxy:
                 found.append((pod["status"]["podIP"], int(target)))
         return found
 
-    async def _accept(self, key: Listening, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(
+        self, key: Listening, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         task = asyncio.current_task()
         assert task
         self._connections.add(task)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.kubernetes import errors, schemas
-from tests.kubernetes.resources import BUILT_IN, Resource, custom_resources
 from tests.kubernetes.matching import fields_match, labels_match
+from tests.kubernetes.resources import BUILT_IN, Resource, custom_resources
 
 Object = dict[str, Any]
 MAXIMUM_LOG = 20_000
@@ -55,7 +55,9 @@ class Store:
             raise errors.not_found(self.resources[resource], name)
         return found
 
-    def list(self, resource: str, namespace: str | None = None, labels: str = "", fields: str = "") -> list[Object]:
+    def list(
+        self, resource: str, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> list[Object]:
         return [
             each
             for (where, _), each in sorted(self._objects.get(resource, {}).items())
@@ -125,7 +127,13 @@ class Store:
         key = (metadata.get("namespace", ""), metadata["name"])
         if key in self._objects.get(resource, {}):
             raise errors.already_exists(kind, key[1])
-        for each in ("resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"):
+        for each in (
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "managedFields",
+        ):
             metadata.pop(each, None)
         metadata.update(uid=str(uuid.uuid4()), creationTimestamp=now(), generation=1)
         obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
@@ -152,7 +160,14 @@ class Store:
             after.pop("status", None)
             if "status" in before:
                 after["status"] = before["status"]
-        kept = ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace")
+        kept = (
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "namespace",
+        )
         fixed = {each: before["metadata"][each] for each in kept if each in before["metadata"]}
         after["metadata"] = {**after["metadata"], **fixed}
         after["apiVersion"], after["kind"] = before["apiVersion"], before["kind"]
@@ -177,7 +192,9 @@ class Store:
             metadata.setdefault("deletionTimestamp", now())
             if resource == "pods":
                 seconds = after["spec"].get("terminationGracePeriodSeconds", 30) if grace is None else grace
-                metadata["deletionGracePeriodSeconds"] = min(seconds, metadata.get("deletionGracePeriodSeconds", seconds))
+                metadata["deletionGracePeriodSeconds"] = min(
+                    seconds, metadata.get("deletionGracePeriodSeconds", seconds)
+                )
             finalizer = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}.get(propagation)
             if finalizer and finalizer not in metadata.get("finalizers", ()):
                 metadata.setdefault("finalizers", []).append(finalizer)
@@ -188,7 +205,11 @@ class Store:
         if after == before:
             return before
         ignored = ("metadata", "status")
-        if any(after.get(each) != before.get(each) for each in after.keys() | before.keys() if each not in ignored):
+        if any(
+            after.get(each) != before.get(each)
+            for each in after.keys() | before.keys()
+            if each not in ignored
+        ):
             after["metadata"]["generation"] = before["metadata"].get("generation", 1) + 1
         if self._gone(resource, after):
             self._commit("DELETED", resource, key, after, before)
@@ -214,7 +235,9 @@ class Store:
             raise errors.invalid(kind, obj["metadata"]["name"], causes)
         return obj
 
-    def _commit(self, type_: str, resource: str, key: tuple[str, str], obj: Object, before: Object | None) -> None:
+    def _commit(
+        self, type_: str, resource: str, key: tuple[str, str], obj: Object, before: Object | None
+    ) -> None:
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
         objects = self._objects.setdefault(resource, {})
@@ -239,17 +262,27 @@ class Store:
             else:
                 self.resources[each.full_name] = each
 
-    def record_event(self, about: Object, reason: str, message: str, source: str, type_: str = "Normal") -> None:
+    def record_event(
+        self, about: Object, reason: str, message: str, source: str, type_: str = "Normal"
+    ) -> None:
         """An Event about an object; one that says the same as before is counted."""
         metadata = about["metadata"]
         namespace = metadata.get("namespace", "default")
         for each in self.list("events", namespace):
-            same = (each["involvedObject"].get("uid"), each["reason"], each["message"]) == (metadata["uid"], reason, message)
+            same = (each["involvedObject"].get("uid"), each["reason"], each["message"]) == (
+                metadata["uid"],
+                reason,
+                message,
+            )
             if same:
                 count = each.get("count", 1) + 1
-                self.change("events", each, lambda event, count=count: event.update(count=count, lastTimestamp=now()))
+                self.change(
+                    "events", each, lambda event, count=count: event.update(count=count, lastTimestamp=now())
+                )
                 return
-        reference = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in metadata}
+        reference = {
+            key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in metadata
+        }
         event = {
             "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
             "involvedObject": {"kind": about["kind"], "apiVersion": about["apiVersion"], **reference},

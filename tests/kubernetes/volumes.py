@@ -63,7 +63,9 @@ class Volumes:
         if "serviceAccountToken" in source:
             self._write(place / source["serviceAccountToken"]["path"], self._token().encode(), 0o600)
         for item in (source.get("downwardAPI") or {}).get("items") or ():
-            self._write(place / item["path"], field_value(self._pod, item["fieldRef"]["fieldPath"]).encode(), mode)
+            self._write(
+                place / item["path"], field_value(self._pod, item["fieldRef"]["fieldPath"]).encode(), mode
+            )
 
     def _data(self, kind: str, plural: str, wanted: dict[str, Any]) -> dict[str, bytes]:
         name = wanted.get("secretName") or wanted["name"]
@@ -75,7 +77,9 @@ class Volumes:
         if kind == "secret":
             return {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
         files = {key: value.encode() for key, value in (found.get("data") or {}).items()}
-        return files | {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
+        return files | {
+            key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()
+        }
 
     @staticmethod
     def _write(file: Path, content: bytes, mode: int) -> None:
@@ -105,7 +109,9 @@ class Volumes:
 
 def rewrite_paths(text: str, paths: dict[str, Path]) -> str:
     for path in sorted(paths, key=len, reverse=True):
-        text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", lambda _, path=path: str(paths[path]), text)
+        text = re.sub(
+            rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", lambda _, path=path: str(paths[path]), text
+        )
     return text
 
 

@@ -8,11 +8,12 @@ import socket
 import sys
 from pathlib import Path
 
+
 def resolve_services(file: Path) -> None:
     """Let ``socket.getaddrinfo`` know the services in a file."""
     original = socket.getaddrinfo
 
-    def getaddrinfo(host, *arguments, **options):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def getaddrinfo(host, *arguments, **options):  # type: ignore[no-untyped-def]
         for line in file.read_text().splitlines() if file.exists() else ():
             address, name, namespace = line.split()
             base = f"{name}.{namespace}"
@@ -21,6 +22,7 @@ def resolve_services(file: Path) -> None:
         return original(host, *arguments, **options)
 
     socket.getaddrinfo = getaddrinfo
+
 
 if __name__ == "__main__":
     resolve_services(Path(sys.argv[1]))

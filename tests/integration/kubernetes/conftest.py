@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from tests.kubernetes.conftest import _only_on_a_double, kubernetes, kubernetes_double
+from tests.kubernetes.conftest import (
+    _only_on_a_double,
+    fresh_clients,
+    kubernetes,
+    kubernetes_double,
+    pytest_collection_modifyitems,
+)
 
-__all__ = ["_only_on_a_double", "kubernetes", "kubernetes_double"]
+__all__ = [
+    "_only_on_a_double",
+    "fresh_clients",
+    "kubernetes",
+    "kubernetes_double",
+    "pytest_collection_modifyitems",
+]

@@ -13,7 +13,9 @@ QUICK = {"name": "DASK_DISTRIBUTED__ADAPTIVE__INTERVAL", "value": "500ms"}
 
 def cluster_spec(image: str, workers: int = 1, **container: Any) -> dict[str, Any]:
     """A cluster; ``container`` is added to the worker's container."""
-    spec: dict[str, Any] = make_cluster_spec(NAME, image=image, n_workers=workers, env=[QUICK], worker_command=["dask", "worker"])
+    spec: dict[str, Any] = make_cluster_spec(
+        NAME, image=image, n_workers=workers, env=[QUICK], worker_command=["dask", "worker"]
+    )
     scheduler = spec["spec"]["scheduler"]["spec"]["containers"][0]
     scheduler["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]
     for part in ("scheduler", "worker"):
@@ -23,14 +25,25 @@ def cluster_spec(image: str, workers: int = 1, **container: Any) -> dict[str, An
 
 
 def worker_spec(image: str, workers: int, **container: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = make_worker_spec(image=image, n_workers=workers, env=[QUICK], worker_command=["dask", "worker"])
+    spec: dict[str, Any] = make_worker_spec(
+        image=image, n_workers=workers, env=[QUICK], worker_command=["dask", "worker"]
+    )
     spec["spec"]["containers"][0].pop("resources")
     spec["spec"]["containers"][0].update(args=worker_args(), **container)
     return spec
 
 
 def worker_args() -> list[str]:
-    return ["dask", "worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", "$(DASK_WORKER_NAME)"]
+    return [
+        "dask",
+        "worker",
+        "--no-nanny",
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+        "--name",
+        "$(DASK_WORKER_NAME)",
+    ]
 
 
 def slow(number: int) -> int:
