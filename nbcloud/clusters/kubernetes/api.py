@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import ssl
 import warnings
 from collections.abc import AsyncIterator
@@ -64,6 +66,7 @@ class Api:
 
     def __init__(self, raw: Any, where: Where) -> None:
         self.raw = raw
+        self._renewal = asyncio.Lock()
         self.namespace: str = where.namespace or raw.namespace
         self.server: str = raw.auth.server
         self.context: str = where.context or getattr(raw.auth, "active_context", "") or ""
@@ -101,19 +104,15 @@ class Api:
         """All objects of a kind in all namespaces; none when Kubernetes does not know the kind."""
         version, plural = KINDS[kind]
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        params = {"labelSelector": selector} if labels else {}
         try:
-            async with (
-                _explained(self.server, self.namespace, kind),
-                self.raw.call_api(
-                    "GET", version=version, url=plural, params={"labelSelector": selector} if labels else {}
-                ) as response,
-            ):
-                found: list[Manifest] = response.json()["items"]
-                return found
+            response = await self._send("GET", version, None, plural, {"params": params})
         except Refused as error:
             if error.code == 404:
                 return []
             raise
+        found: list[Manifest] = response.json()["items"]
+        return found
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Make an object."""
@@ -144,8 +143,7 @@ class Api:
         """The end of a pod's log; empty when there is none."""
         params = {"tailLines": str(lines), **({"previous": "true"} if previous else {})}
         try:
-            async with self._request("GET", "Pod", f"{pod}/log", params=params) as response:
-                text: str = response.text
+            text: str = (await self._request("GET", "Pod", f"{pod}/log", params=params)).text
         except Refused:
             return ""
         return text.strip()
@@ -186,20 +184,42 @@ class Api:
         options: dict[str, Any] = {"params": params or {}}
         if body is not None:
             options |= {"content": json.dumps(body), "headers": {"content-type": content_type}}
-        async with self._request(method, kind, name, **options) as response:
-            answer: Manifest = response.json()
-            return answer
+        answer: Manifest = (await self._request(method, kind, name, **options)).json()
+        return answer
 
-    @asynccontextmanager
-    async def _request(self, method: str, kind: str, name: str = "", **options: Any) -> AsyncIterator[Any]:
+    async def _request(self, method: str, kind: str, name: str = "", **options: Any) -> Any:
         version, plural = KINDS[kind]
         namespace = None if kind in CLUSTER_WIDE else self.namespace
-        url = f"{plural}/{name}" if name else plural
-        async with (
-            _explained(self.server, self.namespace, kind),
-            self.raw.call_api(method, version=version, namespace=namespace, url=url, **options) as response,
-        ):
-            yield response
+        return await self._send(method, version, namespace, f"{plural}/{name}" if name else plural, options)
+
+    async def _send(
+        self, method: str, version: str, namespace: str | None, url: str, options: dict[str, Any]
+    ) -> Any:
+        """Send one request; returns the response when Kubernetes does not refuse."""
+        for attempt in range(2):
+            used = self.raw.auth.token
+            async with (
+                _explained(self.server),
+                # kr8s itself would log in again at any refusal, under the feet of all other requests.
+                self.raw.call_api(
+                    method, version=version, namespace=namespace, url=url, raise_for_status=False, **options
+                ) as response,
+            ):
+                pass
+            if response.status_code != 401 or attempt:
+                break
+            await self._log_in_again(used)
+        if response.status_code >= 400:
+            raise _refused(response, self.namespace, url)
+        return response
+
+    async def _log_in_again(self, used: str | None) -> None:
+        """Renew credentials that have expired, once for all who found out."""
+        async with self._renewal:
+            if self.raw.auth.token == used:
+                with contextlib.suppress(Exception):  # then the old ones are refused once more, with its word
+                    await self.raw.async_reauthenticate()
+                    await self.raw._create_session()
 
 
 async def connect(where: Where) -> Api:
@@ -219,7 +239,7 @@ async def connect(where: Where) -> Api:
     check("dask_kubernetes", "for clusters on Kubernetes")
     import kr8s
 
-    async with _explained("", where.namespace, ""):
+    async with _explained("", _kubeconfig(where)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of releases of Kubernetes that kr8s has not seen yet
             raw = await _authenticated(kr8s, where)
@@ -240,10 +260,12 @@ async def _authenticated(kr8s: Any, where: Where) -> Any:
         raise ConfigError(_no_access(where, error), "See: kubectl config get-contexts") from error
 
 
-def _no_access(where: Where, error: Exception) -> str:
-    import os
+def _kubeconfig(where: Where) -> str:
+    return where.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
 
-    place = where.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+def _no_access(where: Where, error: Exception) -> str:
+    place = _kubeconfig(where)
     if where.context and "context" in str(error).lower():
         return f"The kubeconfig {place} has no context {where.context!r}."
     if "credentials" in str(error):
@@ -252,43 +274,42 @@ def _no_access(where: Where, error: Exception) -> str:
 
 
 @asynccontextmanager
-async def _explained(server: str, namespace: str, kind: str) -> AsyncIterator[None]:
+async def _explained(server: str, kubeconfig: str = "") -> AsyncIterator[None]:
     """Turn what a client library raises into what can be done about it."""
     import anyio
     import httpx
     import kr8s
 
+    at = f" at {server}" if server else f" that {kubeconfig} names"
     try:
         yield
     except kr8s.ServerError as error:
-        raise _refused(error, namespace, kind) from None
-    except kr8s.APITimeoutError:
+        raise _refused(error.response, "", "") from None
+    except (kr8s.APITimeoutError, httpx.TimeoutException):
         raise ClusterLost(
-            f"The Kubernetes API server{_at(server)} gave no answer within {TIMEOUT:g} s.",
+            f"The Kubernetes API server{at} gave no answer within {TIMEOUT:g} s.",
             "Is a VPN to join, or the context another?",
         ) from None
-    except (ssl.SSLError, httpx.ConnectError, httpx.TransportError) as error:
+    except (ssl.SSLError, httpx.TransportError, RuntimeError, anyio.BrokenResourceError) as error:
         if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error).upper():
             raise ClusterLost(
-                f"The certificate of the Kubernetes API server{_at(server)} is not valid ({error}).",
+                f"The certificate of the Kubernetes API server{at} is not valid ({error}).",
                 "Is the kubeconfig of another cluster, or an old one?",
             ) from None
         raise ClusterLost(
-            f"The Kubernetes API server{_at(server)} can't be reached ({error or type(error).__name__}).",
+            f"The Kubernetes API server{at} can't be reached ({str(error) or type(error).__name__}).",
             "Is it up, a VPN to join, or the context another?",
         ) from None
-    except anyio.BrokenResourceError:
-        raise ClusterLost(f"The connection to the Kubernetes API server{_at(server)} broke.") from None
 
 
-def _at(server: str) -> str:
-    return f" at {server}" if server else ""
-
-
-def _refused(error: Any, namespace: str, kind: str) -> ClusterError:
-    status = error.status if isinstance(error.status, dict) else {}
-    code = error.response.status_code if error.response is not None else 0
-    reason, message = status.get("reason", ""), str(error)
+def _refused(response: Any, namespace: str, url: str) -> ClusterError:
+    """What a refusal means, and what can be done about it."""
+    code = response.status_code if response is not None else 0
+    try:
+        status = response.json()
+    except ValueError:
+        status = {"message": response.text[:300]}
+    reason, message = status.get("reason", ""), status.get("message", "")
     facts = {"code": code, "reason": reason}
     if code == 401:
         return Refused(
@@ -302,9 +323,10 @@ def _refused(error: Any, namespace: str, kind: str) -> ClusterError:
         return ClusterNotFound(
             f"Kubernetes has no namespace {namespace!r}.", f"Type: kubectl create namespace {namespace}"
         )
-    if code == 404 and kind.startswith("Dask") and '"' not in message:
+    if code == 404 and url.startswith("dask") and '"' not in message:
         return Refused(
-            f"Kubernetes does not know {kind}: the operator of dask-kubernetes is not installed there.",
+            f"Kubernetes does not know {url.partition('/')[0]}: "
+            "the operator of dask-kubernetes is not installed there.",
             INSTALL,
             **facts,
         )

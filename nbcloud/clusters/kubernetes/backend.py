@@ -305,7 +305,7 @@ async def _withdraw(place: Api, parts: list[Manifest]) -> None:
 def _when_ready(info: ClusterInfo, settings: KubernetesProfile, progress: Progress) -> ClusterInfo:
     """Wait until the scheduler answers and every worker has joined that finds a node."""
     deadline = time.monotonic() + settings.start_timeout
-    since: dict[str, float] = {}
+    since: dict[tuple[str, str], float] = {}
     place = thread.run(connect(Where.of(info.options)))
     while True:
         seen = thread.run(phases.look(place, info.options["object"]))
@@ -343,13 +343,13 @@ def _joined(info: ClusterInfo) -> int | None:
         return None
 
 
-def _give_up(place: Api, info: ClusterInfo, seen: phases.Look, since: dict[str, float]) -> None:
+def _give_up(place: Api, info: ClusterInfo, seen: phases.Look, since: dict[tuple[str, str], float]) -> None:
     """Raise when something has been wrong for longer than it may."""
     now = time.monotonic()
-    current = {f"{trouble.about}: {trouble.text}": trouble for trouble in seen.troubles}
+    current = {(trouble.about, trouble.kind): trouble for trouble in reversed(seen.troubles)}
     for key in [key for key in since if key not in current]:
         del since[key]
-    for key, trouble in current.items():
+    for key, trouble in reversed(current.items()):
         if now - since.setdefault(key, now) < trouble.patience:
             continue
         log = thread.run(_log_of(place, trouble.pod)) if trouble.pod else ""

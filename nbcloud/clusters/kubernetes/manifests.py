@@ -361,8 +361,8 @@ def steward_rules(name: str, groups: list[str]) -> list[dict[str, Any]]:
 def user_roles(namespace: str, needed: list[tuple[str, str, str]]) -> list[Manifest]:
     """Roles for an administrator to apply and bind.
 
-    ``nbcloud-user`` is for people who bring clusters up; ``nbcloud-steward``, an account with its role, is for
-    the profiles' ``service_account`` where they may not make roles themselves.
+    ``nbcloud-user`` is for people who bring clusters up; ``nbcloud-steward``, an account with its role, is
+    for the profiles' ``service_account`` where they may not make roles themselves.
 
     Parameters
     ----------

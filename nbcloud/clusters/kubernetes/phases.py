@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nbcloud.clusters.kubernetes import naming
 from nbcloud.clusters.kubernetes.api import INSTALL, Api, Manifest, Refused
@@ -19,6 +19,7 @@ _CRASH = {"CrashLoopBackOff"}
 class Trouble:
     """Something that keeps a part of a cluster from coming up."""
 
+    kind: Literal["image", "config", "crash", "volume", "node", "quota", "operator"]
     about: str
     """``scheduler``, or the name of a group."""
     text: str
@@ -56,6 +57,7 @@ async def look(place: Api, name: str) -> Look:
     troubles += [found for each in deployments if (found := of_deployment(each)) is not None]
     if not deployments and not (cluster.get("status") or {}).get("phase"):
         troubles.append(_no_operator())
+    troubles.sort(key=lambda trouble: trouble.about != "scheduler")
     running: dict[str, int] = {}
     wanted: dict[str, int] = {}
     for each in deployments:
@@ -137,6 +139,7 @@ def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
             return Trouble(
+                "image",
                 about,
                 f"the image of {whose} can't be pulled: {_image_of(pod)} ({message or reason})",
                 "Is the profile's image right, and image_pull_secrets?",
@@ -144,7 +147,9 @@ def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
                 name,
             )
         if reason in _CONFIG:
-            return Trouble(about, f"{whose} can't be started: {message or reason}", _config_hint(message), 5)
+            return Trouble(
+                "config", about, f"{whose} can't be started: {message or reason}", _config_hint(message), 5
+            )
         ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get(
             "terminated"
         )
@@ -152,7 +157,8 @@ def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
             return _crashed(about, whose, ended, container.get("restartCount", 0), name)
     for event in reversed(events.get(name, [])):
         if event.get("reason") == "FailedMount":
-            return Trouble(about, f"{whose} lacks a volume: {event.get('message', '')}", _MOUNT, 10)
+            text = f"{whose} lacks a volume: {event.get('message', '')}"
+            return Trouble("volume", about, text, _MOUNT, 10)
     return None
 
 
@@ -177,7 +183,7 @@ def _unschedulable(about: str, message: str) -> Trouble:
         hint = "Does a node have the labels of node_selector? See: kubectl get nodes --show-labels"
     elif "untolerated taint" in message:
         hint = "Add the taint to the profile's tolerations, or use other nodes."
-    return Trouble(about, f"no node can take {_whose(about)}: {message}", hint)
+    return Trouble("node", about, f"no node can take {_whose(about)}: {message}", hint)
 
 
 def _config_hint(message: str) -> str:
@@ -192,12 +198,13 @@ def _crashed(about: str, whose: str, ended: dict[str, Any], restarts: int, pod: 
     reason, code = ended.get("reason", ""), ended.get("exitCode")
     if reason == "OOMKilled":
         text = f"{whose} ran out of memory and was killed"
-        return Trouble(about, text, "Give it more memory in the profile.", 5, pod)
+        return Trouble("crash", about, text, "Give it more memory in the profile.", 5, pod)
     message = ended.get("message", "")
     if "executable file not found" in message:
-        return Trouble(about, f"{whose} can't be started: {message}", _config_hint(message), 5)
+        return Trouble("config", about, f"{whose} can't be started: {message}", _config_hint(message), 5)
     times = f", {restarts} times" if restarts > 1 else ""
-    return Trouble(about, f"{whose} ends as soon as it starts (exit code {code}{times})", "", 6, pod)
+    text = f"{whose} ends as soon as it starts (exit code {code}{times})"
+    return Trouble("crash", about, text, "Its log says why.", 6, pod)
 
 
 def of_deployment(deployment: Manifest) -> Trouble | None:
@@ -209,12 +216,14 @@ def of_deployment(deployment: Manifest) -> Trouble | None:
             hint = "Lower the profile's resources or workers, or have the quota raised."
             if "quota" not in message:
                 hint = "Ask whoever looks after this Kubernetes."
-            return Trouble(about, f"Kubernetes makes no pod for {_whose(about)}: {message}", hint, 5)
+            text = f"Kubernetes makes no pod for {_whose(about)}: {message}"
+            return Trouble("quota", about, text, hint, 5)
     return None
 
 
 def _no_operator() -> Trouble:
     return Trouble(
+        "operator",
         "scheduler",
         "the operator of dask-kubernetes does nothing about it: it does not run, or not for this namespace",
         f"See: nbcloud doctor. {INSTALL}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.integration.kubernetes.profiles import project
 from tests.kubernetes.conftest import (
     _only_on_a_double,
     fresh_clients,
@@ -15,5 +16,6 @@ __all__ = [
     "fresh_clients",
     "kubernetes",
     "kubernetes_double",
+    "project",
     "pytest_collection_modifyitems",
 ]

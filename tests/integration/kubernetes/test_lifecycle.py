@@ -1,0 +1,192 @@
+"""Truth is in Kubernetes: clusters are found again, grow and shrink, and go away by themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbcloud import cli
+from nbcloud.clusters import connect, registry
+from nbcloud.clusters.base import ClusterInfo
+from nbcloud.errors import ClusterNotFound, UsageError
+from tests.integration.kubernetes.profiles import failure, write
+from tests.integration.notebooks import RunningNotebook, running_notebook
+from tests.kubernetes.conftest import TestNamespace
+from tests.kubernetes.images import bare_image
+
+Wait = Callable[..., Any]
+
+
+@pytest.fixture
+def notebook(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNotebook]:
+    """A notebook that runs its cells on the profile's cluster."""
+    monkeypatch.setenv("NBCLOUD_CLUSTER", "gpu")
+    with running_notebook(folder=project) as running:
+        yield running
+
+
+def workers(info: ClusterInfo) -> list[str]:
+    """Names of the workers that have joined."""
+    return [str(worker["name"]) for worker in connect.status(info)["workers"]]
+
+
+def pods(kubernetes: TestNamespace, group: str) -> list[str]:
+    """Names of the pods of a group, those that are ending not counted."""
+    found = kubernetes.double.pods(kubernetes.namespace, f"dask.org/workergroup-name={group}")
+    return [pod["metadata"]["name"] for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def test_cells_run_and_their_image_needs_no_nbcloud(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, tmp_path: Path
+) -> None:
+    if kubernetes.running:
+        kubernetes.double.images["plain"] = bare_image(tmp_path / "plain")
+        write(project, kubernetes, image="plain")
+    assert connect.up("gpu").ready
+    shown = notebook.run("%%cloud\nimport nbcloud\nprint(nbcloud.__file__)\nx = 41\nx + 1")
+    assert shown.result == "42", shown.messages
+    assert "nbcloud.zip" in shown.text()
+    assert notebook.run("x").result == "41"
+    notebook.run("import numpy as np\nbig = np.arange(2_000_000.0)")
+    assert notebook.run("%%cloud\nprint(big.sum())").text() == "1999999000000.0\n"
+    assert notebook.run("%%cloud -o more\nmore = big + 1").error == ""
+    assert notebook.run("print(more[-1])").text() == "2000000.0\n"
+    assert notebook.run("%%cloud\n1 / 0").error == "ZeroDivisionError"
+
+
+def test_it_is_found_again_without_the_registry(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = connect.up("gpu")
+    monkeypatch.setenv("NBCLOUD_RUNTIME_DIR", str(tmp_path / "another-laptop"))
+    assert cli.main(["ls"]) == 0
+    assert "gpu" in capsys.readouterr().out
+    again = connect.resolve("gpu")
+    assert again.id == info.id
+    assert workers(again) == workers(info)
+    assert connect.up("gpu").id == info.id
+    connect.down(again)
+    assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
+    monkeypatch.setenv("NBCLOUD_RUNTIME_DIR", str(tmp_path / "run"))
+    assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
+    assert registry.entries() == []
+
+
+def test_down_leaves_nothing(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:
+    info = connect.up("gpu")
+    connect.down(info)
+    assert registry.entries() == []
+    assert not Path(info.directory or "").exists()
+    if kubernetes.running:
+        kinds = (
+            "daskclusters.kubernetes.dask.org",
+            "daskworkergroups.kubernetes.dask.org",
+            "secrets",
+            "services",
+        )
+        wait_until(
+            lambda: (
+                [each for kind in kinds for each in kubernetes.double.objects(kind, kubernetes.namespace)]
+                == []
+            ),
+            what="nothing left in the namespace",
+        )
+    connect.down(info)
+
+
+@pytest.mark.double_only
+def test_scaling_spares_other_groups_and_sessions(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, wait_until: Wait
+) -> None:
+    write(project, kubernetes, rest='[profiles.gpu.groups.fpga]\ncpus = 1\nmemory = "512MiB"\n')
+    info = connect.up("gpu")
+    name = info.options["object"]
+    assert len(workers(info)) == 2
+    connect.scale(info, 3)
+    wait_until(lambda: len(workers(info)) == 4, limit=40, what="four workers")
+    assert notebook.run("%%cloud -s a --memory 600MiB\nx = 1").error == ""
+    there = {worker["address"]: str(worker["name"]) for worker in connect.status(info)["workers"]}
+    held = notebook.run(
+        "%%cloud -s a --memory 600MiB\nimport os; os.environ.get('DASK_WORKER_NAME')"
+    ).result.strip("'")
+    assert held in there.values()
+    connect.scale(info, 1)
+    wait_until(lambda: len(workers(info)) == 2, limit=40, what="two workers")
+    assert held in workers(info)
+    assert len(pods(kubernetes, f"{name}-fpga")) == 1
+    assert notebook.run("%%cloud -s a --memory 600MiB\nx").result == "1"
+    connect.scale(info, 0, "fpga")
+    wait_until(lambda: pods(kubernetes, f"{name}-fpga") == [], what="no worker of the group")
+    error = failure(lambda: connect.scale(info, 2, "gpus"))
+    assert isinstance(error, UsageError)
+    assert "There are: default, fpga" in error.hint
+
+
+@pytest.mark.double_only
+def test_a_pending_worker_goes_first(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:
+    kubernetes.double.add_node("node-one", resources={"example.com/one": 1})
+    try:
+        write(project, kubernetes, workers='gpus = 1\ngpu_resource = "example.com/one"')
+        info = connect.up("gpu")
+        running = workers(info)
+        connect.scale(info, 2)
+        group = f"{info.options['object']}-default"
+        wait_until(lambda: len(pods(kubernetes, group)) == 2, what="a second pod, pending")
+        connect.scale(info, 1)
+        wait_until(lambda: len(pods(kubernetes, group)) == 1, what="one pod")
+        assert workers(info) == running
+    finally:
+        kubernetes.double.remove_node("node-one")
+
+
+@pytest.mark.double_only
+def test_an_adaptive_group_follows_the_work(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, wait_until: Wait
+) -> None:
+    adaptive = 'minimum = 0\nmaximum = 2\nidle_workers = "1s"\nidle_sessions = "3s"'
+    write(project, kubernetes, workers=adaptive)
+    info = connect.up("gpu")
+    assert workers(info) == []
+    first = notebook.start("%%cloud -s a --memory 700MiB\nprint('a')")
+    shown = notebook.finish(first)
+    assert shown.text() == "a\n", shown.messages
+    assert notebook.run("%%cloud -s b --memory 700MiB --bg\nimport time\ntime.sleep(6)").error == ""
+    wait_until(lambda: len(workers(info)) == 2, limit=40, what="two workers")
+    wait_until(lambda: len(workers(info)) == 1, limit=40, what="the idle one gone")
+    wait_until(lambda: workers(info) == [], limit=40, what="no worker")
+    group = f"{info.options['object']}-default"
+    wait_until(lambda: pods(kubernetes, group) == [], what="no pod")
+    again = notebook.run("%%cloud -s a --memory 700MiB\nprint('again')")
+    assert again.text() == "again\n", again.messages
+    assert "its worker was given back, because it had nothing to do" in again.notes
+
+
+@pytest.mark.double_only
+def test_an_idle_cluster_ends_but_not_while_a_run_is_on(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, wait_until: Wait
+) -> None:
+    write(project, kubernetes, top='idle_timeout = "3s"')
+    info = connect.up("gpu")
+    began = time.monotonic()
+    assert notebook.run("%%cloud\nimport time\ntime.sleep(7)\nprint('still here')").text() == "still here\n"
+    assert time.monotonic() - began > 7
+    assert connect.alive(info)
+    wait_until(lambda: not connect.alive(info), limit=30, what="the end of the idle cluster")
+    assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
+
+
+def test_dry_run_shows_all_and_changes_nothing(
+    project: Path, kubernetes: TestNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["up", "gpu", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("kind: DaskCluster", "kind: Secret", "'***'", "dask\n", "kind: RoleBinding"):
+        assert word in printed
+    assert "PRIVATE KEY" not in printed
+    if kubernetes.running:
+        assert kubernetes.double.objects("daskclusters.kubernetes.dask.org", kubernetes.namespace) == []
+    assert registry.entries() == []
