@@ -133,6 +133,8 @@ class Container:
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
         }
+        paths = [str(self.directory.parent / "site"), *filter(None, [variables.get("PYTHONPATH")])]
+        variables["PYTHONPATH"] = ":".join(paths)
         words = [*(self.spec.get("command") or ()), *(self.spec.get("args") or ())]
         command = images.resolve(prefix, [fix(environment.expand(str(each), declared)) for each in words])
         cwd = Path(fix(self.spec.get("workingDir") or ""))
@@ -255,8 +257,5 @@ class Container:
 class Node:
     """What a container gets from where it runs."""
 
-    def __init__(self, images: dict[str, Path], variables: dict[str, str]) -> None:
-        self.images, self.variables = images, variables
-
-    def __repr__(self) -> str:
-        return f"Node({self.__dict__})"
+    def __init__(self, images: dict[str, Path], variables: dict[str, str], services: Path) -> None:
+        self.images, self.variables, self.services = images, variables, services

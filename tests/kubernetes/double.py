@@ -87,7 +87,7 @@ class KubernetesDouble:
         self.store = Store()
         block, self._claim = claim_addresses()
         self.access, self.admission = Access(self.store), Admission(self.store, block)
-        self._environment = Node(self.images, {})
+        self._environment = Node(self.images, {}, self.root / "services")
         self.kubelet = Kubelet(self.store, self.access, self.root / "pods", self._environment, block)
         streams = PodStreams(self.store, self.kubelet)
         self.api = ApiServer(self.store, self.access, self.admission, streams, self._tls)

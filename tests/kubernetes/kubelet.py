@@ -1,9 +1,9 @@
 """The kubelet of all nodes: pods are processes of this machine.
 
-What differs from reality: pods share the network namespace (a pod has an address of its own, 127.100.x.y, and must
-listen there: ``0.0.0.0`` in its arguments and variables is changed to it; what listens on all addresses by default
-collides with other pods), they resolve no names of services (these are changed to addresses in arguments and
-variables), share a file system (see ``volumes``), and no limit of cpu or memory is enforced.
+What differs from reality: pods share the machine's network and file system. Python processes of a pod, with all
+their children, have its address, 127.100.x.y, and know the names of services, by a ``sitecustomize`` on PYTHONPATH
+(see ``pod_network``); for other programs only ``0.0.0.0`` and names of services in arguments and variables are
+changed, when they start. Mount paths: see ``volumes``. No limit of cpu or memory is enforced.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class RunningPod:
         self.pod = pod
         self._tokens: list[str] = []
         directory.mkdir(parents=True)
+        self._isolate(address, node)
         self.volumes = Volumes(store, pod, directory / "volumes", self._token)
         make = lambda spec: Container(store, pod, spec, directory, node, self.report)  # noqa: E731
         self.first = [make(each) for each in pod["spec"].get("initContainers") or ()]
@@ -48,6 +49,13 @@ class RunningPod:
         self._ending: asyncio.Task[None] | None = None
         self._grace = asyncio.Event()
         self._running = asyncio.create_task(self._run())
+
+    def _isolate(self, address: str, node: Node) -> None:
+        """Python processes of the pod load what gives them an address of their own and the names of services."""
+        code = Path(__file__).with_name("pod_network.py").read_text()
+        code += f"\n\nresolve_services({str(node.services)!r}, {self.pod['metadata']['namespace']!r})\nisolate({address!r})\n"
+        (self.directory / "site").mkdir()
+        (self.directory / "site" / "sitecustomize.py").write_text(code)
 
     def _token(self) -> str:
         if not self._tokens:
@@ -187,7 +195,7 @@ class Kubelet:
                 directory = (
                     self._directory / f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{uid[:8]}"
                 )
-                node = Node(self._node.images, {**self._node.variables, **devices(pod)})
+                node = Node(self._node.images, {**self._node.variables, **devices(pod)}, self._node.services)
                 self._pods[uid] = RunningPod(
                     self._store, pod, next(self._addresses), directory, node, self._access
                 )

@@ -17,7 +17,7 @@ def cluster_spec(image: str, workers: int = 1, **container: Any) -> dict[str, An
         NAME, image=image, n_workers=workers, env=[QUICK], worker_command=["dask", "worker"]
     )
     scheduler = spec["spec"]["scheduler"]["spec"]["containers"][0]
-    scheduler["args"] = ["dask", "scheduler", "--host", "0.0.0.0"]
+    scheduler["args"] = ["dask", "scheduler"]
     for part in ("scheduler", "worker"):
         spec["spec"][part]["spec"]["containers"][0].pop("resources")
     spec["spec"]["worker"]["spec"]["containers"][0].update(args=worker_args(), **container)
