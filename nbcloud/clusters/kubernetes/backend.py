@@ -54,7 +54,8 @@ def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -
         if found is None:
             found = _start(name, settings, progress)
         try:
-            joined = _when_ready(found, settings, progress)
+            expected = found.workers if started else 0
+            joined = _when_ready(found, settings, expected, progress)
         except BaseException:
             if started:
                 progress("removing what was made of it")
@@ -302,7 +303,9 @@ async def _withdraw(place: Api, parts: list[Manifest]) -> None:
     await asyncio.gather(*deletions, return_exceptions=True)
 
 
-def _when_ready(info: ClusterInfo, settings: KubernetesProfile, progress: Progress) -> ClusterInfo:
+def _when_ready(
+    info: ClusterInfo, settings: KubernetesProfile, expected: int, progress: Progress
+) -> ClusterInfo:
     """Wait until the scheduler answers and every worker has joined that finds a node."""
     deadline = time.monotonic() + settings.start_timeout
     since: dict[tuple[str, str], float] = {}
@@ -315,10 +318,10 @@ def _when_ready(info: ClusterInfo, settings: KubernetesProfile, progress: Progre
         phase = "; ".join([seen.phase, *dict.fromkeys(trouble.text for trouble in seen.troubles)])
         if seen.running.get("scheduler"):
             joined = _joined(info)
-            if joined is not None and _is_enough(joined, seen):
+            wanted = max(expected, sum(n for about, n in seen.wanted.items() if about != "scheduler"))
+            if joined is not None and _is_enough(joined, wanted, seen):
                 return info
             if joined is not None and not seen.troubles:
-                wanted = sum(count for about, count in seen.wanted.items() if about != "scheduler")
                 phase = f"{joined} of {wanted} workers have joined"
         progress(phase)
         if time.monotonic() > deadline:
@@ -329,8 +332,7 @@ def _when_ready(info: ClusterInfo, settings: KubernetesProfile, progress: Progre
         time.sleep(_POLL)
 
 
-def _is_enough(joined: int, seen: phases.Look) -> bool:
-    wanted = sum(count for about, count in seen.wanted.items() if about != "scheduler")
+def _is_enough(joined: int, wanted: int, seen: phases.Look) -> bool:
     kept = sum(trouble.about != "scheduler" for trouble in seen.troubles)
     return joined >= wanted - kept and (joined > 0 or wanted == 0)
 
