@@ -39,9 +39,9 @@ def isolate(address: str) -> None:
 
     def connecting(name):  # type: ignore[no-untyped-def]
         def connect(self, where, /):  # type: ignore[no-untyped-def]
-            if self.family == socket.AF_INET and str(where[0]).startswith(PODS_AND_SERVICES):
-                if self.getsockname()[1] == 0:
-                    plain["bind"](self, (address, 0))
+            inside = self.family == socket.AF_INET and str(where[0]).startswith(PODS_AND_SERVICES)
+            if inside and self.getsockname()[1] == 0:
+                plain["bind"](self, (address, 0))
             return plain[name](self, where)
 
         return connect

@@ -7,7 +7,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     spec = importlib.util.spec_from_file_location("pod_network", Path(__file__).with_name("pod_network.py"))
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     pod_network = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pod_network)
     pod_network.resolve_services(sys.argv[1])

@@ -20,6 +20,9 @@ def cluster_spec(image: str, workers: int = 1, **container: Any) -> dict[str, An
     scheduler["args"] = ["dask", "scheduler"]
     for part in ("scheduler", "worker"):
         spec["spec"][part]["spec"]["containers"][0].pop("resources")
+        spec["spec"][part]["spec"]["terminationGracePeriodSeconds"] = (
+            3  # a worker that starts heeds no SIGTERM
+        )
     spec["spec"]["worker"]["spec"]["containers"][0].update(args=worker_args(), **container)
     return spec
 
