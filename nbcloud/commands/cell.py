@@ -56,6 +56,7 @@ def cell_parser() -> Parser:
     where.add_argument(
         "--memory", metavar="SIZE", help="memory that the session must hold and may not pass (16GiB)"
     )
+    where.add_argument("--gpus", type=int, metavar="N", help="GPUs that the session must hold, and sees")
     where.add_argument("--local", action="store_true", help="run it here, with the same record")
     data = parser.add_argument_group("data")
     data.add_argument("-i", "--in", dest="inputs", action="append", metavar="NAMES", help="send these, too")
@@ -94,7 +95,9 @@ def cell_options(line: str) -> CellOptions:
     words = cell_parser().parse_line(line)
     if words.fresh and words.session:
         raise UsageError("--fresh and -s contradict each other.", "A one-off session has no name.")
-    if words.local and (words.cluster or words.session or words.fresh or words.cpus or words.memory):
+    if words.local and (
+        words.cluster or words.session or words.fresh or words.cpus or words.memory or words.gpus
+    ):
         raise UsageError("--local runs the cell in this kernel, which takes no option about where.")
     if words.local and words.bg:
         raise UsageError(
@@ -104,6 +107,8 @@ def cell_options(line: str) -> CellOptions:
         raise UsageError(f"--retries {words.retries}: it can't be negative.")
     if words.cpus is not None and words.cpus <= 0:
         raise UsageError(f"--cpus {words.cpus:g}: it must be more than 0.")
+    if words.gpus is not None and words.gpus < 1:
+        raise UsageError(f"--gpus {words.gpus}: it must be at least 1.", "Without a GPU: leave it out.")
     if words.session and not _NAME.fullmatch(words.session):
         raise UsageError(
             f"-s {words.session!r} can't name a session.", "Use letters, digits, '-', '_' and '.'."
@@ -118,6 +123,7 @@ def cell_options(line: str) -> CellOptions:
         name=words.name,
         tags=dict(_tag(tag) for tag in words.tag or ()),
         cpus=words.cpus,
+        gpus=words.gpus,
         memory=_positive("--memory", words.memory, parse_bytes),
         timeout=_positive("--timeout", words.timeout, parse_seconds),
         retries=words.retries,

@@ -127,7 +127,7 @@ class Notebook:
         for resource, wanted in options.resources.items():
             held = session.resources.get(resource, 0)
             if held < wanted:
-                flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
+                flag = {"CPU": "--cpus", "MEMORY": "--memory", "GPU": "--gpus"}[resource]
                 text = size_text if resource == "MEMORY" else "{:g}".format
                 began = f"with {text(held)}" if held else "without"
                 raise UsageError(
@@ -314,7 +314,12 @@ class Notebook:
             cluster_id=info.id,
             session=session.name,
             inputs=parcel.records,
-            resources={"cpus": options.cpus, "memory": options.memory, "timeout": options.timeout},
+            resources={
+                "cpus": options.cpus,
+                "memory": options.memory,
+                "gpus": options.gpus,
+                "timeout": options.timeout,
+            },
             tags=options.tags,
             extra={"client": process_mark()},
         )

@@ -24,6 +24,8 @@ from distributed import Worker, WorkerPlugin, get_worker, secede
 from distributed.comm import Comm, connect
 
 from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.host import nvml
+from nbcloud.sessions.host.devices import Devices
 from nbcloud.sessions.host.process import KernelProcess
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
@@ -35,7 +37,7 @@ _HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
 
 
-def hold_session(session: str, memory: int | None) -> str:
+def hold_session(session: str, memory: int | None, gpus: int = 0) -> str:
     """The Dask task of a session: runs beside its kernel until the session ends.
 
     Returns
@@ -52,7 +54,7 @@ def hold_session(session: str, memory: int | None) -> str:
     host: Host = worker.plugins[PLUGIN]
     secede()  # the worker's threads stay free for tasks; the resources stay taken
     ended = threading.Event()
-    host.worker.loop.add_callback(host.claim, session, memory, ended)
+    host.worker.loop.add_callback(host.claim, session, memory, gpus, ended)
     ended.wait()
     return "ended"
 
@@ -81,6 +83,7 @@ class Host(WorkerPlugin):
         self._spool = Spool()
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
+        self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
         self._kernels = 0
         self._wanted = asyncio.Event()
         self._journal = Channel(self._from_journal)
@@ -233,16 +236,22 @@ class Host(WorkerPlugin):
             self._warm = self._spawn(self._start_kernel(_WARM_DELAY))
         return kernel
 
-    async def claim(self, name: str, memory: int | None, ended: threading.Event) -> None:
+    async def claim(self, name: str, memory: int | None, gpus: int, ended: threading.Event) -> None:
         """Give a kernel to a session; called by its Dask task."""
         if name in self._sessions:
             ended.set()
             return
         try:
+            devices = self._devices.take(name, gpus)
             kernel = await self._take_kernel()
+        except LookupError as error:
+            self._journal.post({"op": "lost", "session": name, "why": str(error), "code": None})
+            ended.set()
+            return
         except Exception as error:  # noqa: BLE001 - whatever keeps a kernel from starting is the answer
             why = f"no kernel could be started there: {error!r}"
             self._journal.post({"op": "lost", "session": name, "why": why, "code": None})
+            self._devices.give_back(name)
             ended.set()
             return
         where = {"worker": self.worker.address, "kernel_pid": kernel.pid}
@@ -254,7 +263,16 @@ class Host(WorkerPlugin):
             journal=self._journal,
             spawn=self._spawn,
             facts={"session": name, "host": socket.gethostname(), **where},
+            devices=devices,
         )
+        environment = self._devices.environment(devices)
+        if environment:
+            seen = {self._devices.variable: environment[self._devices.variable]}
+            self._sessions[name].settle(environment)
+            self._sessions[name].facts["resources"] = {
+                **seen,
+                **await asyncio.to_thread(nvml.facts, devices),
+            }
         self._journal.post({"op": "ready", "session": name, **where})
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:
@@ -265,3 +283,4 @@ class Host(WorkerPlugin):
     async def _end(self, session: HostedSession, code: int) -> None:
         await session.end(code)
         del self._sessions[session.name]
+        self._devices.give_back(session.name)

@@ -34,6 +34,22 @@ def _amount(resource: str, amount: float) -> str:
     return f"{resource} {size_text(int(amount)) if resource == 'MEMORY' else f'{amount:g}'}"
 
 
+def _refusal(resource: str, wanted: float, most: float) -> str:
+    """Why nothing of a cluster fits whose largest worker has ``most``."""
+    if resource == "GPU" and not most:
+        return (
+            "No worker of this cluster has a GPU. "
+            "Start a cluster with a profile that has gpus: %cloud up PROFILE"
+        )
+    larger = "with a profile that has more gpus: %cloud up PROFILE"
+    if resource != "GPU":
+        larger = "with larger workers: %cloud up NAME --threads N --memory SIZE"
+    return (
+        f"No worker of this cluster has {_amount(resource, wanted)}: "
+        f"the largest has {_amount(resource, most)}. Ask for less, or start a cluster {larger}"
+    )
+
+
 class Placement:
     """Session tasks of one scheduler.
 
@@ -60,12 +76,7 @@ class Placement:
                 (state.resources.get(name, 0) for state in self._scheduler.workers.values()), default=None
             )
             if most is not None and wanted > most:
-                return (
-                    f"No worker of this cluster has {_amount(name, wanted)}: "
-                    f"the largest has {_amount(name, most)}. "
-                    "Ask for less, or start a cluster with larger workers: "
-                    "%cloud up NAME --threads N --memory SIZE"
-                )
+                return _refusal(name, wanted, most)
         return ""
 
     def _task(self, name: str) -> TaskState | None:
@@ -191,6 +202,7 @@ class Placement:
             hold_session,
             name,
             memory,
+            int((resources or {}).get("GPU", 0)),
             key=f"{PREFIX}{name}-{self._attempts}",
             resources=resources,
             workers=workers or None,

@@ -192,7 +192,11 @@ class Table:
             names = json.loads(message["content"]).get("names", {})
             session.names.difference_update(names.get("removed", ()))
             session.names.update(names.get("added", ()))
-        run.end = {"content": message["content"], "buffers": message["buffers"]}
+        run.end = {
+            "content": message["content"],
+            "buffers": message["buffers"],
+            "usage": message.get("usage"),
+        }
         self._close(session, run, message)
         if session.ephemeral and not session.runs and session.host:
             why = "it was for one cell"

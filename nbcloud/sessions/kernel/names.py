@@ -254,7 +254,10 @@ class RemoteNames:
     # Between cells
 
     def call(self, method: str, arguments: dict[str, Any], buffers: Sequence[Any]) -> tuple[Any, list[Any]]:
-        """Answer a request that is not a cell: ``names``, ``pull``, ``push`` or ``release``."""
+        """Answer a request that is not a cell."""
+        if method == "settle":
+            os.environ.update(arguments["environment"])
+            return None, []
         if method == "names":
             return [{"name": name, **describe(value)} for name, value in self._visible()], []
         if method == "release":

@@ -14,7 +14,7 @@ held = {}
 released = {}
 
 
-def hold(session, memory):
+def hold(session, memory, gpus=0):
     """As a session's task: it holds its resources until the test lets it go."""
     secede()
     held[session] = get_worker().address
