@@ -1,7 +1,7 @@
 """Which of a worker's GPUs belongs to which session.
 
-Dask counts GPUs as a resource, and knows no numbers. These are handed out here: a session sees its own devices
-only, so that two of them on one worker do not compute on the same one.
+Dask counts GPUs as a resource, and knows no numbers. These are handed out here: a session sees its own
+devices only, so that two of them on one worker do not compute on the same one.
 """
 
 from __future__ import annotations

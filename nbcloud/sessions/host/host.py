@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ PLUGIN = "nbcloud"
 _WARM_DELAY = 2.0
 _HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
+_PORTS = 16
 
 
 def hold_session(session: str, memory: int | None, gpus: int = 0) -> str:
@@ -63,10 +65,10 @@ class Host(WorkerPlugin):
     """Kernels of one worker.
 
     The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``give_up``, ``known``, ``kill``,
-    ``close``, ``call``, ``comm`` and the blob operations from it, and ``ready``, ``begun``, ``messages``,
-    ``missing``, ``end``, ``outside``, ``unknown``, ``answer`` and ``lost`` to it. A client that reaches this
-    worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``, and with ``messages``,
-    ``missing``, ``end`` and ``detached`` for its runs.
+    ``close``, ``call``, ``comm``, ``port`` and the blob operations from it, and ``ready``, ``begun``,
+    ``messages``, ``missing``, ``end``, ``outside``, ``unknown``, ``answer``, ``port`` and ``lost`` to it.
+    A client that reaches this worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``, and
+    with ``messages``, ``missing``, ``end`` and ``detached`` for its runs.
     """
 
     name = PLUGIN
@@ -85,6 +87,7 @@ class Host(WorkerPlugin):
         self._clients: dict[str, Channel] = {}
         self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
         self._kernels = 0
+        self._ports: deque[int] = deque(maxlen=_PORTS)
         self._wanted = asyncio.Event()
         self._journal = Channel(self._from_journal)
         self.worker.handlers["nbcloud_shortcut"] = self.serve_client
@@ -160,7 +163,11 @@ class Host(WorkerPlugin):
             return
         match operation:
             case "execute" | "interrupt" | "stop":
+                if message.get("place"):
+                    message["place"]["spool"] = str(self._spool.directory)
                 self._about_run(session, operation, message, None)
+            case "port":
+                self._journal.post({"op": "port", **message, "port": self._free_port()})
             case "give_up":
                 session.give_up(message["run"])
             case "known":
@@ -174,6 +181,16 @@ class Host(WorkerPlugin):
                 session.call(frames_of(message))
             case "comm":
                 session.comm(frames_of(message), message["ask"])
+
+    def _free_port(self) -> int:
+        """A port of this machine that nothing listens on, and that was not given to another gang just now."""
+        while True:
+            with socket.socket() as found:
+                found.bind(("", 0))
+                port: int = found.getsockname()[1]
+            if port not in self._ports:
+                self._ports.append(port)
+                return port
 
     def _about_run(
         self, session: HostedSession, operation: str, message: dict[str, Any], reader: Channel | None
@@ -273,7 +290,8 @@ class Host(WorkerPlugin):
                 **seen,
                 **await asyncio.to_thread(nvml.facts, devices),
             }
-        self._journal.post({"op": "ready", "session": name, **where})
+        seen = self._sessions[name].facts.get("resources", {})
+        self._journal.post({"op": "ready", "session": name, "resources": seen, **where})
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:
         session = next((s for s in self._sessions.values() if s.kernel is kernel), None)

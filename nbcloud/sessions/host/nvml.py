@@ -1,7 +1,7 @@
-"""What NVIDIA's management library tells of devices, where it is installed (``pip install nvidia-ml-py``).
+"""What NVIDIA's management library tells of devices, where it is there (``pip install nvidia-ml-py``).
 
-Nothing here raises: a machine without a driver, or a device that keeps something to itself, is no error of a cell.
-All of it may take a while, and belongs into a thread.
+Nothing here raises: a machine without a driver, or a device that keeps something to itself, is no error of a
+cell. All of it may take a while, and belongs into a thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _text(value: Any) -> str:
 
 
 def facts(devices: list[str]) -> dict[str, Any]:
-    """For the record of a run: ``gpu_names``, ``gpu_memory`` (bytes) and ``gpu_driver``; empty when unknown."""
+    """For the record of a run: ``gpu_names``, ``gpu_memory`` (bytes) and ``gpu_driver``; empty if unknown."""
     library = _library() if devices else None
     if library is None:
         return {}

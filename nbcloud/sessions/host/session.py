@@ -17,9 +17,11 @@ import psutil
 from nbcloud.sessions.channel import Channel
 from nbcloud.sessions.host.process import Frames, KernelProcess
 from nbcloud.sessions.host.process import Message as FromKernel
-from nbcloud.sessions.host.run import HostedRun, Message, frames_of
+from nbcloud.sessions.host.run import HostedRun, frames_of
 from nbcloud.sessions.host.usage import Usage
-from nbcloud.sessions.messages import CALL, DONE, frames
+from nbcloud.sessions.messages import CALL, DONE
+from nbcloud.sessions.messages import frames as message_frames
+from nbcloud.sessions.runlog import Message
 
 GRACE = 5.0
 """Seconds between an interrupt that must be obeyed and the kill."""
@@ -138,10 +140,18 @@ class HostedSession:
         self._verdict = self._verdict or (state, why)
         self.kernel.kill()
 
-    def settle(self, environment: dict[str, str]) -> None:
-        """Change the kernel's environment before it is given anything more."""
-        content = {"call": "", "method": "settle", "arguments": {"environment": environment}}
-        self.kernel.send(frames_of(frames(CALL, content)))
+    def settle(self, environment: dict[str, str], **more: Any) -> None:
+        """Change the kernel's environment before it is given anything more.
+
+        Parameters
+        ----------
+        environment : dict
+        **more
+            For a member of a gang: its ``rank``, and the ``spool`` of this machine.
+        """
+        arguments = {"environment": environment, **more}
+        content = {"call": "", "method": "settle", "arguments": arguments}
+        self.kernel.send(frames_of(message_frames(CALL, content)))
 
     def call(self, frames: Frames) -> None:
         """Pass a question on to the kernel."""
@@ -175,6 +185,8 @@ class HostedSession:
         if run.timeout:
             why = f"it took longer than its timeout of {run.timeout:g} s"
             self._deadline = self._spawn(self._stop_after(run, run.timeout, why))
+        if run.place and not anew:
+            self.settle(run.place["environment"], rank=run.place["rank"], spool=run.place["spool"])
         self.kernel.mark()
         self._executing += 1
         self.kernel.send(run.frames)

@@ -1,4 +1,4 @@
-"""What a run takes while it lasts: processors and memory of its processes, and its GPUs, about every second."""
+"""What a run takes: processors and memory of its processes, and its GPUs, seen about every second."""
 
 from __future__ import annotations
 
