@@ -67,8 +67,8 @@ class Host(WorkerPlugin):
     The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``give_up``, ``known``, ``kill``,
     ``close``, ``call``, ``comm``, ``port`` and the blob operations from it, and ``ready``, ``begun``,
     ``messages``, ``missing``, ``end``, ``outside``, ``unknown``, ``answer``, ``port`` and ``lost`` to it.
-    A client that reaches this worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``, and
-    with ``messages``, ``missing``, ``end`` and ``detached`` for its runs.
+    A client that reaches this worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``,
+    and with ``messages``, ``missing``, ``end`` and ``detached`` for its runs.
     """
 
     name = PLUGIN
