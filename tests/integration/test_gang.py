@@ -43,69 +43,93 @@ def all_begun(shown: Shown) -> bool:
     return shown.text().count("begun") == 2
 
 
-def test_each_rank_knows_its_place_and_keeps_its_variables(notebook: RunningNotebook) -> None:
-    names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"]
-    shown = notebook.run(f"given = [1, 2]\nnames = {names}")
-    shown = notebook.run(f"%%cloud --workers 2\n{RANK}print(*[os.environ[name] for name in names], given)")
+@pytest.fixture
+def gang_notebook(notebook: RunningNotebook) -> Iterator[RunningNotebook]:
+    """A notebook whose gang leaves the shared cluster with it."""
+    yield notebook
+    notebook.run("%cloud reset")
+
+
+def test_each_rank_knows_its_place_and_keeps_its_variables(gang_notebook: RunningNotebook) -> None:
+    names = [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "NODE_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    ]
+    shown = gang_notebook.run(f"given = [1, 2]\nnames = {names}")
+    shown = gang_notebook.run(
+        f"%%cloud --workers 2\n{RANK}print(*[os.environ[name] for name in names], given)"
+    )
     said = [re.sub(r"\d{4,}", "PORT", line) for line in lines(shown)]
     assert said == [f"[{rank}] {rank} 2 {rank} 2 0 127.0.0.1 PORT [1, 2]" for rank in range(2)]
     ports = {line.split()[7] for line in lines(shown)}
     assert len(ports) == 1
-    assert notebook.run("rank").result == "0", "what comes home is rank 0's"
-    again = notebook.run("%%cloud --workers 2\ngiven.append(rank)\nprint(rank, given, os.environ['MASTER_PORT'])")
+    assert gang_notebook.run("rank").result == "0", "what comes home is rank 0's"
+    again = gang_notebook.run(
+        "%%cloud --workers 2\ngiven.append(rank)\nprint(rank, given, os.environ['MASTER_PORT'])"
+    )
     assert [line.rpartition(" ")[0] for line in lines(again)] == ["[0] 0 [1, 2, 0]", "[1] 1 [1, 2, 1]"]
     assert {line.rpartition(" ")[2] for line in lines(again)}.isdisjoint(ports), "a new port for each run"
-    assert notebook.run("given").result == "[1, 2, 0]"
-    assert lines(notebook.run("%%cloud --workers 2\nprint(given)")) == ["[0] [1, 2, 0]", "[1] [1, 2, 1]"]
-    assert "has 2 workers" in notebook.run("%%cloud --workers 3\n1").traceback
+    assert gang_notebook.run("given").result == "[1, 2, 0]"
+    assert lines(gang_notebook.run("%%cloud --workers 2\nprint(given)")) == ["[0] [1, 2, 0]", "[1] [1, 2, 1]"]
+    assert "has 2 workers" in gang_notebook.run("%%cloud --workers 3\n1").traceback
     where = "get_ipython().magics_manager.registry['CloudMagics'].runner.notebook.find_gang().name"
-    name = notebook.run(where).result.strip("'")
-    assert "To run on all of them: --workers 2" in notebook.run(f"%%cloud -s {name}\n1").traceback
-    assert "ended" in notebook.run("%cloud reset").result
+    name = gang_notebook.run(where).result.strip("'")
+    assert "To run on all of them: --workers 2" in gang_notebook.run(f"%%cloud -s {name}\n1").traceback
+    assert "ended" in gang_notebook.run("%cloud reset").result
 
 
 def test_outputs_of_all_ranks_are_told_apart_and_kept(
-    notebook: RunningNotebook, capsys: pytest.CaptureFixture[str]
+    gang_notebook: RunningNotebook, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = (
         "from IPython.display import display\n"
         "print('one\\ntw', end='')\nprint('o', end='')\n"
         "display({'text/plain': f'figure {rank}'}, raw=True)\nrank"
     )
-    shown = notebook.run(f"%%cloud --workers 2 --name labels\n{RANK}{code}")
+    shown = gang_notebook.run(f"%%cloud --workers 2 --name labels\n{RANK}{code}")
     assert [line for line in lines(shown) if line != "[1]"] == ["[0] one", "[0] two", "[1] one", "[1] two"]
     figures = {content["data"]["text/plain"] for content in shown.of_type("display_data")}
     assert {"figure 0", "figure 1"} <= figures
     assert shown.result == "0"
     assert len(shown.of_type("execute_result")) == 1
-    attached = notebook.run("%cloud attach labels")
+    attached = gang_notebook.run("%cloud attach labels")
     assert lines(attached) == lines(shown)
     assert cli.main(["logs", "labels"]) == 0
     assert by_rank(capsys.readouterr().out) == lines(shown)
 
 
-def test_values_go_to_all_ranks_and_come_home_from_the_first(notebook: RunningNotebook) -> None:
-    notebook.run("import numpy as np\nlarge = np.arange(500_000)\nextra = 7")
+def test_values_go_to_all_ranks_and_come_home_from_the_first(gang_notebook: RunningNotebook) -> None:
+    gang_notebook.run("import numpy as np\nlarge = np.arange(500_000)\nextra = 7")
     code = "doubled = (large * 2 + rank)\nsecret = globals()['extra']\nlater = object()\nprint(large.sum(), secret)"
-    shown = notebook.run(f"%%cloud --workers 2 -i extra -o doubled\n{RANK}{code}")
+    shown = gang_notebook.run(f"%%cloud --workers 2 -i extra -o doubled\n{RANK}{code}")
     assert lines(shown) == [f"[{rank}] 124999750000 7" for rank in range(2)]
-    assert notebook.run("int(doubled[1]), secret").result == "(2, 7)"
-    notebook.run("large[0] = 5")
-    assert lines(notebook.run("%%cloud --workers 2\nprint(large[0], doubled[0])")) == ["[0] 5 0", "[1] 5 1"]
-    run = notebook.start(f"%%cloud --workers 2 --bg --name back -o answer\n{RANK}answer = 40 + 2\nprint(rank)")
-    notebook.finish(run)
-    later = notebook.later(run, lambda shown: len(shown.text().splitlines()) == 2)
+    assert gang_notebook.run("int(doubled[1]), secret").result == "(2, 7)"
+    gang_notebook.run("large[0] = 5")
+    assert lines(gang_notebook.run("%%cloud --workers 2\nprint(large[0], doubled[0])")) == [
+        "[0] 5 0",
+        "[1] 5 1",
+    ]
+    run = gang_notebook.start(
+        f"%%cloud --workers 2 --bg --name back -o answer\n{RANK}answer = 40 + 2\nprint(rank)"
+    )
+    gang_notebook.finish(run)
+    later = gang_notebook.later(run, lambda shown: len(shown.text().splitlines()) == 2)
     assert lines(later) == ["[0] 0", "[1] 1"]
-    assert notebook.run("answer").result == "42"
+    assert gang_notebook.run("answer").result == "42"
 
 
 TRAIN = """
 import torch
 from sklearn.datasets import load_digits
 
-digits, classes = load_digits(return_X_y=True)
+digits, labels = load_digits(return_X_y=True)
 digits = torch.tensor(digits / 16, dtype=torch.float32)
-classes = torch.tensor(classes)
+labels = torch.tensor(labels)
 
 def train(wrap, first, step):
     torch.manual_seed(0)
@@ -115,17 +139,17 @@ def train(wrap, first, step):
         for start in range(0, 1792, 64):
             batch = slice(start + first, start + 64, step)
             optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(digits[batch]), classes[batch])
+            loss = torch.nn.functional.cross_entropy(model(digits[batch]), labels[batch])
             loss.backward()
             optimizer.step()
     return [parameter.detach().clone() for parameter in model.parameters()], loss.item()
 """
 
 
-def test_distributed_training_is_that_of_one_process(notebook: RunningNotebook) -> None:
+def test_distributed_training_is_that_of_one_process(gang_notebook: RunningNotebook) -> None:
     pytest.importorskip("torch", reason="make test installs it; by hand: pip install torch")
     pytest.importorskip("sklearn")
-    assert notebook.run(TRAIN + "alone, _ = train(lambda model: model, 0, 1)").error == ""
+    assert gang_notebook.run(TRAIN + "alone, _ = train(lambda model: model, 0, 1)").error == ""
     code = (
         "import os\nimport torch.distributed as dist\n"
         "from torch.nn.parallel import DistributedDataParallel\n"
@@ -135,15 +159,15 @@ def test_distributed_training_is_that_of_one_process(notebook: RunningNotebook) 
         "dist.destroy_process_group()"
     )
     for _ in range(2):  # the second time in the same processes
-        shown = notebook.run(f"%%cloud --workers 2 -o together\n{code}", limit=120)
+        shown = gang_notebook.run(f"%%cloud --workers 2 -o together\n{code}", limit=120)
         assert shown.error == "", shown.traceback
         assert lines(shown) == ["[0] 0 2 True", "[1] 1 2 True"]
-        same = notebook.run("[bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(alone, together)]")
+        same = gang_notebook.run("[bool(torch.allclose(a, b, atol=1e-5)) for a, b in zip(alone, together)]")
         assert same.result == "[True, True, True, True]"
 
 
-def test_a_rank_that_fails_stops_the_others_and_is_named(notebook: RunningNotebook) -> None:
-    shown = notebook.run(
+def test_a_rank_that_fails_stops_the_others_and_is_named(gang_notebook: RunningNotebook) -> None:
+    shown = gang_notebook.run(
         f"%%cloud --workers 2\n{RANK}print('begun', flush=True)\nif rank == 1:\n    1 / 0\ntime.sleep(60)",
         limit=30,
     )
@@ -151,47 +175,58 @@ def test_a_rank_that_fails_stops_the_others_and_is_named(notebook: RunningNotebo
     assert shown.traceback.startswith("On rank 1 of 2:")
     assert "1 / 0" in shown.traceback
     assert len(shown.of_type("error")) == 1
-    assert lines(notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"], "both went on"
+    assert lines(gang_notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"], "both went on"
 
 
-def test_a_rank_that_hangs_in_a_collective_is_ended_when_another_fails(notebook: RunningNotebook) -> None:
+def test_a_rank_that_hangs_in_a_collective_is_ended_when_another_fails(
+    gang_notebook: RunningNotebook,
+) -> None:
     pytest.importorskip("torch")
     code = (
         "import torch, torch.distributed as dist\ndist.init_process_group('gloo')\n"
         "if rank == 1:\n    raise ValueError('no data')\n"
         "dist.all_reduce(torch.ones(1))"
     )
-    shown = notebook.run(f"%%cloud --workers 2\n{RANK}{code}", limit=60)
+    shown = gang_notebook.run(f"%%cloud --workers 2\n{RANK}{code}", limit=60)
     assert (shown.error, "no data" in shown.traceback) == ("ValueError", True)
     assert "rank 0: rank 1 had failed, and did not stop when interrupted" in shown.notes
-    assert "was lost" in notebook.run("%%cloud --workers 2\n1").notes
+    assert "was lost" in gang_notebook.run("%%cloud --workers 2\n1").notes
 
 
-def test_an_interrupt_reaches_all_ranks(notebook: RunningNotebook) -> None:
-    shown = notebook.run(f"%%cloud --workers 2\n{RANK}{SLEEP}", meanwhile=when(all_begun, notebook.interrupt))
+def test_an_interrupt_reaches_all_ranks(gang_notebook: RunningNotebook) -> None:
+    shown = gang_notebook.run(
+        f"%%cloud --workers 2\n{RANK}{SLEEP}", meanwhile=when(all_begun, gang_notebook.interrupt)
+    )
     assert shown.error == "KeyboardInterrupt"
-    assert lines(notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"]
+    assert lines(gang_notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"]
 
 
-def test_a_gang_is_cancelled_and_times_out_as_a_whole(notebook: RunningNotebook) -> None:
-    assert notebook.run(f"%%cloud --workers 2 --timeout 1\n{RANK}{SLEEP}").error == "RunTimeout"
-    background = notebook.start(f"%%cloud --workers 2 --bg --name long\n{RANK}{SLEEP}")
-    notebook.finish(background)
-    notebook.later(background, all_begun)
-    notebook.run("%cloud cancel long")
-    assert "was stopped: it was cancelled" in notebook.later(background, lambda s: "stopped" in s.notes).notes
-    assert lines(notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"]
+def test_a_gang_is_cancelled_and_times_out_as_a_whole(gang_notebook: RunningNotebook) -> None:
+    assert gang_notebook.run(f"%%cloud --workers 2 --timeout 1\n{RANK}{SLEEP}").error == "RunTimeout"
+    background = gang_notebook.start(f"%%cloud --workers 2 --bg --name long\n{RANK}{SLEEP}")
+    gang_notebook.finish(background)
+    gang_notebook.later(background, all_begun)
+    gang_notebook.run("%cloud cancel long")
+    assert (
+        "was stopped: it was cancelled"
+        in gang_notebook.later(background, lambda s: "stopped" in s.notes).notes
+    )
+    assert lines(gang_notebook.run("%%cloud --workers 2\nprint(rank)")) == ["[0] 0", "[1] 1"]
 
 
-def test_a_rank_that_is_killed_ends_the_gang_and_the_next_cell_has_a_new_one(notebook: RunningNotebook) -> None:
-    kernel = int(notebook.run(f"%%cloud --workers 2\n{RANK}print(os.getpid())").text().split("[1] ")[1].split()[0])
-    shown = notebook.run(
+def test_a_rank_that_is_killed_ends_the_gang_and_the_next_cell_has_a_new_one(
+    gang_notebook: RunningNotebook,
+) -> None:
+    kernel = int(
+        gang_notebook.run(f"%%cloud --workers 2\n{RANK}print(os.getpid())").text().split("[1] ")[1].split()[0]
+    )
+    shown = gang_notebook.run(
         f"%%cloud --workers 2\n{SLEEP}", meanwhile=when(all_begun, lambda: os.kill(kernel, signal.SIGKILL))
     )
     assert shown.error == "RunLost"
     assert "rank 1 of 2: its kernel was killed (SIGKILL)" in shown.traceback
     assert lines(shown) == ["[0] begun", "[1] begun"]
-    again = notebook.run(f"%%cloud --workers 2\n{RANK}print(rank)")
+    again = gang_notebook.run(f"%%cloud --workers 2\n{RANK}print(rank)")
     assert lines(again) == ["[0] 0", "[1] 1"]
     assert "was lost (rank 1: its kernel was killed" in again.notes
 
