@@ -42,7 +42,7 @@ def _amounts(resources: dict[str, float]) -> str:
 def _times(there: dict[str, float], wanted: dict[str, float], most: int) -> int:
     """How many times, ``most`` at most, the wanted resources are there."""
     times = [int(there.get(name, 0) / amount + _ROUNDING) for name, amount in wanted.items()]
-    return max(0, min(most, *times))
+    return max(0, min([most, *times]))
 
 
 def _refusal(resource: str, wanted: float, most: float) -> str:
