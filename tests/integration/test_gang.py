@@ -120,6 +120,7 @@ def test_values_go_to_all_ranks_and_come_home_from_the_first(gang_notebook: Runn
     gang_notebook.finish(run)
     later = gang_notebook.later(run, lambda shown: len(shown.text().splitlines()) == 2)
     assert lines(later) == ["[0] 0", "[1] 1"]
+    assert gang_notebook.run("_.result()").result == "42"
     assert gang_notebook.run("answer").result == "42"
 
 

@@ -54,6 +54,7 @@ class Gangs:
         """A run comes, for all ranks, when those before it have ended; or comes with more values."""
         known = self._runs.get(run.id)
         if known is None:
+            self._forget_lost()
             self._runs[run.id] = GangRun(request)
             self._next(gang)
         elif known.places:
@@ -113,7 +114,7 @@ class Gangs:
     ) -> None:
         """One message about a member."""
         gang = self._table.sessions[member.gang]
-        rank = next(rank for rank, each in enumerate(gang.members) if each is member)
+        rank = _rank(gang, member)
         run = gang.runs.get(message.get("run", ""))
         known = self._runs.get(run.id) if run is not None else None
         match operation:
@@ -143,13 +144,15 @@ class Gangs:
 
     def lost(self, member: LiveSession, why: str) -> None:
         """A member is gone, and the gang with it, as soon as the others have said their last words."""
-        gang = self._table.sessions[member.gang]
-        rank = next(rank for rank, each in enumerate(gang.members) if each is member)
+        gang = self._table.sessions.get(member.gang)
+        if gang is None:  # it went with another member
+            return
+        rank = _rank(gang, member)
         member.state = "lost"
         run = next((run for run in gang.runs.values() if run.id in self._runs), None)
         known = self._runs[run.id] if run is not None else None
         if run is None or known is None or not known.places:
-            self._lose(gang, f"rank {rank}: {why}")
+            self._table.close_session(gang, f"rank {rank}: {why}")
             return
         known.gone.setdefault(rank, why)
         if rank in known.ends:
@@ -248,16 +251,20 @@ class Gangs:
         del self._runs[run.id]
         self._table.close_run(gang, run, end)
         if gone:
-            self._lose(gang, gone)
+            self._table.close_session(gang, gone)
         elif gang.ephemeral and not gang.runs:
             self._table.close_session(gang, "it was for one cell")
         else:
             self._next(gang)
 
-    def _lose(self, gang: LiveSession, why: str) -> None:
-        for run in gang.runs:
-            self._runs.pop(run, None)
-        self._table.close_session(gang, why)
+    def _forget_lost(self) -> None:
+        """Runs that ended with their gang."""
+        there = {run for session in self._table.sessions.values() for run in session.runs}
+        self._runs = {run: known for run, known in self._runs.items() if run in there}
+
+
+def _rank(gang: LiveSession, member: LiveSession) -> int:
+    return next(rank for rank, each in enumerate(gang.members) if each is member)
 
 
 def _keep(run: JournaledRun, lines: bytes) -> None:
