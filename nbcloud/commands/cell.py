@@ -31,6 +31,7 @@ examples:
   %%cloud
   %%cloud -o model,history --timeout 2h --name resnet
   %%cloud -s training --cpus 2 --memory 8GiB
+  %%cloud --workers 2 --gpus 1
   %%cloud --bg
 """
 
@@ -55,6 +56,13 @@ def cell_parser() -> Parser:
     where.add_argument("--cpus", type=float, metavar="N", help="processors that the session must hold")
     where.add_argument(
         "--memory", metavar="SIZE", help="memory that the session must hold and may not pass (16GiB)"
+    )
+    where.add_argument("--gpus", type=int, metavar="N", help="GPUs that the session must hold, and sees")
+    where.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="run it in N sessions at once, each of them a RANK of WORLD_SIZE",
     )
     where.add_argument("--local", action="store_true", help="run it here, with the same record")
     data = parser.add_argument_group("data")
@@ -94,7 +102,8 @@ def cell_options(line: str) -> CellOptions:
     words = cell_parser().parse_line(line)
     if words.fresh and words.session:
         raise UsageError("--fresh and -s contradict each other.", "A one-off session has no name.")
-    if words.local and (words.cluster or words.session or words.fresh or words.cpus or words.memory):
+    where = (words.cluster, words.session, words.fresh, words.cpus, words.memory, words.gpus, words.workers)
+    if words.local and any(option not in {None, False} for option in where):
         raise UsageError("--local runs the cell in this kernel, which takes no option about where.")
     if words.local and words.bg:
         raise UsageError(
@@ -104,6 +113,12 @@ def cell_options(line: str) -> CellOptions:
         raise UsageError(f"--retries {words.retries}: it can't be negative.")
     if words.cpus is not None and words.cpus <= 0:
         raise UsageError(f"--cpus {words.cpus:g}: it must be more than 0.")
+    if words.gpus is not None and words.gpus < 1:
+        raise UsageError(f"--gpus {words.gpus}: it must be at least 1.", "Without a GPU: leave it out.")
+    if words.workers is not None and words.workers < 1:
+        raise UsageError(f"--workers {words.workers}: it must be at least 1.")
+    if words.workers and words.cache:
+        raise UsageError("--cache and --workers contradict each other.", "Each rank has results of its own.")
     if words.session and not _NAME.fullmatch(words.session):
         raise UsageError(
             f"-s {words.session!r} can't name a session.", "Use letters, digits, '-', '_' and '.'."
@@ -118,6 +133,8 @@ def cell_options(line: str) -> CellOptions:
         name=words.name,
         tags=dict(_tag(tag) for tag in words.tag or ()),
         cpus=words.cpus,
+        gpus=words.gpus,
+        workers=words.workers,
         memory=_positive("--memory", words.memory, parse_bytes),
         timeout=_positive("--timeout", words.timeout, parse_seconds),
         retries=words.retries,

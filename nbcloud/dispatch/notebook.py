@@ -12,6 +12,7 @@ from nbcloud import secret_values
 from nbcloud.cells.analysis import CellNames, analyze
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.config import settings
+from nbcloud.dispatch.gang import check_workers, gang_name, session_name
 from nbcloud.dispatch.identity import identify, process_mark
 from nbcloud.dispatch.links import connect
 from nbcloud.dispatch.options import CellOptions
@@ -66,7 +67,7 @@ class Notebook:
 
     def session(self, options: CellOptions, progress: Progress = silent) -> Session:
         """The session of a cell: found, or started."""
-        name = options.session or self.identity.session
+        name = session_name(self.identity.session, options)
         if options.fresh:
             name = f"{name}-fresh-{secrets.token_hex(3)}"
         used = self._used.get((options.cluster or settings().cluster, name))
@@ -86,9 +87,11 @@ class Notebook:
         self._used[options.cluster or settings().cluster, name] = known
         return known
 
-    def _open(self, link: Link, name: str, options: CellOptions, progress: Progress) -> Session:
+    def _open(self, link: Link, name: str, asked: CellOptions | None, progress: Progress) -> Session:
+        """Open a session; one that exists as it is, when nothing is asked of it."""
         from nbcloud.sessions.client.session import Session
 
+        options = asked or CellOptions(session=name)
         facts = link.ask(
             "open",
             timeout=None,
@@ -97,6 +100,7 @@ class Notebook:
             notebook=self.identity.path,
             resources=options.resources,
             memory=options.memory,
+            workers=options.workers or 0,
             ephemeral=options.fresh,
             lasting=self.identity.lasting or options.session is not None,
         )
@@ -104,7 +108,8 @@ class Notebook:
         session = Session(
             link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
         )
-        self._check_resources(session, options)
+        if asked is not None:
+            self._check_resources(session, asked)
         link.listen(session.id, lambda message: self._of_session(session, message))
         for key in [key for key in self._sessions if key[1] == name]:
             del self._sessions[key]
@@ -126,10 +131,11 @@ class Notebook:
             )
 
     def _check_resources(self, session: Session, options: CellOptions) -> None:
+        check_workers(session, options)
         for resource, wanted in options.resources.items():
             held = session.resources.get(resource, 0)
             if held < wanted:
-                flag = {"CPU": "--cpus", "MEMORY": "--memory"}[resource]
+                flag = {"CPU": "--cpus", "MEMORY": "--memory", "GPU": "--gpus"}[resource]
                 text = size_text if resource == "MEMORY" else "{:g}".format
                 began = f"with {text(held)}" if held else "without"
                 raise UsageError(
@@ -158,6 +164,11 @@ class Notebook:
         wanted = name or self.identity.session
         return next((s for key, s in self._sessions.items() if key[1] == wanted and not s.lost), None)
 
+    def find_gang(self) -> Session | None:
+        """The sessions of this notebook's cells with ``--workers``, if they live."""
+        name = gang_name(self.identity.session)
+        return self.find(name) or self.reopen(name)
+
     def open_sessions(self) -> list[Session]:
         """Sessions of this notebook that are alive as far as is known."""
         return [session for session in self._sessions.values() if not session.lost]
@@ -171,7 +182,7 @@ class Notebook:
             return None
         if wanted not in {facts["name"] for facts in link.ask("sessions")}:
             return None
-        return self._open(link, wanted, CellOptions(session=name), silent)
+        return self._open(link, wanted, None, silent)
 
     def reset(self, session: Session, why: str = "it was reset") -> None:
         """End a session on purpose; the next one needs no word about it."""
@@ -316,7 +327,13 @@ class Notebook:
             cluster_id=info.id,
             session=session.name,
             inputs=parcel.records,
-            resources={"cpus": options.cpus, "memory": options.memory, "timeout": options.timeout},
+            resources={
+                "cpus": options.cpus,
+                "memory": options.memory,
+                "gpus": options.gpus,
+                "workers": options.workers,
+                "timeout": options.timeout,
+            },
             tags=options.tags,
             extra={"client": process_mark()},
         )
@@ -357,7 +374,7 @@ class Notebook:
             run.on_missing = again
         frames = execute_frames(code, request, buffers, header)
         session.link.run(
-            session.worker,
+            session.worker if not session.workers else "",
             after=self.recorder.wake,
             run=run.id,
             session=session.id,

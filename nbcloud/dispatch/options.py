@@ -19,6 +19,8 @@ class CellOptions:
     tags: dict[str, str] = field(default_factory=dict)
     cpus: float | None = None
     memory: int | None = None
+    gpus: int | None = None
+    workers: int | None = None
     timeout: float | None = None
     retries: int = 0
     cache: bool = False
@@ -27,6 +29,6 @@ class CellOptions:
 
     @property
     def resources(self) -> dict[str, float]:
-        """The Dask resources that the cell's session must hold."""
-        wanted = {"CPU": self.cpus, "MEMORY": self.memory}
+        """The Dask resources that the cell's session must hold; each of them, when there are several."""
+        wanted = {"CPU": self.cpus, "MEMORY": self.memory, "GPU": self.gpus}
         return {name: float(amount) for name, amount in wanted.items() if amount}

@@ -9,6 +9,7 @@ from nbcloud.cells.analysis import analyze
 from nbcloud.cells.ledger import Ledger
 from nbcloud.clusters import registry
 from nbcloud.config import settings
+from nbcloud.dispatch.gang import session_name
 from nbcloud.dispatch.notebook import Notebook
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.sessions.client.inputs import Inputs
@@ -33,7 +34,7 @@ class Plan:
 def plan(notebook: Notebook, code: str, options: CellOptions) -> Plan:
     """Work out a cell's inputs without sending or starting anything."""
     cell = analyze(code)
-    session = None if options.fresh else notebook.find(options.session)
+    session = None if options.fresh else notebook.find(session_name(notebook.identity.session, options))
     if session is not None:
         inputs, remote = session.inputs, session.names
     else:
@@ -64,7 +65,9 @@ def _where(notebook: Notebook, options: CellOptions, is_open: bool) -> str:
         else " (not up: it would be started)"
     )
     name = (
-        "a one-off session" if options.fresh else f"session {options.session or notebook.identity.session!r}"
+        "a one-off session"
+        if options.fresh
+        else f"session {session_name(notebook.identity.session, options)!r}"
     )
     new = "" if is_open or options.fresh else " (new)"
     return f"{name}{new} on cluster {cluster!r}{up}"

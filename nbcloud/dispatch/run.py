@@ -160,7 +160,10 @@ class CloudRun:
         if kind == STARTED:
             self.state = RunState.RUNNING
             where = {"worker": content["worker"], "host": content["host"], "session": self.record.session}
-            self._recorder.change(self.id, state=RunState.RUNNING, started=message["time"], **where)
+            resources = {**self.record.resources, **content.get("resources", {})}
+            self._recorder.change(
+                self.id, state=RunState.RUNNING, started=message["time"], resources=resources, **where
+            )
         elif kind == "error":
             self.error = {key: content[key] for key in ("ename", "evalue", "traceback")}
         elif kind == DROPPED:
@@ -183,7 +186,7 @@ class CloudRun:
         if content.get("status") == "cached":
             self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
-        usage = content.get("usage", {})
+        usage = content.get("usage", {}) | ({"usage": message["usage"]} if message.get("usage") else {})
         if content.get("status") == "ok":
             self.error = None  # the cell showed it, and went on
         elif self.error is None and content.get("status") in {"error", "refused"}:

@@ -157,13 +157,25 @@ class LineCommands:
     def _push(self, arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress("waiting for the session")
         notebook = self._runner().notebook
-        session = notebook.session(CellOptions(session=arguments.session), progress)
+        session = arguments.session and (
+            notebook.find(arguments.session) or notebook.reopen(arguments.session)
+        )
+        session = session or notebook.session(CellOptions(session=arguments.session), progress)
         parcel = session.push(arguments.names, notebook.limits())
         return Answer(f"There now: {', '.join(sorted(parcel.names))}.", data=parcel.records)
 
     def _reset(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
         if arguments.name and arguments.session:
             raise UsageError(f"%cloud reset ends one session: {arguments.name!r} or {arguments.session!r}?")
-        session = self._session(arguments.name or arguments.session)
-        self._runner().notebook.reset(session)
-        return Answer(f"The session {session.name!r} has ended; the next cell starts a new one.")
+        notebook = self._runner().notebook
+        name = arguments.name or arguments.session
+        gang = None if name else notebook.find_gang()
+        sessions = [gang] if gang is not None else []
+        if not gang or notebook.find() or notebook.reopen():
+            sessions.insert(0, self._session(name))
+        for session in sessions:
+            notebook.reset(session)
+        if len(sessions) == 1:
+            return Answer(f"The session {sessions[0].name!r} has ended; the next cell starts a new one.")
+        names = " and ".join(repr(session.name) for session in sessions)
+        return Answer(f"The sessions {names} have ended; the next cell starts a new one.")

@@ -13,4 +13,8 @@ kept in the journal (``runlog``), and every reader asks for those after the last
 a ``channel``: ordered each way, and resumed after a broken connection. The shortcut carries the same messages
 to the one who asked for the run, sooner; it may be missing. Large values go beside all this, through the
 ``spool`` of the worker's machine.
+
+A *gang* is several sessions that run each cell together (``journal.gang``). For clients it is one session:
+the journal gives its runs to all members and puts what these say into one log, under numbers of its own. So a
+gang has no shortcut.
 """

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import time
 from collections import deque
 from itertools import islice
@@ -20,6 +21,10 @@ STARTED = "nbcloud_started"
 FINISHED = "nbcloud_finished"
 DROPPED = "nbcloud_dropped"
 _KEPT_WHEN_CLOSED = 2**16
+_HEAD = re.compile(rb'\{"n":\d+,("time":[\d.]+,"msg_type":"(\w+)")')
+
+Message = tuple[float, str, bytes, bytes, list[bytes]]
+"""When, type, content, metadata and buffers."""
 
 
 def line(
@@ -43,6 +48,18 @@ def line(
         parts.append(b',"parent":' + parent)
     parts.append(b"}\n")
     return b"".join(parts)
+
+
+def type_of(text: bytes) -> str:
+    """The type of a line's message."""
+    found = _HEAD.match(text)
+    return found[2].decode() if found else ""
+
+
+def renumbered(text: bytes, number: int) -> bytes:
+    """A line with another number; its content is not read."""
+    found = _HEAD.match(text)
+    return b'{"n":%d,%b' % (number, text[found.start(1) :]) if found else text
 
 
 class RunLog:

@@ -22,6 +22,8 @@ sys.path.insert(0, {modules!r})
 def cell(text):
     result = shell.run_cell("%%cloud\\n" + text)
     assert result.success, text
+def gang_session():
+    return shell.magics_manager.registry["CloudMagics"].runner.notebook.find_gang()
 shell.user_ns["sent"] = np.arange(3_000_000)
 cell("assert sent.sum() == 4499998500000\\nsent[0] = 1\\nmade = sent * 2")
 session = shell.magics_manager.registry["CloudMagics"].runner.notebook.find()
@@ -29,6 +31,13 @@ assert not session.shared, "the spool must be out of reach for this test to mean
 assert shell.user_ns["made"].get().sum() == 2 * (4499998500000 + 1)
 shell.run_cell("%%cloud -o made\\npass")
 assert shell.user_ns["made"].sum() == 2 * (4499998500000 + 1)
+gang = shell.run_cell("%%cloud --workers 2 -o ranks\\nimport os, travelling_module\\n"
+    "rank = int(os.environ['RANK'])\\nassert made.sum() == 2 * (4499998500000 + 1)\\n"
+    "assert travelling_module.answer() == 42\\nranks = made + rank\\nprint('rank', rank)")
+assert gang.success
+assert shell.user_ns["ranks"].sum() == 2 * (4499998500000 + 1)
+shell.run_line_magic("cloud", "push ranks -s " + gang_session().name)
+assert shell.run_cell("%%cloud --workers 2\\nassert ranks[0] == 2").success
 cell("import travelling_module\\nprint(travelling_module.answer())")
 print("all arrived")
 """

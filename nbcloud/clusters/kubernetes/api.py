@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import ssl
+import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -117,6 +118,26 @@ class Api:
     async def create(self, manifest: Manifest) -> Manifest:
         """Make an object."""
         return await self._call("POST", manifest["kind"], body=manifest)
+
+    async def make(self, manifest: Manifest) -> Manifest:
+        """Make an object anew; one of the same name that a cluster before left behind goes.
+
+        Kubernetes collects by and by what an ended cluster owned: to change such an object would not save it.
+
+        Raises
+        ------
+        Refused
+            When the old one does not go away.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                return await self.create(manifest)
+            except Refused as error:
+                if error.code != 409 or time.monotonic() > deadline:
+                    raise
+            await self.delete(manifest["kind"], manifest["metadata"]["name"])
+            await asyncio.sleep(0.1)
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object, or make the one that is there like it."""

@@ -27,6 +27,7 @@ from nbcloud.errors import (
 
 _POLL = 0.25
 _ANSWER = 3.0
+_GONE = 30.0
 _LOG_LINES = 15
 
 
@@ -267,7 +268,7 @@ async def _create(
                 "(see: nbcloud kubernetes rbac)"
             )
             await _apply(place, plan.before)
-        cluster = await place.create(plan.cluster)
+        cluster = await _make_cluster(place, plan.cluster)
     except BaseException:
         await asyncio.shield(_withdraw(place, plan.before))
         raise
@@ -281,7 +282,7 @@ async def _create(
         owned = {"metadata": {"ownerReferences": [owner]}}
         await asyncio.gather(
             *(place.patch(made["kind"], made["metadata"]["name"], owned) for made in plan.before),
-            *(place.create(group) for group in plan.groups),
+            *(place.make(group) for group in plan.groups),
         )
     except BaseException:
         await asyncio.shield(place.delete("DaskCluster", plan.name))
@@ -290,8 +291,22 @@ async def _create(
     return _info(name, settings, place, cluster)
 
 
+async def _make_cluster(place: Api, manifest: Manifest) -> Manifest:
+    """Make the ``DaskCluster``, once one of the same name that is ending has gone."""
+    deadline = time.monotonic() + _GONE
+    while True:
+        try:
+            return await place.create(manifest)
+        except Refused as error:
+            before = await place.get("DaskCluster", manifest["metadata"]["name"])
+            ending = before is None or before["metadata"].get("deletionTimestamp")
+            if error.code != 409 or not ending or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_POLL)
+
+
 async def _apply(place: Api, parts: list[Manifest]) -> None:
-    outcomes = await asyncio.gather(*(place.apply(part) for part in parts), return_exceptions=True)
+    outcomes = await asyncio.gather(*(place.make(part) for part in parts), return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
@@ -374,7 +389,7 @@ async def _delete(info: ClusterInfo) -> None:
     name = info.options["object"]
     if await _is_there(info):
         await place.delete("DaskCluster", name)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(_GONE):
         while await _is_there(info):
             await asyncio.sleep(_POLL)
 

@@ -76,8 +76,8 @@ class Steward:
         self._task.cancel()
 
     def potential(self) -> list[dict[str, float]]:
-        """The Dask resources of workers that may be added."""
-        return [group.resources for group in self._groups.values() if group.maximum > 0]
+        """The Dask resources of each worker that there may be at most."""
+        return [group.resources for group in self._groups.values() for _ in range(group.maximum)]
 
     async def _watch(self) -> None:
         while True:

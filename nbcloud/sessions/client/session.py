@@ -84,7 +84,10 @@ class Session:
         moment: Callable[[], object] = object,
     ) -> None:
         self.link = link
-        link.shorten(facts["worker"], facts["host_id"])
+        self.workers: int = facts["workers"]
+        """Of a gang: how many; 0 when it is one kernel."""
+        if not self.workers:  # else nobody but the journal hears of all ranks
+            link.shorten(facts["worker"], facts["host_id"])
         self.id: str = facts["id"]
         self.name: str = facts["name"]
         self.worker: str = facts["worker"]
@@ -95,10 +98,11 @@ class Session:
         self.resources: dict[str, float] = facts["resources"]
         self.released: deque[str] = deque()
         # What is behind a forward is another machine's, whatever its folders are called.
-        self.shared = link.info.kind != "kubernetes" and is_shared(facts["spool"], facts["token"])
+        self.shared = link.info.kind != "kubernetes" and all(is_shared(*spool) for spool in facts["spools"])
         self.namespace = namespace
         self._shell = shell
-        self._spool: str = facts["spool"]
+        # The workers of a gang on several machines each have their own.
+        self._spool: str = facts["spool"] if self.shared or not self.workers else ""
         self._ledger = Ledger(namespace, moment)
         self.inputs = Inputs(namespace, self._ledger, hidden or {})
         self._modules: dict[str, str] = {}

@@ -15,6 +15,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from distributed import Worker, WorkerPlugin, get_worker, secede
 from distributed.comm import Comm, connect
 
 from nbcloud.sessions.channel import PROTOCOL, Channel
+from nbcloud.sessions.host import nvml
+from nbcloud.sessions.host.devices import Devices
 from nbcloud.sessions.host.process import KernelProcess
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
@@ -33,6 +36,7 @@ PLUGIN = "nbcloud"
 _WARM_DELAY = 2.0
 _HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
+_PORTS = 16
 _LONGEST_BASE = 103 - len("/nbcloud-1000000000/1234567-12345678/1000/k-5")  # 103 on macOS, 107 on Linux
 
 
@@ -43,7 +47,7 @@ def _for_sockets() -> Path:
     return next((place for place in fitting if place.is_dir() and os.access(place, os.W_OK)), places[0])
 
 
-def hold_session(session: str, memory: int | None) -> str:
+def hold_session(session: str, memory: int | None, gpus: int = 0) -> str:
     """The Dask task of a session: runs beside its kernel until the session ends.
 
     Returns
@@ -60,7 +64,7 @@ def hold_session(session: str, memory: int | None) -> str:
     host: Host = worker.plugins[PLUGIN]
     secede()  # the worker's threads stay free for tasks; the resources stay taken
     ended = threading.Event()
-    host.worker.loop.add_callback(host.claim, session, memory, ended)
+    host.worker.loop.add_callback(host.claim, session, memory, gpus, ended)
     ended.wait()
     return "ended"
 
@@ -69,10 +73,10 @@ class Host(WorkerPlugin):
     """Kernels of one worker.
 
     The channel to the journal carries ``execute``, ``interrupt``, ``stop``, ``give_up``, ``known``, ``kill``,
-    ``close``, ``call``, ``comm`` and the blob operations from it, and ``ready``, ``begun``, ``messages``,
-    ``missing``, ``end``, ``outside``, ``unknown``, ``answer`` and ``lost`` to it. A client that reaches this
-    worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``, and with ``messages``,
-    ``missing``, ``end`` and ``detached`` for its runs.
+    ``close``, ``call``, ``comm``, ``port`` and the blob operations from it, and ``ready``, ``begun``,
+    ``messages``, ``missing``, ``end``, ``outside``, ``unknown``, ``answer``, ``port`` and ``lost`` to it.
+    A client that reaches this worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``,
+    and with ``messages``, ``missing``, ``end`` and ``detached`` for its runs.
     """
 
     name = PLUGIN
@@ -89,7 +93,9 @@ class Host(WorkerPlugin):
         self._spool = Spool()
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
+        self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
         self._kernels = 0
+        self._ports: deque[int] = deque(maxlen=_PORTS)
         self._wanted = asyncio.Event()
         self._journal = Channel(self._from_journal)
         self.worker.handlers["nbcloud_shortcut"] = self.serve_client
@@ -165,7 +171,11 @@ class Host(WorkerPlugin):
             return
         match operation:
             case "execute" | "interrupt" | "stop":
+                if message.get("place"):
+                    message["place"]["spool"] = str(self._spool.directory)
                 self._about_run(session, operation, message, None)
+            case "port":
+                self._journal.post({"op": "port", **message, "port": self._free_port()})
             case "give_up":
                 session.give_up(message["run"])
             case "known":
@@ -179,6 +189,16 @@ class Host(WorkerPlugin):
                 session.call(frames_of(message))
             case "comm":
                 session.comm(frames_of(message), message["ask"])
+
+    def _free_port(self) -> int:
+        """A port of this machine that nothing listens on, and that was not given to another gang just now."""
+        while True:
+            with socket.socket() as found:
+                found.bind(("", 0))
+                port: int = found.getsockname()[1]
+            if port not in self._ports:
+                self._ports.append(port)
+                return port
 
     def _about_run(
         self, session: HostedSession, operation: str, message: dict[str, Any], reader: Channel | None
@@ -241,16 +261,22 @@ class Host(WorkerPlugin):
             self._warm = self._spawn(self._start_kernel(_WARM_DELAY))
         return kernel
 
-    async def claim(self, name: str, memory: int | None, ended: threading.Event) -> None:
+    async def claim(self, name: str, memory: int | None, gpus: int, ended: threading.Event) -> None:
         """Give a kernel to a session; called by its Dask task."""
         if name in self._sessions:
             ended.set()
             return
         try:
+            devices = self._devices.take(name, gpus)
             kernel = await self._take_kernel()
+        except LookupError as error:
+            self._journal.post({"op": "lost", "session": name, "why": str(error), "code": None})
+            ended.set()
+            return
         except Exception as error:  # noqa: BLE001 - whatever keeps a kernel from starting is the answer
             why = f"no kernel could be started there: {error!r}"
             self._journal.post({"op": "lost", "session": name, "why": why, "code": None})
+            self._devices.give_back(name)
             ended.set()
             return
         where = {"worker": self.worker.address, "kernel_pid": kernel.pid}
@@ -262,8 +288,18 @@ class Host(WorkerPlugin):
             journal=self._journal,
             spawn=self._spawn,
             facts={"session": name, "host": socket.gethostname(), **where},
+            devices=devices,
         )
-        self._journal.post({"op": "ready", "session": name, **where})
+        environment = self._devices.environment(devices)
+        if environment:
+            seen = {self._devices.variable: environment[self._devices.variable]}
+            self._sessions[name].settle(environment)
+            self._sessions[name].facts["resources"] = {
+                **seen,
+                **await asyncio.to_thread(nvml.facts, devices),
+            }
+        seen = self._sessions[name].facts.get("resources", {})
+        self._journal.post({"op": "ready", "session": name, "resources": seen, **where})
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:
         session = next((s for s in self._sessions.values() if s.kernel is kernel), None)
@@ -273,3 +309,4 @@ class Host(WorkerPlugin):
     async def _end(self, session: HostedSession, code: int) -> None:
         await session.end(code)
         del self._sessions[session.name]
+        self._devices.give_back(session.name)

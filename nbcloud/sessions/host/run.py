@@ -12,13 +12,12 @@ import time
 from typing import Any
 
 from nbcloud.sessions.channel import SOON, Channel
+from nbcloud.sessions.host.labels import Labels
 from nbcloud.sessions.host.process import Frames
-from nbcloud.sessions.runlog import FINISHED, STARTED, line
+from nbcloud.sessions.runlog import FINISHED, STARTED, Message, line
 
 _READER_SECONDS = 2.0
 """How long a run waits for a client that does not take what it says; then that has to ask the journal."""
-Message = tuple[float, str, bytes, bytes, list[bytes]]
-"""When, type, content, metadata and buffers."""
 
 
 class HostedRun:
@@ -41,6 +40,9 @@ class HostedRun:
         self.count = 0
         self._journal = journal
         self._reader = reader
+        self.place: dict[str, Any] | None = request.get("place")
+        """In a gang: ``rank``, ``environment``, and the ``spool`` of this machine."""
+        self._labels = Labels(self.place["rank"]) if self.place else None
         self.take(request)
 
     def take(self, request: dict[str, Any]) -> None:
@@ -57,6 +59,11 @@ class HostedRun:
 
     def say(self, messages: list[Message], *, within: float = 0.0) -> None:
         """Number messages, for all who read; those may get them ``within`` seconds."""
+        if self._labels is not None:
+            messages = self._labels.label(messages)
+        self._number(messages, within)
+
+    def _number(self, messages: list[Message], within: float = 0.0) -> None:
         if not messages:
             return
         lines = []
@@ -78,7 +85,10 @@ class HostedRun:
 
     def end(self, end: dict[str, Any], frames: Frames | None) -> None:
         """Its last message, and what the cell left."""
-        self.say([(time.time(), FINISHED, json.dumps(end).encode(), b"{}", [])])
+        if self._labels is not None:
+            self._number(self._labels.rest(failed=end["state"] != "done"))
+            end = {**end, "error": self._labels.error}
+        self._number([(time.time(), FINISHED, json.dumps(end).encode(), b"{}", [])])
         left = {"content": frames.content if frames else b"", "buffers": frames.buffers if frames else []}
         self._post({"op": "end", "last": self.count, **end, **left})
 

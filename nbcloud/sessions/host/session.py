@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import psutil
@@ -17,8 +17,11 @@ import psutil
 from nbcloud.sessions.channel import Channel
 from nbcloud.sessions.host.process import Frames, KernelProcess
 from nbcloud.sessions.host.process import Message as FromKernel
-from nbcloud.sessions.host.run import HostedRun, Message
-from nbcloud.sessions.messages import DONE
+from nbcloud.sessions.host.run import HostedRun, frames_of
+from nbcloud.sessions.host.usage import Usage
+from nbcloud.sessions.messages import CALL, DONE
+from nbcloud.sessions.messages import frames as message_frames
+from nbcloud.sessions.runlog import Message
 
 GRACE = 5.0
 """Seconds between an interrupt that must be obeyed and the kill."""
@@ -46,6 +49,8 @@ class HostedSession:
         Starts a task that ends with the worker.
     facts : dict
         Where it is, for the first message of each run.
+    devices : sequence of str
+        The GPUs that it has for its own.
     """
 
     def __init__(
@@ -58,13 +63,17 @@ class HostedSession:
         journal: Channel,
         spawn: Spawn,
         facts: dict[str, Any],
+        devices: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.kernel = kernel
         self.ended = ended
         self._journal = journal
         self._spawn = spawn
-        self._facts = facts
+        self.facts = facts
+        self._devices = [*devices]
+        self._usage: Usage | None = None
+        self._following: asyncio.Task[None] | None = None
         self._active: HostedRun | None = None
         self._waiting: deque[HostedRun] = deque()
         self._ended_runs: deque[str] = deque(maxlen=_REMEMBERED)
@@ -131,6 +140,19 @@ class HostedSession:
         self._verdict = self._verdict or (state, why)
         self.kernel.kill()
 
+    def settle(self, environment: dict[str, str], **more: Any) -> None:
+        """Change the kernel's environment before it is given anything more.
+
+        Parameters
+        ----------
+        environment : dict
+        **more
+            For a member of a gang: its ``rank``, and the ``spool`` of this machine.
+        """
+        arguments = {"environment": environment, **more}
+        content = {"call": "", "method": "settle", "arguments": arguments}
+        self.kernel.send(frames_of(message_frames(CALL, content)))
+
     def call(self, frames: Frames) -> None:
         """Pass a question on to the kernel."""
         self.kernel.send(frames)
@@ -163,11 +185,15 @@ class HostedSession:
         if run.timeout:
             why = f"it took longer than its timeout of {run.timeout:g} s"
             self._deadline = self._spawn(self._stop_after(run, run.timeout, why))
+        if run.place and not anew:
+            self.settle(run.place["environment"], rank=run.place["rank"], spool=run.place["spool"])
         self.kernel.mark()
         self._executing += 1
         self.kernel.send(run.frames)
         if not anew:
-            run.begin(self._facts)
+            run.begin(self.facts)
+            self._usage = Usage(self.kernel.pid, self._devices)
+            self._following = self._spawn(self._usage.follow())
 
     async def _stop_after(self, run: HostedRun, seconds: float, why: str) -> None:
         await asyncio.sleep(seconds)
@@ -193,8 +219,17 @@ class HostedSession:
         self._stop_deadline()
         if run is not None:
             self._ended_runs.append(run.id)
-            run.end({"exit_code": None, **end}, frames)
+            run.end({"exit_code": None, **end, **self._used()}, frames)
         self._next()
+
+    def _used(self) -> dict[str, Any]:
+        """What the run that ends has taken, when it was long enough to tell."""
+        usage, self._usage = self._usage, None
+        if self._following is not None:
+            self._following.cancel()
+            self._following = None
+        summary = usage.summary() if usage is not None else {}
+        return {"usage": summary} if summary else {}
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
@@ -242,6 +277,8 @@ class HostedSession:
 
     def _done(self, frames: Frames) -> None:
         content = json.loads(frames.content)
+        if content.get("call") == "":  # the host's own
+            return
         if "call" in content:
             answer = {"ask": content["call"], "content": frames.content, "buffers": frames.buffers}
             self._journal.post({"op": "answer", **answer})

@@ -22,7 +22,8 @@ from distributed.comm import Comm
 import nbcloud
 from nbcloud.config import private_dir
 from nbcloud.sessions.channel import PROTOCOL, Channel
-from nbcloud.sessions.journal.members import ConnectedClient, ConnectedHost
+from nbcloud.sessions.journal.gang import Gangs
+from nbcloud.sessions.journal.members import ConnectedClient, ConnectedHost, LiveSession
 from nbcloud.sessions.journal.placement import Placement
 from nbcloud.sessions.journal.requests import Requests
 from nbcloud.sessions.journal.table import Table
@@ -57,7 +58,8 @@ class Journal(SchedulerPlugin):
         directory = private_dir(Path(self._directory or tempfile.mkdtemp(prefix="nbcloud-journal-")))
         self.placement = Placement(scheduler)
         self.table = Table(self.placement, directory, self._memory, self._spawn)
-        self._requests = Requests(self.table, self._silent_workers)
+        self.gangs = Gangs(self.table)
+        self._requests = Requests(self.table, self.gangs, self._silent_workers)
         self._own_directory = None if self._directory else directory
         scheduler.handlers["nbcloud_host"] = self.serve_host
         scheduler.handlers["nbcloud_client"] = self.serve_client
@@ -134,13 +136,12 @@ class Journal(SchedulerPlugin):
             for host in self.table.hosts.values():
                 host.channel.post({"op": "sign", "session": ""})
             for session in self.table.sessions.values():
-                if session.host is None:
-                    continue
-                silence = time.monotonic() - session.host.channel.heard
-                if silence > _SILENCE:
-                    for run in session.runs.values():
-                        about = {"run": run.id, "worker": session.host.worker, "seconds": silence}
-                        self.table.tell(run, {"op": "silent", **about})
+                for host in session.hosts:
+                    silence = time.monotonic() - host.channel.heard
+                    if silence > _SILENCE:
+                        for run in session.runs.values():
+                            about = {"run": run.id, "worker": host.worker, "seconds": silence}
+                            self.table.tell(run, {"op": "silent", **about})
 
     def _silent_workers(self) -> set[str]:
         now = time.monotonic()
@@ -198,13 +199,21 @@ class Journal(SchedulerPlugin):
             return
         host.channel.abort()
         for session in list(self.table.sessions.values()):
-            if session.host is host:
-                self.table.lose(session, "its worker is gone (killed, or lost with its machine)")
+            if session.host is host and not session.members:
+                self._lost(session, "its worker is gone (killed, or lost with its machine)")
+
+    def _lost(self, session: LiveSession, why: str) -> None:
+        if session.gang:
+            self.gangs.lost(session, why)
+        else:
+            self.table.lose(session, why)
 
     def from_host(self, host: ConnectedHost, message: dict[str, Any]) -> None:
         """One message of a worker's host."""
         operation = message.pop("op")
         if operation == "answer":
+            if self.gangs.answered(message):
+                return
             client, _ = self.table.asks.pop(message["ask"], (None, ""))
             if client is not None:
                 client.channel.post({"op": "answer", **message})
@@ -214,6 +223,9 @@ class Journal(SchedulerPlugin):
             if operation == "ready":  # Dask ran its task once more, after the session was lost
                 why = "nobody waits for it any more"
                 host.channel.post({"op": "close", "session": message["session"], "why": why})
+            return
+        if session.gang:
+            self.gangs.from_host(session, host, operation, message)
             return
         match operation:
             case "ready":

@@ -46,17 +46,31 @@ class LiveSession:
     """Outlives the clients that use it."""
     used: float = field(default_factory=time.monotonic)
     """When it last had something to do."""
+    members: list[LiveSession] = field(default_factory=list)
+    """Of a gang: the sessions that it consists of, by rank; clients know only the gang."""
+    gang: str = ""
+    """Of a member: its gang."""
+    seen: dict[str, Any] = field(default_factory=dict)
+    """Devices that it has."""
 
     @property
     def active(self) -> JournaledRun | None:
         """The run that its kernel has."""
         return next((run for run in self.runs.values() if run.state == "running"), None)
 
+    @property
+    def hosts(self) -> list[ConnectedHost]:
+        """Where it is; a gang may be in several places."""
+        hosts = [each.host for each in self.members or [self] if each.host is not None]
+        return list({host.worker: host for host in hosts}.values())
+
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
         return {
             "id": self.id,
             "name": self.name,
+            "workers": len(self.members),
+            "spools": [(host.facts["spool"], host.facts["token"]) for host in self.hosts],
             "notebook": self.notebook,
             "state": self.state,
             "why": self.why,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from distributed import Client, Future, Scheduler, Security
 from distributed.scheduler import TaskState, WorkerState
@@ -15,6 +15,7 @@ from nbcloud.wording import size_text
 
 PREFIX = "nbcloud-session-"
 _LOOK_AGAIN = 0.5
+_ROUNDING = 1e-9
 
 
 def _as_client(security: Security) -> Security:
@@ -34,6 +35,32 @@ def _amount(resource: str, amount: float) -> str:
     return f"{resource} {size_text(int(amount)) if resource == 'MEMORY' else f'{amount:g}'}"
 
 
+def _amounts(resources: dict[str, float]) -> str:
+    return ", ".join(_amount(*item) for item in resources.items())
+
+
+def _times(there: dict[str, float], wanted: dict[str, float], most: int) -> int:
+    """How many times, ``most`` at most, the wanted resources are there."""
+    times = [int(there.get(name, 0) / amount + _ROUNDING) for name, amount in wanted.items()]
+    return max(0, min([most, *times]))
+
+
+def _refusal(resource: str, wanted: float, most: float) -> str:
+    """Why nothing of a cluster fits whose largest worker has ``most``."""
+    if resource == "GPU" and not most:
+        return (
+            "No worker of this cluster has a GPU. "
+            "Start a cluster with a profile that has gpus: %cloud up PROFILE"
+        )
+    larger = "with a profile that has more gpus: %cloud up PROFILE"
+    if resource != "GPU":
+        larger = "with larger workers: %cloud up NAME --threads N --memory SIZE"
+    return (
+        f"No worker of this cluster has {_amount(resource, wanted)}: "
+        f"the largest has {_amount(resource, most)}. Ask for less, or start a cluster {larger}"
+    )
+
+
 class Placement:
     """Session tasks of one scheduler.
 
@@ -51,33 +78,48 @@ class Placement:
         """What the sessions ask for that have no worker yet, in the order in which they asked."""
         self._promised: dict[str, tuple[str, dict[str, float]]] = {}
         """The worker that a session was given, and what it holds there."""
+        self._members: dict[str, Sequence[str]] = {}
+        """The sessions of each gang."""
         self._lock = asyncio.Lock()
 
-    def impossible(self, resources: dict[str, float]) -> str:
-        """Why no worker of the cluster could ever hold these resources; empty when one could."""
+    def impossible(self, resources: dict[str, float], size: int = 1) -> str:
+        """Why the cluster could never hold these resources so many times; empty when it could."""
+        workers = self._capacity()
         for name, wanted in resources.items():
-            most = max(
-                (state.resources.get(name, 0) for state in self._scheduler.workers.values()), default=None
-            )
+            most = max((worker.get(name, 0) for worker in workers), default=None)
             if most is not None and wanted > most:
-                return (
-                    f"No worker of this cluster has {_amount(name, wanted)}: "
-                    f"the largest has {_amount(name, most)}. "
-                    "Ask for less, or start a cluster with larger workers: "
-                    "%cloud up NAME --threads N --memory SIZE"
-                )
+                return _refusal(name, wanted, most)
+        room = sum(_times(worker, resources, size) for worker in workers)
+        if room < size and workers:
+            return (
+                f"This cluster has room for {room} of {size} workers with {_amounts(resources)}. "
+                "Ask for fewer or smaller ones, or have more: %cloud scale N"
+            )
         return ""
+
+    def _capacity(self) -> list[dict[str, float]]:
+        """The resources of each worker that there is, or that whoever looks after their number may add."""
+        there = [dict(state.resources) for state in self._scheduler.workers.values()]
+        steward = self._scheduler.extensions.get("nbcloud-steward")
+        potential: list[dict[str, float]] = steward.potential() if steward is not None else []
+        return potential if len(potential) > len(there) else there
 
     def waiting(self) -> list[dict[str, float]]:
         """What the sessions ask for that have no worker yet, in the order in which they asked."""
         unplaced: list[dict[str, float]] = [
             {} for name in self._futures if name not in self._promised and self._no_worker(name)
         ]
-        return [*self._waiting.values(), *unplaced]
+        waiting = [r for name, r in self._waiting.items() for _ in self._members.get(name, (name,))]
+        return [*waiting, *unplaced]
 
     def _no_worker(self, name: str) -> bool:
         task = self._task(name)
         return task is None or task.state in {"no-worker", "queued", "waiting"}
+
+    def default_resources(self) -> dict[str, float]:
+        """What each of a gang holds that asked for nothing: a processor, where workers count these."""
+        workers = self._scheduler.workers.values()
+        return {"CPU": 1.0} if not workers or any("CPU" in state.resources for state in workers) else {}
 
     def _task(self, name: str) -> TaskState | None:
         return self._scheduler.tasks.get(self._futures[name].key) if name in self._futures else None
@@ -89,33 +131,46 @@ class Placement:
 
     def _fits(self, state: WorkerState, resources: dict[str, float]) -> bool:
         """Whether the worker has so much that neither a task holds nor a session was promised."""
+        return self._room(state, resources, 1) == 1
+
+    def _room(self, state: WorkerState, resources: dict[str, float], most: int) -> int:
+        """How many times, ``most`` at most, the worker could hold so much now."""
         promised = [
             held
             for name, (worker, held) in self._promised.items()
             if worker == state.address and self._on_its_way(name)
         ]
-        return all(
-            state.resources.get(name, 0)
+        left = {
+            name: state.resources.get(name, 0)
             - state.used_resources.get(name, 0)
             - sum(held.get(name, 0) for held in promised)
-            >= wanted
-            for name, wanted in resources.items()
-        )
+            for name in resources
+        }
+        return _times(left, resources, most)
 
-    def _choose(self, name: str, silent: set[str], since: float) -> str:
-        """The worker for the session whose turn it is; empty while there is none."""
-        resources = self._waiting[name]
+    def _size(self, name: str) -> int:
+        return len(self._members.get(name, (name,)))
+
+    def _choose(self, name: str, silent: set[str], since: float) -> list[str]:
+        """The workers for the session or gang whose turn it is; none while not all of it finds a place."""
+        resources, size = self._waiting[name], self._size(name)
         # One that no worker can hold at present, because a large one left, keeps nobody from their turn.
-        if name != next((each for each, r in self._waiting.items() if not self.impossible(r)), ""):
-            return ""
-        free = [
-            state
+        possible = (each for each, r in self._waiting.items() if not self.impossible(r, self._size(each)))
+        if name != next(possible, ""):
+            return []
+        room = {
+            state.address: self._room(state, resources, size)
             for state in self._scheduler.running
-            if self._fits(state, resources)
-            and (state.address not in silent or state.last_seen > since)  # it may be back meanwhile
-        ]
-        found = min(free, key=self._sessions, default=None)
-        return found.address if found is not None else ""
+            if state.address not in silent or state.last_seen > since  # it may be back meanwhile
+        }
+        busy = {state.address: self._sessions(state) for state in self._scheduler.running}
+        chosen: list[str] = []
+        for _ in range(size):
+            free = [worker for worker, times in room.items() if times > chosen.count(worker)]
+            if not free:
+                return []
+            chosen.append(min(free, key=lambda worker: (chosen.count(worker), busy[worker])))
+        return sorted(chosen)  # neighbours have ranks that follow each other
 
     def _sessions(self, state: WorkerState) -> int:
         """How many sessions are on the worker, or about to be."""
@@ -128,11 +183,14 @@ class Placement:
         resources = self._waiting[name]
         if not self._scheduler.workers:
             return "waiting for a worker to join the cluster"
-        wanted = ", ".join(_amount(*item) for item in resources.items())
+        wanted, size = _amounts(resources), self._size(name)
         if self.impossible(resources):
             return f"waiting for a worker that has {wanted}"
-        if any(self._fits(state, resources) for state in self._scheduler.running):
+        room = sum(self._room(state, resources, size) for state in self._scheduler.running)
+        if room >= size:
             return "waiting in the queue: another session asked first"
+        if size > 1:
+            return f"waiting in the queue: there is room for {room} of {size} workers with {wanted}"
         return f"waiting in the queue: {wanted} is taken on every worker"
 
     def _phase(self, name: str) -> str:
@@ -145,7 +203,13 @@ class Placement:
         return "starting a kernel"
 
     async def place(
-        self, name: str, resources: dict[str, float], memory: int | None, taken: list[str], silent: set[str]
+        self,
+        name: str,
+        resources: dict[str, float],
+        memory: int | None,
+        taken: list[str],
+        silent: set[str],
+        members: Sequence[str] = (),
     ) -> AsyncIterator[str]:
         """Start the session ``name`` somewhere; yields the phases of its start, for ever.
 
@@ -161,8 +225,12 @@ class Placement:
             taken.
         silent : set of str
             Workers that do not answer.
+        members : sequence of str
+            Of a gang: its sessions, which are placed all at once or not at all.
         """
         since = time.time()
+        if members:
+            self._members[name] = members
         self._waiting[name] = resources
         async with self._lock:
             if self._client is None:
@@ -173,24 +241,30 @@ class Placement:
                     set_as_default=False,
                     name="nbcloud-journal",
                 )
-        if not resources and self._waiting.pop(name, None) is not None:
+        if not resources and not members and self._waiting.pop(name, None) is not None:
             workers = [worker for worker in self._scheduler.workers if worker not in silent]
             self._submit(name, memory, None, [min(workers, key=taken.count)] if workers else [])
-        while name in self._waiting or name in self._futures:
+        first = (members or [name])[0]
+        while name in self._waiting or first in self._futures:
             # Dask would give the task to a worker at once, and leave it there in line although another
             # worker becomes free: so it gets the task when there is a worker that can run it.
-            if name in self._waiting and (worker := self._choose(name, silent, since)):
+            if name in self._waiting and (workers := self._choose(name, silent, since)):
                 del self._waiting[name]
-                self._promised[name] = worker, resources
-                self._submit(name, memory, resources, [worker])
+                for each, worker in zip(members or [name], workers, strict=True):
+                    self._promised[each] = worker, resources
+                    self._submit(each, memory, resources, [worker])
             if name in self._waiting:
                 yield self._queue(name)
             else:
-                future = self._futures[name]
-                if future.status == "error":
-                    raise RuntimeError(str(await future.exception()))
-                yield self._phase(name)
-                self._withdraw_from_lost(name)
+                for each in members or [name]:
+                    future = self._futures[each]
+                    if future.status == "error":
+                        raise RuntimeError(str(await future.exception()))
+                yield self._phase(first)
+                if members:
+                    self._check_workers(members)
+                else:
+                    self._withdraw_from_lost(name)
             await asyncio.sleep(_LOOK_AGAIN)
 
     def _submit(
@@ -202,6 +276,7 @@ class Placement:
             hold_session,
             name,
             memory,
+            int((resources or {}).get("GPU", 0)),
             key=f"{PREFIX}{name}-{self._attempts}",
             resources=resources,
             workers=workers or None,
@@ -219,6 +294,13 @@ class Placement:
             self.release(name)
             self._waiting = {name: resources, **self._waiting}
 
+    def _check_workers(self, members: Sequence[str]) -> None:
+        """A gang's workers stay until all of its kernels are there."""
+        promised = [self._promised[member] for member in members if member in self._promised]
+        gone = [worker for worker, _ in promised if worker not in self._scheduler.workers]
+        if gone:
+            raise RuntimeError(f"the worker {gone[0]} left meanwhile")
+
     def release(self, name: str) -> None:
         """The session is over: let its task and resources go, or its place in the queue."""
         self._waiting.pop(name, None)
@@ -226,6 +308,8 @@ class Placement:
         future = self._futures.pop(name, None)
         if future is not None:
             future.release()
+        for member in self._members.pop(name, ()):
+            self.release(member)
 
     async def close(self) -> None:
         """End with the scheduler."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nbcloud.sessions.journal.gang import Gangs, gang_members
 from nbcloud.sessions.journal.members import ConnectedClient, JournaledRun, LiveSession
 from nbcloud.sessions.journal.table import Table
 
@@ -17,12 +18,14 @@ class Requests:
     Parameters
     ----------
     table : Table
+    gangs : Gangs
     silent_workers : callable
         Workers that do not answer at this moment.
     """
 
-    def __init__(self, table: Table, silent_workers: Callable[[], set[str]]) -> None:
+    def __init__(self, table: Table, gangs: Gangs, silent_workers: Callable[[], set[str]]) -> None:
         self._table = table
+        self._gangs = gangs
         self._silent_workers = silent_workers
 
     def receive(self, client: ConnectedClient, message: dict[str, Any]) -> None:
@@ -56,8 +59,10 @@ class Requests:
         name = message["name"]
         session = next((session for session in self._table.sessions.values() if session.name == name), None)
         if session is None:
-            resources = message["resources"]
-            refusal = self._table.placement.impossible(resources)
+            resources, size = message["resources"], message["workers"]
+            if size and not resources:
+                resources = self._table.placement.default_resources()
+            refusal = self._table.placement.impossible(resources, max(1, size))
             if refusal:
                 raise ValueError(refusal)
             session = LiveSession(
@@ -69,6 +74,7 @@ class Requests:
                 ephemeral=message["ephemeral"],
                 lasting=message["lasting"],
             )
+            session.members = gang_members(session, size)
             self._table.start(session, message["memory"], self._silent_workers())
         session.clients.add(client.id)
         if session.state == "starting":
@@ -80,7 +86,7 @@ class Requests:
         self._answer(client, message, None)
 
     def _on_sessions(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        self._answer(client, message, [session.facts() for session in self._table.sessions.values()])
+        self._answer(client, message, [s.facts() for s in self._table.sessions.values() if not s.gang])
 
     def _on_runs(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         self._answer(client, message, [run.facts() for run in self._table.runs.values()])
@@ -95,6 +101,11 @@ class Requests:
         if run.log.closed:  # it came by the shortcut, and its end is what its client does not know yet
             return
         run.missing = b""
+        if session.members:
+            self._gangs.run(session, run, {**message, "client": client.id})
+            if not known:
+                self._table.read(client, run, 0)
+            return
         session.host.channel.post({**message, "op": "execute", "client": client.id})
         if not known:
             self._table.read(client, run, 0)
@@ -136,13 +147,17 @@ class Requests:
     def _to_host(self, run_id: str, message: dict[str, Any]) -> None:
         run = self._run(run_id)
         session = self._table.sessions.get(run.session)
-        if session is not None and session.host is not None:
+        if session is not None and session.members:
+            self._gangs.stop(session, run, message)
+        elif session is not None and session.host is not None:
             session.host.channel.post({**message, "session": session.id, "run": run.id})
 
     def _on_kill(self, client: ConnectedClient, message: dict[str, Any]) -> None:  # noqa: ARG002
         session = self._session(message["session"])
-        if session.host:
-            why = {"state": message["state"], "why": message["why"]}
+        why = {"state": message["state"], "why": message["why"]}
+        if session.members:
+            self._gangs.tell(session, {"op": "kill", **why})
+        elif session.host:
             session.host.channel.post({"op": "kill", "session": session.id, **why})
 
     def _on_close(self, client: ConnectedClient, message: dict[str, Any]) -> None:
@@ -160,6 +175,9 @@ class Requests:
         if session.host is None or session.state != "ready":
             raise LookupError(f"The session {session.name!r} is not ready: {session.why or session.state}.")
         self._table.asks[message["ask"]] = client, session.id
+        if session.members:
+            self._gangs.relay(session, {"op": operation, **message})
+            return
         session.host.channel.post({"op": operation, **message})
 
     def _on_call(self, client: ConnectedClient, message: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Table:
         self.last_active = time.time()
         self._directory = directory
         self._memory = memory
-        self._spawn = spawn
+        self.spawn = spawn
 
     @property
     def busy(self) -> bool:
@@ -61,15 +61,18 @@ class Table:
 
     def start(self, session: LiveSession, memory: int | None, silent: set[str]) -> None:
         """Let Dask find a place for a new session, not on workers that are silent."""
-        self.sessions[session.id] = session
+        self.sessions |= {each.id: each for each in (session, *session.members)}
         taken = [other.host.worker for other in self.sessions.values() if other.host]
-        self._spawn(self._place(session, memory, taken, silent))
+        self.spawn(self._place(session, memory, taken, silent))
 
     async def _place(
         self, session: LiveSession, memory: int | None, taken: list[str], silent: set[str]
     ) -> None:
+        members = [member.id for member in session.members]
         try:
-            async for phase in self.placement.place(session.id, session.resources, memory, taken, silent):
+            async for phase in self.placement.place(
+                session.id, session.resources, memory, taken, silent, members
+            ):
                 for client, ask in session.waiting:
                     client.channel.post({"op": "phase", "ask": ask, "text": phase})
                 if session.state != "starting":
@@ -79,8 +82,9 @@ class Table:
 
     def close_session(self, session: LiveSession, why: str) -> None:
         """End a session on purpose, and what it runs."""
-        if session.host:
-            session.host.channel.post({"op": "close", "session": session.id, "why": why})
+        for each in session.members or [session]:
+            if each.host:
+                each.host.channel.post({"op": "close", "session": each.id, "why": why})
         self.lose(session, why)
 
     def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
@@ -107,13 +111,15 @@ class Table:
         """A session is gone for whatever reason; its runs end, its name is free."""
         if self.sessions.pop(session.id, None) is None:
             return
+        for member in session.members:
+            self.sessions.pop(member.id, None)
         session.state, session.why = "lost", why
         self.lost[session.id] = why
         while len(self.lost) > _KEPT_RUNS:
             self.lost.popitem(last=False)
         for run in list(session.runs.values()):
             before = "" if run.state == "running" else "its session was lost before it began: "
-            self._end(session, run, {"state": "lost", "why": before + why, "exit_code": None})
+            self.end_run(session, run, {"state": "lost", "why": before + why, "exit_code": None})
             if run.client in self.clients and run.id not in self.clients[run.client].readers:
                 self.tell(run, {"op": "ended", "run": run.id})  # by the journal, which it does not read
         lost = {"op": "answer", "error": f"The session {session.name!r}: {why}."}
@@ -172,6 +178,12 @@ class Table:
         runs = [run for run in session.runs.values() if run.client == client]
         if session.host is None or not runs:
             return
+        if session.members:  # its runs were whole when they came
+            for member in session.members:
+                for run in runs:
+                    if run.missing and member.host is not None:
+                        member.host.channel.post({"op": "give_up", "session": member.id, "run": run.id})
+            return
         for run in runs:
             if run.missing:
                 session.host.channel.post({"op": "give_up", "session": session.id, "run": run.id})
@@ -182,7 +194,7 @@ class Table:
         """Runs that were announced, and never came to their session."""
         for run in [session.runs[run] for run in runs if run in session.runs]:
             why = "its notebook went away before it had sent it"
-            self._end(session, run, {"state": "lost", "why": why, "exit_code": None})
+            self.end_run(session, run, {"state": "lost", "why": why, "exit_code": None})
 
     def ended(self, session: LiveSession, message: dict[str, Any]) -> None:
         """A run is over."""
@@ -193,18 +205,23 @@ class Table:
             names = json.loads(message["content"]).get("names", {})
             session.names.difference_update(names.get("removed", ()))
             session.names.update(names.get("added", ()))
-        run.end = {"content": message["content"], "buffers": message["buffers"]}
-        self._close(session, run, message)
+        run.end = {
+            "content": message["content"],
+            "buffers": message["buffers"],
+            "usage": message.get("usage"),
+        }
+        self.close_run(session, run, message)
         if session.ephemeral and not session.runs and session.host:
             why = "it was for one cell"
             session.host.channel.post({"op": "close", "session": session.id, "why": why})
 
-    def _end(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+    def end_run(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
         """End a run of which its host can tell nothing more."""
         run.log.append(FINISHED, json.dumps(end).encode())
-        self._close(session, run, end)
+        self.close_run(session, run, end)
 
-    def _close(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+    def close_run(self, session: LiveSession, run: JournaledRun, end: dict[str, Any]) -> None:
+        """A run is over, and its log has all of it."""
         self.last_active = time.time()
         session.used = time.monotonic()
         run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
@@ -237,7 +254,7 @@ class Table:
         """Give a client the messages after a number, those to come, and the end."""
         if run.id in client.readers:
             client.readers[run.id].cancel()
-        client.readers[run.id] = self._spawn(self._follow(client, run, after))
+        client.readers[run.id] = self.spawn(self._follow(client, run, after))
 
     async def _follow(self, client: ConnectedClient, run: JournaledRun, after: int) -> None:
         """Give one client what it has not had yet, at its own pace."""

@@ -49,6 +49,8 @@ class RemoteNames:
         self._sources_sent: set[str] = set()
         self._bound_by: dict[str, str] = {}
         self._finished: dict[str, tuple[str, dict[str, str]]] = {}
+        self._rank = 0
+        self._own_spool = ""
 
     @property
     def _namespace(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class RemoteNames:
         list of str
             Hashes of values that the notebook believed to be here and are not.
         """
-        spool = Path(request["spool"])
+        spool = self._spool(request)
         for handle in request.get("released", ()):
             self._handles.pop(handle, None)
         self._enter(request)
@@ -95,8 +97,15 @@ class RemoteNames:
                 self._ledger.forget(named)
         return []
 
+    def _spool(self, request: dict[str, Any]) -> Path:
+        """Where large values are; each machine of a gang that has several has its own."""
+        return Path(request["spool"] or self._own_spool)
+
     def _is_here(self, entry: dict[str, Any]) -> bool:
         names = entry["names"]
+        if self._rank and (entry["kind"] == "handle" or entry.get("data") is None):
+            # What cells bound may differ from rank to rank, and the notebook knows that of the first only.
+            return all(name in self._namespace for name in names)
         if entry["kind"] == "value":
             return all(
                 self._ledger.agreed_hash(name) == entry["hash"] and name in self._namespace for name in names
@@ -116,9 +125,9 @@ class RemoteNames:
         try:
             return self._handles[handle]
         except KeyError:
+            why = "is held by rank 0 only" if self._rank else "is gone: its session ended"
             raise HandleLost(
-                f"{name} is a handle whose value is gone: its session ended.",
-                "Run the cell that made it again.",
+                f"{name} is a handle whose value {why}.", "Run the cell that made it again."
             ) from None
 
     def _enter(self, request: dict[str, Any]) -> None:
@@ -189,7 +198,9 @@ class RemoteNames:
         after = dict(self._visible())
         removed = sorted(self._before.keys() - after.keys())
         self._ledger.forget(removed)
-        home = _Homecoming(self, Path(request["spool"]))
+        if self._rank:  # the notebook takes the results of the first
+            request = {**request, "out": [], "auto": False}
+        home = _Homecoming(self, self._spool(request))
         heavy = [package.encode() for package in request.get("heavy", ())]
         asked = set(request.get("out", ()))
         home.bring(asked, after, limit=request["out_limit"], seconds=None)
@@ -254,7 +265,12 @@ class RemoteNames:
     # Between cells
 
     def call(self, method: str, arguments: dict[str, Any], buffers: Sequence[Any]) -> tuple[Any, list[Any]]:
-        """Answer a request that is not a cell: ``names``, ``pull``, ``push`` or ``release``."""
+        """Answer a request that is not a cell."""
+        if method == "settle":
+            self._rank = arguments.get("rank", 0)
+            self._own_spool = arguments.get("spool", "")
+            os.environ.update(arguments["environment"])
+            return None, []
         if method == "names":
             return [{"name": name, **describe(value)} for name, value in self._visible()], []
         if method == "release":
@@ -267,7 +283,7 @@ class RemoteNames:
         if method == "hold":
             return {"names": [arguments["name"]], **self.hold(self._namespace[arguments["name"]])}, []
         if method == "pull":
-            home = _Homecoming(self, Path(arguments["spool"]) if arguments.get("spool") else None)
+            home = _Homecoming(self, self._spool(arguments) if "spool" in arguments else None)
             if "handle" in arguments:
                 value = self._held(arguments["handle"], arguments["name"])
                 home.value([""], encode({"": value}, self._namespace))

@@ -14,7 +14,7 @@ held = {}
 released = {}
 
 
-def hold(session, memory):
+def hold(session, memory, gpus=0):
     """As a session's task: it holds its resources until the test lets it go."""
     secede()
     held[session] = get_worker().address
@@ -51,10 +51,10 @@ class Cluster:
         options = {"nthreads": 1, "resources": {"CPU": 1}, "dashboard_address": "127.0.0.1:0"}
         self.workers.append(await Worker(self.scheduler.address, host="127.0.0.1", **options))
 
-    def ask(self, name, cpus=1, silent=()):
+    def ask(self, name, cpus=1, silent=(), members=()):
         async def place():
             async with contextlib.aclosing(
-                self.placement.place(name, {"CPU": cpus}, None, [], set(silent))
+                self.placement.place(name, {"CPU": cpus}, None, [], set(silent), members)
             ) as phases:
                 async for phase in phases:
                     self.phases[name] = phase
@@ -188,5 +188,49 @@ def test_a_silent_worker_is_taken_when_it_is_heard_of_again(on_cluster):
         cluster.workers[1].periodic_callbacks["heartbeat"].start()
         await cluster.until(lambda: "a" in held)
         assert held["a"] == silent[1]
+
+    on_cluster(scenario)
+
+
+def test_a_gang_is_placed_as_a_whole_over_the_workers_and_others_wait_behind_it(on_cluster):
+    async def scenario(cluster):
+        await cluster.add_worker()
+        cluster.ask("first", members=("first-0", "first-1"))
+        cluster.ask("second", members=("second-0", "second-1"))
+        await cluster.until(lambda: held.keys() == {"first-0", "first-1"})
+        assert held["first-0"] != held["first-1"]
+        await cluster.waiting("second", "there is room for 1 of 2 workers with CPU 1")
+        cluster.ask("small")  # would fit, and would have the gang starve if it were let by
+        await cluster.waiting("small", "another session asked first")
+        for member in ("first-0", "first-1"):
+            released.setdefault(member, threading.Event()).set()
+        cluster.end("first")
+        await cluster.until(lambda: {"second-0", "second-1", "small"} <= held.keys())
+
+    on_cluster(scenario)
+
+
+def test_a_gang_that_can_never_fit_is_refused_with_numbers(on_cluster):
+    async def scenario(cluster):
+        assert cluster.placement.impossible({"CPU": 1}, 2) == ""
+        assert cluster.placement.impossible({}, 5) == ""
+        refusal = cluster.placement.impossible({"CPU": 1}, 3)
+        assert refusal.startswith("This cluster has room for 2 of 3 workers with CPU 1.")
+        assert cluster.placement.impossible({"GPU": 1}).startswith("No worker of this cluster has a GPU.")
+        assert cluster.placement.default_resources() == {"CPU": 1}
+
+    on_cluster(scenario)
+
+
+def test_a_gang_whose_worker_leaves_before_its_kernels_are_there_is_given_up(on_cluster):
+    async def scenario(cluster):
+        for worker in cluster.workers:
+            worker.state.available_resources["CPU"] = 0  # the tasks stay in the workers' lines
+        cluster.ask("gang", members=("gang-0", "gang-1"))
+        await cluster.until(lambda: cluster.phases.get("gang") == "starting a kernel")
+        await cluster.workers.pop().close()
+        with pytest.raises(RuntimeError, match="left meanwhile"):
+            await asyncio.wait_for(cluster.asked.pop("gang"), 10)
+        cluster.placement.release("gang")
 
     on_cluster(scenario)
