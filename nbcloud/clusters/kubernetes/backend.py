@@ -281,8 +281,7 @@ async def _create(
         }
         owned = {"metadata": {"ownerReferences": [owner]}}
         await asyncio.gather(
-            *(place.patch(made["kind"], made["metadata"]["name"], owned) for made in plan.before),
-            *(place.make(group) for group in plan.groups),
+            *(place.patch(made["kind"], made["metadata"]["name"], owned) for made in plan.before)
         )
     except BaseException:
         await asyncio.shield(place.delete("DaskCluster", plan.name))
@@ -325,16 +324,18 @@ def _when_ready(
     deadline = time.monotonic() + settings.start_timeout
     since: dict[tuple[str, str], float] = {}
     place = thread.run(connect(Where.of(info.options)))
+    complete = False
     while True:
         seen = thread.run(phases.look(place, info.options["object"]))
         if seen.phase == "gone":
             raise ClusterStartError(f"The cluster {info.name!r} was deleted while it started.")
         _give_up(place, info, seen, since)
+        complete = complete or thread.run(_complete(place, info, settings))
         phase = "; ".join([seen.phase, *dict.fromkeys(trouble.text for trouble in seen.troubles)])
         if seen.running.get("scheduler"):
             joined = _joined(info)
             wanted = max(expected, sum(n for about, n in seen.wanted.items() if about != "scheduler"))
-            if joined is not None and _is_enough(joined, wanted, seen):
+            if joined is not None and complete and _is_enough(joined, wanted, seen):
                 return info
             if joined is not None and not seen.troubles:
                 phase = f"{joined} of {wanted} workers have joined"
@@ -347,8 +348,26 @@ def _when_ready(
         time.sleep(_POLL)
 
 
+async def _complete(place: Api, info: ClusterInfo, settings: KubernetesProfile) -> bool:
+    """Make the groups of workers that are lacking; returns whether none is.
+
+    Not before the scheduler's service is there: a worker that can't find its address ends, and Kubernetes takes
+    its time to start it again.
+    """
+    if not settings.groups:
+        return True
+    name = info.options["object"]
+    if await place.get("Service", f"{name}-scheduler") is None:
+        return False
+    there = {each["metadata"]["name"] for each in await place.find("DaskWorkerGroup", {naming.CLUSTER: name})}
+    wanted = manifests.plan(info.name, settings, place.namespace, ("", "", "")).groups
+    lacking = [group for group in wanted if group["metadata"]["name"] not in there]
+    await asyncio.gather(*(place.make(group) for group in lacking))
+    return True
+
+
 def _is_enough(joined: int, wanted: int, seen: phases.Look) -> bool:
-    kept = sum(trouble.about != "scheduler" for trouble in seen.troubles)
+    kept = sum(trouble.kind == "node" and trouble.about != "scheduler" for trouble in seen.troubles)
     return joined >= wanted - kept and (joined > 0 or wanted == 0)
 
 
