@@ -117,6 +117,44 @@ def there(
     return {**found, **{address: _facts(each) for address, each in workers.items() if isinstance(each, dict)}}
 
 
+INSTALL = '''
+async def install(packages):
+    """Have pip install packages for the Python of this process; returns what it said when it failed."""
+    import asyncio, importlib, sys
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *packages]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    said, _ = await process.communicate()
+    importlib.invalidate_caches()
+    return said.decode(errors="replace")[-2000:] if process.returncode else ""
+'''
+
+
+def install(info: ClusterInfo, packages: list[str], *, timeout: float = 900.0) -> dict[str, str]:
+    """Have pip install packages on each worker that there is; what runs there goes on.
+
+    Returns
+    -------
+    dict
+        What pip said where it failed, by the worker's address.
+    """
+    import pickle
+
+    import cloudpickle
+
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(INSTALL, namespace)  # noqa: S102 - a text of this module
+    function = cloudpickle.dumps(namespace["install"])
+    message = {"op": "run", "function": function, "args": pickle.dumps((packages,))}
+    answers = wire.ask(info, "broadcast", timeout=timeout, msg=message, on_error="return")
+    said = {
+        address: answer["result"] if answer.get("status") == "OK" else str(answer.get("text", answer))
+        for address, answer in answers.items()
+        if isinstance(answer, dict)
+    }
+    return {address: text for address, text in said.items() if text}
+
+
 def _facts(answer: dict[str, Any]) -> Facts:
     if answer.get("status") != "OK":
         raise ClusterError(f"The cluster could not be asked for its versions: {answer.get('text', answer)}.")

@@ -87,7 +87,7 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--name", help="a name for a scheduler given by address")
     for part in ("ca", "cert", "key"):
         parser.add_argument(f"--tls-{part}", metavar="FILE", help=f"PEM file for tls:// addresses: {part}")
-    parser = add_verb(verbs, "down", down, "stop a local cluster, or forget a registered scheduler")
+    parser = add_verb(verbs, "down", down, "stop a cluster, or forget a registered scheduler")
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="every cluster of this user")
     add_verb(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
@@ -102,6 +102,18 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("profile", nargs="?", help="a profile, or a cluster that is up")
     parser.add_argument("--no-pod", action="store_true", help="don't run a pod to look into the image")
+    parser = add_verb(
+        verbs,
+        "sync",
+        _sync,
+        "compare packages with a cluster's workers, install what is missing",
+        listing=True,
+    )
+    parser.add_argument("cluster", nargs="?", help="its name")
+    parser.add_argument("--all", action="store_true", help="all packages, not only those imported here")
+    parser.add_argument("--install", action="store_true", help="install what is missing there")
+    parser = add_verb(verbs, "cost", _cost, "tell what a cluster's workers have cost so far", listing=True)
+    parser.add_argument("cluster", nargs="?", help="its name")
     add_verb(verbs, "profiles", list_profiles, "list the profiles of nbcloud.toml", listing=True)
 
 
@@ -109,6 +121,18 @@ def _doctor(arguments: argparse.Namespace, progress: Progress) -> Answer:
     from nbcloud.commands.kubernetes import doctor
 
     return doctor(arguments, progress)
+
+
+def _sync(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.sync import sync
+
+    return sync(arguments, progress)
+
+
+def _cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.cost import cost
+
+    return cost(arguments, progress)
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:

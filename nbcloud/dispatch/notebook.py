@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbcloud import secret_values
 from nbcloud.cells.analysis import CellNames, analyze
 from nbcloud.clusters.base import Progress, silent
+from nbcloud.clusters.prices import hourly
 from nbcloud.config import settings
 from nbcloud.dispatch.gang import check_workers, gang_name, session_name
 from nbcloud.dispatch.identity import identify, process_mark
@@ -335,7 +336,7 @@ class Notebook:
                 "timeout": options.timeout,
             },
             tags=options.tags,
-            extra={"client": process_mark()},
+            extra={"client": process_mark(), "price": hourly(info, session.worker_names)},
         )
 
     def send(

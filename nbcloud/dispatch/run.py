@@ -67,6 +67,7 @@ class CloudRun:
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._started = 0.0
         self._given = 0
         self._taken = 0
         self._ended = threading.Event()
@@ -159,6 +160,7 @@ class CloudRun:
         kind, content = message["msg_type"], message["content"]
         if kind == STARTED:
             self.state = RunState.RUNNING
+            self._started = message["time"]
             where = {"worker": content["worker"], "host": content["host"], "session": self.record.session}
             resources = {**self.record.resources, **content.get("resources", {})}
             self._recorder.change(
@@ -187,6 +189,8 @@ class CloudRun:
             self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
         usage = content.get("usage", {}) | ({"usage": message["usage"]} if message.get("usage") else {})
+        if price := self.record.extra.get("price"):
+            usage["cost"] = price * max(0.0, time.time() - (self._started or time.time())) / 3600
         if content.get("status") == "ok":
             self.error = None  # the cell showed it, and went on
         elif self.error is None and content.get("status") in {"error", "refused"}:

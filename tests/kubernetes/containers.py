@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from tests.kubernetes import environment, images, probes, processes
+from tests.kubernetes.admission import ACCOUNT_FILES
 from tests.kubernetes.store import Object, Store, now
 
 LONGEST_BACKOFF = 16.0
@@ -133,12 +136,31 @@ class Container:
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
         }
+        if ACCOUNT_FILES in self.paths:
+            variables["KUBECONFIG"] = str(self._account(self.paths[ACCOUNT_FILES]))
         paths = [str(self.directory.parent / "site"), *filter(None, [variables.get("PYTHONPATH")])]
         variables["PYTHONPATH"] = ":".join(paths)
         words = [*(self.spec.get("command") or ()), *(self.spec.get("args") or ())]
         command = images.resolve(prefix, [fix(environment.expand(str(each), declared)) for each in words])
         cwd = Path(fix(self.spec.get("workingDir") or ""))
         return command, variables, cwd if str(cwd) != "." and cwd.is_dir() else self.directory / "home"
+
+    def _account(self, files: Path) -> Path:
+        """A kubeconfig of the pod's account: clients would look for its files where no pod of ours can have them."""
+        address = "{KUBERNETES_SERVICE_HOST}:{KUBERNETES_SERVICE_PORT}".format(**self._node.variables)
+        cluster = {"server": f"https://{address}", "certificate-authority": str(files / "ca.crt")}
+        context = {"cluster": "own", "user": "own", "namespace": self._pod["metadata"]["namespace"]}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "own", "cluster": cluster}],
+            "users": [{"name": "own", "user": {"token": (files / "token").read_text()}}],
+            "contexts": [{"name": "own", "context": context}],
+            "current-context": "own",
+        }
+        path = self.directory / "kubeconfig"
+        path.write_text(yaml.safe_dump(content))
+        return path
 
     # Probes
 

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from nbcloud.clusters.kubernetes.naming import Where
@@ -257,6 +258,17 @@ async def connect(where: Where) -> Api:
     ClusterError
         When it does not accept us.
     """
+    key = (_kubeconfig(where), _changed(_kubeconfig(where)), where, id(asyncio.get_running_loop()))
+    if key not in _apis:
+        _apis[key] = await _connect(where)
+    return _apis[key]
+
+
+_apis: dict[tuple[Any, ...], Api] = {}
+"""Those that were made: each holds connections, and had to log in."""
+
+
+async def _connect(where: Where) -> Api:
     check("dask_kubernetes", "for clusters on Kubernetes")
     import kr8s
 
@@ -269,7 +281,9 @@ async def connect(where: Where) -> Api:
 
 
 async def _authenticated(kr8s: Any, where: Where) -> Any:
-    options = {name: value or None for name, value in vars(where).items()}
+    # Named, because kr8s does not notice when KUBECONFIG changes.
+    options = {"kubeconfig": str(Path(_kubeconfig(where)).expanduser())}
+    options |= {name: value for name, value in vars(where).items() if value and name != "kubeconfig"}
     try:
         async with asyncio.timeout(2 * TIMEOUT):
             return await kr8s.asyncio.api(**options)
@@ -283,6 +297,14 @@ async def _authenticated(kr8s: Any, where: Where) -> Any:
 
 def _kubeconfig(where: Where) -> str:
     return where.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _changed(kubeconfig: str) -> int:
+    """When the file was last changed, as far as it is one."""
+    try:
+        return Path(kubeconfig).expanduser().stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _no_access(where: Where, error: Exception) -> str:
@@ -340,7 +362,7 @@ def _refused(response: Any, namespace: str, url: str) -> ClusterError:
         )
     if code == 403 and "exceeded quota" not in message:
         return Refused(f"Kubernetes refuses: {message}.", "Ask for that permission.", **facts)
-    if code == 404 and f'namespaces "{namespace}" not found' in message:
+    if code == 404 and f'namespaces "{namespace}" not found' in message and not url.startswith("namespaces"):
         return ClusterNotFound(
             f"Kubernetes has no namespace {namespace!r}.", f"Type: kubectl create namespace {namespace}"
         )

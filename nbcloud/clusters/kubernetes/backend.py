@@ -27,7 +27,7 @@ from nbcloud.errors import (
 
 _POLL = 0.25
 _ANSWER = 3.0
-_GONE = 30.0
+_GONE = 20.0
 _LOG_LINES = 15
 
 
@@ -60,7 +60,7 @@ def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -
         except BaseException:
             if started:
                 progress("removing what was made of it")
-                down(found)
+                _end(found)
             raise
     if started and settings.shutdown_on_close:
         atexit.register(_end, joined)
@@ -200,7 +200,7 @@ def _info(name: str, settings: KubernetesProfile, place: Api, cluster: Manifest)
 
     return ClusterInfo(
         name=name,
-        id=metadata["uid"].replace("-", "")[:8],
+        id=_id(cluster),
         kind="kubernetes",
         address=f"tls://{naming.scheduler_host(metadata['name'], place.namespace)}:{naming.PORT}",
         created=float(calendar.timegm(created)),
@@ -212,13 +212,17 @@ def _info(name: str, settings: KubernetesProfile, place: Api, cluster: Manifest)
         version=facts.get("version", ""),
         options={
             "object": metadata["name"],
-            "uid": metadata["uid"],
             "kubeconfig": settings.kubeconfig,
             "context": place.context,
             "namespace": place.namespace,
             "groups": groups,
         },
     )
+
+
+def _id(cluster: Manifest) -> str:
+    """What tells a cluster from one of the same name before or after it."""
+    return str(cluster["metadata"]["uid"]).replace("-", "")[:8]
 
 
 def _register(info: ClusterInfo, texts: certificates.Texts) -> ClusterInfo:
@@ -234,9 +238,7 @@ async def _is_there(info: ClusterInfo) -> bool:
     place = await connect(Where.of(info.options))
     cluster = await place.get("DaskCluster", info.options["object"])
     return (
-        cluster is not None
-        and cluster["metadata"]["uid"] == info.options["uid"]
-        and not cluster["metadata"].get("deletionTimestamp")
+        cluster is not None and _id(cluster) == info.id and not cluster["metadata"].get("deletionTimestamp")
     )
 
 
@@ -351,8 +353,8 @@ def _when_ready(
 async def _complete(place: Api, info: ClusterInfo, settings: KubernetesProfile) -> bool:
     """Make the groups of workers that are lacking; returns whether none is.
 
-    Not before the scheduler's service is there: a worker that can't find its address ends, and Kubernetes takes
-    its time to start it again.
+    Not before the scheduler's service is there: a worker that can't find its address ends, and is not started
+    again at once.
     """
     if not settings.groups:
         return True
@@ -376,6 +378,11 @@ def _joined(info: ClusterInfo) -> int | None:
     try:
         return len(wire.ask(info, "identity", timeout=_ANSWER)["workers"])
     except ClusterLost:
+        refusal = thread.latest_error()
+        if "forbidden" in refusal:
+            raise ClusterError(
+                f"Kubernetes lets nobody through to the scheduler: {refusal}.", "See: nbcloud kubernetes rbac"
+            ) from None
         return None
 
 
@@ -408,9 +415,15 @@ async def _delete(info: ClusterInfo) -> None:
     name = info.options["object"]
     if await _is_there(info):
         await place.delete("DaskCluster", name)
-    async with asyncio.timeout(_GONE):
-        while await _is_there(info):
-            await asyncio.sleep(_POLL)
+    deadline = time.monotonic() + _GONE
+    while (left := await place.get("DaskCluster", name)) is not None and _id(left) == info.id:
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"The cluster {info.name!r} is to be deleted, but after {_GONE:g} s it is not: "
+                "the operator of dask-kubernetes seems not to run.",
+                "See: nbcloud doctor",
+            )
+        await asyncio.sleep(_POLL)
 
 
 async def _scale(info: ClusterInfo, n: int, group: str) -> None:

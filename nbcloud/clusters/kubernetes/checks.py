@@ -23,11 +23,12 @@ NEEDED = [
     *((verb, "DaskWorkerGroup", "") for verb in ("create", "patch")),
     *((verb, "Secret", "") for verb in ("get", "create", "patch", "delete")),
     *((verb, "ConfigMap", "") for verb in ("get", "create", "patch", "delete")),
-    *((verb, "Pod", "") for verb in ("list",)),
+    *((verb, "Pod", "") for verb in ("get", "list")),
     ("get", "Pod", "log"),
-    ("create", "Pod", "portforward"),
+    # By WebSocket, which Kubernetes takes for "get"; its newer releases ask for "create" as well.
+    *((verb, "Pod", "portforward") for verb in ("get", "create")),
     *((verb, "Deployment", "") for verb in ("list", "delete")),
-    ("get", "Service", ""),
+    *((verb, "Service", "") for verb in ("get", "list")),
 ]
 """Verb, kind and subresource that `up`, `scale` and `down` need."""
 WANTED = [

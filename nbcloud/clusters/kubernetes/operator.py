@@ -10,7 +10,9 @@ composed here, because a chart's templates need Helm, with what its releases nee
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _IMAGE = "ghcr.io/dask/dask-kubernetes-operator"
 _LABELS = {**MANAGED_BY, "app.kubernetes.io/name": NAME}
 _PATIENCE = 180.0
 _POLL = 0.5
+_WELL = 4.0
 
 
 def version() -> str:
@@ -159,22 +162,22 @@ def install(where: Where, image: str = "", *, progress: Progress = silent) -> st
 
 
 async def _install(where: Where, image: str, progress: Progress) -> None:
-    import asyncio
-
     place = _within(await connect(where), NAMESPACE)
     for manifest in manifests(image):
         progress(f"{manifest['kind']} {manifest['metadata']['name']}")
         await place.apply(manifest)
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            while trouble := await _trouble(place):
-                progress(trouble)
-                await asyncio.sleep(_POLL)
-    except TimeoutError:
-        raise ClusterStartError(
-            f"The operator does not come up: {trouble}.",
-            f"See: kubectl describe pods -n {NAMESPACE}",
-        ) from None
+    trouble, well_since = "", 0.0
+    deadline = time.monotonic() + _PATIENCE
+    # One that ends as soon as it starts looks well for a moment.
+    while not well_since or time.monotonic() - well_since < _WELL:
+        trouble = await _trouble(place)
+        well_since = (well_since or time.monotonic()) if not trouble else 0.0
+        progress(trouble or "looking whether the operator stays up")
+        if time.monotonic() > deadline:
+            raise ClusterStartError(
+                f"The operator does not come up: {trouble}.", f"See: kubectl describe pods -n {NAMESPACE}"
+            )
+        await asyncio.sleep(_POLL)
 
 
 async def _trouble(place: Api) -> str:
@@ -183,12 +186,12 @@ async def _trouble(place: Api) -> str:
 
     pods = await place.find("Pod", {"app.kubernetes.io/name": NAME})
     for pod in pods:
-        status = pod.get("status", {})
-        if any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])):
-            return ""
         found = of_pod(pod, {})
         if found is not None:
             return found.text.replace("a worker of the group ''", "the operator")
+        conditions = pod.get("status", {}).get("conditions", [])
+        if any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
+            return ""
     return "waiting for the operator's pod"
 
 

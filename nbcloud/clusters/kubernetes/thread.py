@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -32,9 +33,23 @@ def loop() -> asyncio.AbstractEventLoop:
 
 def _run(found: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(found)
-    # A forwarded connection that breaks is no news here: its user notices, and connects again.
-    found.set_exception_handler(lambda _loop, context: logger.debug("%s", context))
+    found.set_exception_handler(_note)
     found.run_forever()
+
+
+_errors: deque[str] = deque(maxlen=1)
+
+
+def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Keep what went wrong with a forwarded connection: whoever used it only sees that it is closed."""
+    logger.debug("%s", context)
+    if context.get("exception") is not None:
+        _errors.append(str(context["exception"]))
+
+
+def latest_error() -> str:
+    """What last went wrong behind everybody's back since this was last asked; empty when nothing did."""
+    return _errors.pop() if _errors else ""
 
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:

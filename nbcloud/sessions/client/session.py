@@ -96,6 +96,7 @@ class Session:
         self.resumed = bool(facts["names"])
         self.lost = ""
         self.resources: dict[str, float] = facts["resources"]
+        self.worker_names: list[str] = facts["worker_names"]
         self.released: deque[str] = deque()
         # What is behind a forward is another machine's, whatever its folders are called.
         self.shared = link.info.kind != "kubernetes" and all(is_shared(*spool) for spool in facts["spools"])

@@ -143,6 +143,7 @@ class Host(WorkerPlugin):
                             "protocol": PROTOCOL,
                             "received": self._journal.received,
                             "worker": self.worker.address,
+                            "name": str(self.worker.name),
                             "host": socket.gethostname(),
                             "pid": os.getpid(),
                             "spool": str(self._spool.directory),

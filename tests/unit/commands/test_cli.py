@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,8 +91,8 @@ def test_commands_are_named_as_a_shell_has_them(capsys, monkeypatch):
 def test_options_that_a_cluster_which_is_up_does_not_follow_are_told(monkeypatch, capsys):
     info = ClusterInfo("local", "1" * 8, "local", "tls://h:1", workers=2, threads=1, memory=2**30)
     registry.put(info)
-    monkeypatch.setattr(verbs.local, "up", lambda name, **options: info)
-    monkeypatch.setattr(verbs, "link_to", lambda info: None)
+    monkeypatch.setattr(verbs.clusters, "up", lambda name, **options: info)
+    monkeypatch.setattr(verbs, "link_to", lambda info: SimpleNamespace(skew=[]))
     monkeypatch.setattr(registry, "entries", lambda: [info])
     for words, said in (
         ([], ""),
