@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, MutableMapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ from nbcloud.wording import counted, size_text
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
     from nbcloud.sessions.client.session import Limits, Parcel, Session
+
+_SETTLE_SECONDS = 5.0
 
 
 class Undefined(UsageError, NameError):
@@ -55,6 +59,8 @@ class Notebook:
         self.on_outside: Callable[[Session, list[dict[str, Any]]], None] | None = None
         self._sessions: dict[tuple[str, str], Session] = {}
         self._used: dict[tuple[str, str], Session] = {}
+        self._doubted: dict[str, Future[Any]] = {}
+        """Sessions that may be gone, and the question which there are."""
         self._told: list[str] = []
         self._in_background: list[CloudRun] = []
 
@@ -71,6 +77,7 @@ class Notebook:
         name = session_name(self.identity.session, options)
         if options.fresh:
             name = f"{name}-fresh-{secrets.token_hex(3)}"
+        self._settle_doubts()
         used = self._used.get((options.cluster or settings().cluster, name))
         if used is not None and not used.lost and not used.link.lost:
             self._check_resources(used, options)
@@ -149,11 +156,23 @@ class Notebook:
             case "session_lost" | "cluster_lost":
                 session.lost = message["why"]
                 session.link.forget(session.id)
+            case "reconnected":  # to a journal that knew nothing of us: it may know nothing of the session
+                self._doubted[session.id] = session.link.ask_soon("sessions")
             case "outside":
                 if self.on_outside is not None:
                     import json
 
                     self.on_outside(session, [json.loads(line) for line in message["lines"].splitlines()])
+
+    def _settle_doubts(self) -> None:
+        """Find out which sessions outlived a scheduler that was started anew."""
+        for identity, asked in [*self._doubted.items()]:
+            with contextlib.suppress(NbcloudError, TimeoutError):
+                alive = {facts["id"] for facts in asked.result(_SETTLE_SECONDS)}
+                for session in self._sessions.values():
+                    if session.id == identity and identity not in alive:
+                        session.lost = session.lost or "its scheduler was started anew"
+            del self._doubted[identity]
 
     def told(self) -> list[str]:
         """Sentences that the user must read with the next cell."""

@@ -25,7 +25,7 @@ from nbcloud.errors import (
     UsageError,
 )
 
-_POLL = 0.25
+_POLL = 0.1
 _ANSWER = 3.0
 _GONE = 20.0
 _LOG_LINES = 15
@@ -333,7 +333,9 @@ def _when_ready(
             raise ClusterStartError(f"The cluster {info.name!r} was deleted while it started.")
         _give_up(place, info, seen, since)
         complete = complete or thread.run(_complete(place, info, settings))
-        phase = "; ".join([seen.phase, *dict.fromkeys(trouble.text for trouble in seen.troubles)])
+        # Whether an operator acts shows only after a while.
+        told = [trouble.text for trouble in seen.troubles if trouble.kind != "operator"]
+        phase = "; ".join([seen.phase, *dict.fromkeys(told)])
         if seen.running.get("scheduler"):
             joined = _joined(info)
             wanted = max(expected, sum(n for about, n in seen.wanted.items() if about != "scheduler"))

@@ -215,6 +215,7 @@ class _Manifests:
             "args": [
                 *("dask", "scheduler", "--host", _ANY, "--port", str(naming.PORT), "--protocol", "tls"),
                 *("--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
+                *("--preload", "nbcloud.sessions.journal.preload"),
                 *("--preload", "nbcloud.clusters.kubernetes.steward"),
             ],
             "ports": ports,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from dataclasses import dataclass
@@ -50,9 +51,9 @@ async def look(place: Api, name: str) -> Look:
     cluster = await place.get("DaskCluster", name)
     if cluster is None:
         return Look("gone", [], {}, {})
-    pods = await place.find("Pod", labels)
-    deployments = await place.find("Deployment", labels)
-    events = await _events(place)
+    pods, deployments, events = await asyncio.gather(
+        place.find("Pod", labels), place.find("Deployment", labels), _events(place)
+    )
     troubles = [found for pod in pods if (found := of_pod(pod, events)) is not None]
     troubles += [found for each in deployments if (found := of_deployment(each)) is not None]
     if not deployments and not (cluster.get("status") or {}).get("phase"):

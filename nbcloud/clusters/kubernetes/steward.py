@@ -99,7 +99,7 @@ class Steward:
         if not self._idle_timeout:
             return False
         # Time counts from the first client on: the pods of a large cluster may take longer than the timeout.
-        came = "nbcloud" in self._scheduler.extensions
+        came = getattr(self._scheduler.extensions.get("nbcloud"), "visited", False)
         if not came and time.monotonic() - self._began < max(_GRACE, self._idle_timeout):
             return False
         return bool(seconds > self._idle_timeout)

@@ -48,6 +48,9 @@ class Journal(SchedulerPlugin):
 
     name = PLUGIN
 
+    visited = False
+    """Whether a client ever came."""
+
     def __init__(self, directory: str | None, memory: int) -> None:
         self._directory = directory
         self._memory = memory
@@ -163,6 +166,7 @@ class Journal(SchedulerPlugin):
 
     async def serve_client(self, comm: Comm, hello: dict[str, Any]) -> None:
         """A client connects, or connects again."""
+        self.visited = True
         client = self.table.clients.get(hello["id"])
         forgotten = client is None and hello["received"] > 0
         facts = {"protocol": PROTOCOL, "version": nbcloud.__version__, "forgotten": forgotten}
