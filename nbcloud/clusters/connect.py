@@ -132,12 +132,12 @@ def down(info: ClusterInfo) -> None:
     _BACKENDS[info.kind].down(info)
 
 
-def scale(info: ClusterInfo, n: int, group: str = "") -> ClusterInfo:
+def scale(info: ClusterInfo, n: int, group: str = "", *, progress: Progress = silent) -> ClusterInfo:
     """Give the cluster, or one group of its workers, ``n`` workers, where its size is ours to choose."""
     if group and info.kind != "kubernetes":
         raise UsageError(f"The cluster {info.name!r} has no groups of workers.", "Leave out -g.")
     if info.kind == "kubernetes":
-        return kubernetes.scale(info, n, group or "default")
+        return kubernetes.scale(info, n, group or "default", progress=progress)
     return _BACKENDS[info.kind].scale(info, n)
 
 

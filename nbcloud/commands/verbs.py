@@ -378,10 +378,11 @@ def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     info = _one(arguments.cluster)
     workers = counted(arguments.workers, "worker")
     progress(f"scaling {info.name!r} to {workers}")
-    info = clusters.scale(info, arguments.workers, arguments.group)
+    busy: list[str] = []
+    info = clusters.scale(info, arguments.workers, arguments.group, progress=busy.append)
     if info.kind == "kubernetes":
         group = arguments.group or "default"
-        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status."
+        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[0]}".strip()
         return Answer(text, data=_facts(info))
     return Answer(f"The cluster {info.name!r} has {counted(info.workers, 'worker')}.", data=_facts(info))
 

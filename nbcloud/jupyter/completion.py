@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from nbcloud.commands.cell import cell_parser
+from nbcloud.errors import ConfigError
 
 if TYPE_CHECKING:
     from nbcloud.jupyter.cell import CellRunner
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LINE = re.compile(r"\s*%%?cloud\s")
 _RUN_VERBS = {"logs", "attach", "cancel"}
+_GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
@@ -91,7 +93,9 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
         return [*verbs, "--help"]
     if begun.startswith("-"):
         return verbs[words[0]].flags() if words[0] in verbs else []
-    if words[-1] in _CLUSTER_FLAGS or words[0] in {"up", "down", "status"}:
+    if words[-1] in _GROUP_FLAGS:
+        return _groups()
+    if words[-1] in _CLUSTER_FLAGS or words[0] in {"up", "down", "status", "doctor", "sync", "cost"}:
         return _clusters()
     if words[-1] in _SESSION_FLAGS:
         return _sessions(magics)
@@ -104,8 +108,18 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
 
 def _clusters() -> list[str]:
     from nbcloud.clusters import registry
+    from nbcloud.config.profiles import profiles
 
-    return [info.name for info in registry.entries()]
+    found = [info.name for info in registry.entries()]
+    with contextlib.suppress(ConfigError):
+        found += [name for name in profiles() if name not in found]
+    return found
+
+
+def _groups() -> list[str]:
+    from nbcloud.clusters import registry
+
+    return sorted({group for info in registry.entries() for group in info.options.get("groups", {})})
 
 
 def _sessions(magics: Magics) -> list[str]:

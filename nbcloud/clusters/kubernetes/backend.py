@@ -24,6 +24,7 @@ from nbcloud.errors import (
     NbcloudError,
     UsageError,
 )
+from nbcloud.wording import counted
 
 _POLL = 0.1
 _ANSWER = 3.0
@@ -114,8 +115,10 @@ def down(info: ClusterInfo) -> None:
     registry.discard(info)
 
 
-def scale(info: ClusterInfo, n: int, group: str = "default") -> ClusterInfo:
+def scale(info: ClusterInfo, n: int, group: str = "default", *, progress: Progress = silent) -> ClusterInfo:
     """Have ``n`` workers in a group; idle ones go before one with a session, pending ones before all.
+
+    One on which something runs goes when that has ended; ``progress`` is told how many stay for that.
 
     Raises
     ------
@@ -129,7 +132,8 @@ def scale(info: ClusterInfo, n: int, group: str = "default") -> ClusterInfo:
         raise UsageError(
             f"The cluster {info.name!r} has no group {group!r}.", f"There are: {', '.join(sorted(groups))}."
         )
-    thread.run(_scale(info, n, group))
+    busy = thread.run(_scale(info, n, group))
+    progress(f"{counted(busy, 'worker')} stay until what runs there has ended" if busy else "")
     return info
 
 
@@ -380,10 +384,10 @@ def _joined(info: ClusterInfo) -> int | None:
     try:
         return len(wire.ask(info, "identity", timeout=_ANSWER)["workers"])
     except ClusterLost:
-        refusal = thread.latest_error()
-        if "forbidden" in refusal:
+        if "403" in (refusal := forward.trouble(info)):
             raise ClusterError(
-                f"Kubernetes lets nobody through to the scheduler: {refusal}.", "See: nbcloud kubernetes rbac"
+                f"Kubernetes lets you not through to the scheduler: {refusal}.",
+                "See: nbcloud kubernetes rbac",
             ) from None
         return None
 
@@ -428,7 +432,7 @@ async def _delete(info: ClusterInfo) -> None:
         await asyncio.sleep(_POLL)
 
 
-async def _scale(info: ClusterInfo, n: int, group: str) -> None:
+async def _scale(info: ClusterInfo, n: int, group: str) -> int:
     """Have the operator add workers; take away ourselves, because it would choose among all groups."""
     place = await connect(Where.of(info.options))
     group_object = f"{info.options['object']}-{group}"
@@ -437,4 +441,6 @@ async def _scale(info: ClusterInfo, n: int, group: str) -> None:
     asked = {"group": group, "n": n, "candidates": there}
     answer = await asyncio.to_thread(lambda: wire.ask(info, "nbcloud_scale", timeout=60.0, **asked))
     await asyncio.gather(*(place.delete("Deployment", name) for name in answer["going"]))
-    await place.patch("DaskWorkerGroup", group_object, {"spec": {"worker": {"replicas": n}}})
+    replicas = {"spec": {"worker": {"replicas": answer["replicas"]}}}
+    await place.patch("DaskWorkerGroup", group_object, replicas)
+    return int(answer["busy"])

@@ -67,6 +67,8 @@ class Steward:
         self._began = time.monotonic()
         self._idle_since: dict[str, float] = {}
         self._paid = _Meter()
+        self.trouble = ""
+        """What keeps workers from coming, for which somebody waits."""
         scheduler.handlers["nbcloud_scale"] = self.scale
         scheduler.handlers["nbcloud_cost"] = self.cost
         self._task = asyncio.create_task(self._watch(), name=EXTENSION)
@@ -87,6 +89,7 @@ class Steward:
                 if self._kubernetes is None:
                     continue
                 await self._adapt(self._kubernetes)
+                self.trouble = await self._look(self._kubernetes) if self._wants() else ""
                 if self._is_idle():
                     logger.warning("Nothing ran for %g s: the cluster ends", self._idle_timeout)
                     await self._kubernetes.delete("kubernetes.dask.org/v1", "daskclusters", self._name)
@@ -103,6 +106,16 @@ class Steward:
         if not came and time.monotonic() - self._began < max(_GRACE, self._idle_timeout):
             return False
         return bool(seconds > self._idle_timeout)
+
+    async def _look(self, kubernetes: _Kubernetes) -> str:
+        """Why pods of workers don't run, as sentences without ends."""
+        try:
+            from nbcloud.clusters.kubernetes.phases import of_pod
+        except ImportError:  # the image lacks what this needs
+            return ""
+        pods = await kubernetes.workers(self._name)
+        found = [trouble.text for pod in pods if (trouble := of_pod(pod, {})) is not None]
+        return "; ".join(dict.fromkeys(found))
 
     # Cost
 
@@ -224,12 +237,22 @@ class Steward:
             The group's workers as Kubernetes knows them, those included that never joined.
         """
         found = self._groups[group]
-        found.minimum = found.maximum = n
         joined = {str(state.name): state for state in self._members(found)}
         order = sorted(candidates, key=lambda name: self._loss(joined.get(name)))
-        going = order[: max(0, len(candidates) - n)]
+        chosen = order[: max(0, len(candidates) - n)]
+        going = [name for name in chosen if name not in joined or not self._is_busy(joined[name])]
+        kept = len(chosen) - len(going)
+        # Those that are busy go when they no longer are.
+        found.minimum, found.maximum = n, n + kept
         await self._retire([joined[name] for name in going if name in joined])
-        return {"going": going}
+        return {"going": going, "replicas": n + kept, "busy": kept}
+
+    def _is_busy(self, state: WorkerState) -> bool:
+        """Whether anything runs on a worker at this moment."""
+        if any(not is_session(task.key) for task in state.processing):
+            return True
+        journal = self._scheduler.extensions.get("nbcloud")
+        return journal is not None and journal.idle_seconds(state.address) is None
 
     @staticmethod
     def _loss(state: WorkerState | None) -> tuple[int, int, int]:
@@ -294,6 +317,13 @@ class _Kubernetes:
         except HTTPClientError as error:
             if error.code != 404:
                 raise
+
+    async def workers(self, cluster: str) -> list[dict[str, Any]]:
+        """The pods of a cluster's workers."""
+        labels = f"dask.org/cluster-name%3D{cluster},dask.org/component%3Dworker"
+        path = f"/api/v1/namespaces/{self._namespace}/pods?labelSelector={labels}"
+        found: list[dict[str, Any]] = (await self._call("GET", path))["items"]
+        return found
 
     async def set_replicas(self, group: str, number: int) -> None:
         """Have the operator make workers."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _running: dict[int, asyncio.AbstractEventLoop] = {}
@@ -33,23 +29,7 @@ def loop() -> asyncio.AbstractEventLoop:
 
 def _run(found: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(found)
-    found.set_exception_handler(_note)
     found.run_forever()
-
-
-_errors: deque[str] = deque(maxlen=1)
-
-
-def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Keep what went wrong with a forwarded connection: whoever used it only sees that it is closed."""
-    logger.debug("%s", context)
-    if context.get("exception") is not None:
-        _errors.append(str(context["exception"]))
-
-
-def latest_error() -> str:
-    """What last went wrong behind everybody's back since this was last asked; empty when nothing did."""
-    return _errors.pop() if _errors else ""
 
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:

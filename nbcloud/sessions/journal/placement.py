@@ -15,6 +15,7 @@ from nbcloud.wording import size_text
 
 PREFIX = "nbcloud-session-"
 _LOOK_AGAIN = 0.5
+_STARTING = "starting a kernel"
 _ROUNDING = 1e-9
 
 
@@ -200,7 +201,13 @@ class Placement:
             return "waiting for a worker to join the cluster"
         if task is not None and task.state in {"no-worker", "queued"}:
             return "waiting for a worker that is free"
-        return "starting a kernel"
+        return _STARTING
+
+    def _trouble(self) -> str:
+        """What keeps workers from coming, as far as whoever looks after their number knows."""
+        steward = self._scheduler.extensions.get("nbcloud-steward")
+        trouble = getattr(steward, "trouble", "")
+        return f" ({trouble})" if trouble else ""
 
     async def place(
         self,
@@ -254,13 +261,14 @@ class Placement:
                     self._promised[each] = worker, resources
                     self._submit(each, memory, resources, [worker])
             if name in self._waiting:
-                yield self._queue(name)
+                yield self._queue(name) + self._trouble()
             else:
                 for each in members or [name]:
                     future = self._futures[each]
                     if future.status == "error":
                         raise RuntimeError(str(await future.exception()))
-                yield self._phase(first)
+                phase = self._phase(first)
+                yield phase if phase == _STARTING else phase + self._trouble()
                 if members:
                     self._check_workers(members)
                 else:

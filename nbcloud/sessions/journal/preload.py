@@ -1,7 +1,7 @@
 """A preload of ``dask scheduler``: the journal, and hosts on the workers, before any client has come.
 
-Workers then start a kernel ahead while they join. Without it the first client brings both: an image that lacks
-something of theirs still has a scheduler, which can be asked what.
+Workers then start a kernel ahead while they join. Without it the first client brings both: an image that
+lacks something of theirs still has a scheduler, which can be asked what.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ import pytest
 from nbcloud import cli
 from nbcloud.clusters import connect, registry
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.dispatch.links import close_links, link_to
 from nbcloud.errors import ClusterNotFound, UsageError
 from tests.integration.kubernetes.profiles import failure, write
-from tests.integration.notebooks import RunningNotebook, running_notebook
+from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 from tests.kubernetes.conftest import TestNamespace
 from tests.kubernetes.images import bare_image
 
@@ -119,8 +120,22 @@ def test_scaling_spares_other_groups_and_sessions(
     assert held in workers(info)
     assert len(pods(kubernetes, f"{name}-fpga")) == 1
     assert notebook.run("%%cloud -s a --memory 600MiB\nx").result == "1"
+    assert not notebook.run("%%cloud -s a --memory 600MiB --bg\nimport time\ntime.sleep(6)\nx = 2").error
+    wait_until(lambda: any(run["state"] == "running" for run in link_to(info).ask("runs")), what="the run")
+    told: list[str] = []
     connect.scale(info, 0, "fpga")
+    connect.scale(info, 2)
+    wait_until(lambda: len(workers(info)) == 2, limit=40, what="another worker")
+    busy_first = notebook.run("%%cloud -s b --memory 600MiB --bg\nimport time\ntime.sleep(6)")
+    assert not busy_first.error
+    wait_until(
+        lambda: sum(run["state"] == "running" for run in link_to(info).ask("runs")) == 2, what="both runs"
+    )
+    connect.scale(info, 1, progress=told.append)
+    assert told == ["1 worker stay until what runs there has ended"]
+    assert len(workers(info)) == 2
     wait_until(lambda: pods(kubernetes, f"{name}-fpga") == [], what="no worker of the group")
+    close_links()
     error = failure(lambda: connect.scale(info, 2, "gpus"))
     assert isinstance(error, UsageError)
     assert "There are: default, fpga" in error.hint
@@ -163,6 +178,30 @@ def test_an_adaptive_group_follows_the_work(
     again = notebook.run("%%cloud -s a --memory 700MiB\nprint('again')")
     assert again.text() == "again\n", again.messages
     assert "its worker was given back, because it had nothing to do" in again.notes
+
+
+@pytest.mark.double_only
+def test_a_cell_that_waits_for_a_worker_tells_why_none_comes(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace
+) -> None:
+    text = 'minimum = 0\nmaximum = 1\ngpus = 1\ngpu_resource = "example.com/fpga"'
+    write(project, kubernetes, workers=text)
+    connect.up("gpu")
+
+    def once(shown: Shown) -> bool:
+        phases = [each["data"]["text/plain"] for each in shown.of_type("update_display_data")]
+        if not any("Insufficient example.com/fpga" in phase for phase in phases):
+            return False
+        kubernetes.double.add_node("node-fpga", resources={"example.com/fpga": 1})
+        return True
+
+    try:
+        shown = notebook.run("%%cloud --gpus 1\nprint('here')", meanwhile=once)
+        assert shown.text() == "here\n", shown.messages
+        never = notebook.run("%%cloud -s b --gpus 2\n1")
+        assert "No worker of this cluster has GPU 2: the largest has GPU 1" in never.traceback
+    finally:
+        kubernetes.double.remove_node("node-fpga")
 
 
 @pytest.mark.double_only
