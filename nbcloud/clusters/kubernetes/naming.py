@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ def object_name(profile: str, settings: KubernetesProfile) -> str:
         For a ``cluster_name`` that Kubernetes would refuse.
     """
     if not settings.cluster_name:
-        return f"{_plain(profile)}-{owner()}"[:_LONGEST].strip("-")
+        return _made_of(profile)
     name = settings.cluster_name
     if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{_LONGEST - 2}}}[a-z0-9])?", name):
         raise ConfigError(
@@ -58,6 +59,16 @@ def object_name(profile: str, settings: KubernetesProfile) -> str:
             f"Use up to {_LONGEST} small letters, digits and '-', the first a letter.",
         )
     return name
+
+
+def _made_of(profile: str) -> str:
+    """A name for a profile's cluster that no other profile and no other user has."""
+    user, name = owner()[: _LONGEST // 3].strip("-"), _plain(profile)
+    room = _LONGEST - len(user) - 1
+    if name != profile or len(name) > room or not name[:1].isalpha():  # Services begin with a letter
+        mark = hashlib.sha256(profile.encode()).hexdigest()[:5]
+        name = f"{f'c{name}' if not name[:1].isalpha() else name}"[: room - 6].strip("-") + f"-{mark}"
+    return f"{name}-{user}"
 
 
 @dataclass(frozen=True)
