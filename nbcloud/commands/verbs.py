@@ -357,8 +357,12 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         ]
         for run in unfinished
     ]
+    troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
+    rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
     text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
+    if troubles:
+        data["troubles"] = [vars(each) for each in troubles]
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
 
 

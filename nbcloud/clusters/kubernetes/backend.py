@@ -137,6 +137,15 @@ def scale(info: ClusterInfo, n: int, group: str = "default", *, progress: Progre
     return info
 
 
+def troubles(info: ClusterInfo) -> list[phases.Trouble]:
+    """What keeps parts of it from running, as Kubernetes sees it now."""
+    return thread.run(_troubles(info))
+
+
+async def _troubles(info: ClusterInfo) -> list[phases.Trouble]:
+    return (await phases.look(await connect(Where.of(info.options)), info.options["object"])).troubles
+
+
 def dry_run(name: str, settings: KubernetesProfile) -> list[Manifest]:
     """What `up` would apply, without secrets; asks Kubernetes for nothing but the namespace's name."""
     namespace = settings.namespace or _namespace_here(settings)

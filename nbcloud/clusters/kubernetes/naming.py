@@ -30,7 +30,7 @@ def owner() -> str:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
         name = "nobody"
-    return _plain(name) or "nobody"
+    return _plain(name) or f"u{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def object_label(profile: str) -> str:

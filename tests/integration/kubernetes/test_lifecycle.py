@@ -218,6 +218,17 @@ def test_an_idle_cluster_ends_but_not_while_a_run_is_on(
     assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
 
 
+def test_a_cluster_that_is_not_to_outlive_its_notebook_ends_with_it(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, wait_until: Wait
+) -> None:
+    write(project, kubernetes, top="shutdown_on_close = true")
+    assert not notebook.run("%cloud up gpu").error
+    info = connect.resolve("gpu")
+    assert notebook.run("%%cloud\n6 * 7").result == "42"
+    notebook.manager.shutdown_kernel()
+    wait_until(lambda: not connect.alive(info), limit=30, what="the end of the cluster")
+
+
 def test_dry_run_shows_all_and_changes_nothing(
     project: Path, kubernetes: TestNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
