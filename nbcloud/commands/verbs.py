@@ -260,6 +260,8 @@ def _known(name: str | None) -> ClusterInfo:
     name = name or settings().cluster
     infos = registry.entries()
     found = next((info for info in infos if name in {info.name, info.address}), None)
+    if found is None and isinstance(profile(name), KubernetesProfile):
+        found = kubernetes.find(name)  # brought up from another machine, perhaps
     if found is None:
         there = f"there are: {', '.join(info.name for info in infos)}" if infos else "none is up"
         raise ClusterNotFound(f"No cluster named {name!r} is up; {there}.", "Nothing was stopped.")

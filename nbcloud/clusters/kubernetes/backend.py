@@ -430,6 +430,8 @@ async def _delete(info: ClusterInfo) -> None:
     name = info.options["object"]
     if await _is_there(info):
         await place.delete("DaskCluster", name)
+        # Kubernetes collects what the cluster owned; but what was made before it may not have got its owner.
+        await _withdraw(place, manifests.parts_before(name))
     deadline = time.monotonic() + _GONE
     while (left := await place.get("DaskCluster", name)) is not None and _id(left) == info.id:
         if time.monotonic() > deadline:

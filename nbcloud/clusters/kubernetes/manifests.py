@@ -88,6 +88,18 @@ def plan(
     return Plan(name, namespace, before, made.cluster(profile), groups)
 
 
+def parts_before(name: str) -> list[Manifest]:
+    """Kinds and names of all that may have been made for a cluster before it."""
+    parts = {
+        "Secret": "tls",
+        "ConfigMap": "code",
+        "RoleBinding": "steward",
+        "Role": "steward",
+        "ServiceAccount": "steward",
+    }
+    return [{"kind": kind, "metadata": {"name": f"{name}-{suffix}"}} for kind, suffix in parts.items()]
+
+
 class _Manifests:
     """The manifests of one cluster."""
 

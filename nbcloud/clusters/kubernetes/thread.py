@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_CLEANING = 15.0
 _lock = threading.Lock()
 _running: dict[int, asyncio.AbstractEventLoop] = {}
 """The loop of each process: a fork has none of its parent's threads."""
@@ -38,10 +39,20 @@ def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Have the thread do something, and wait for it; an interrupt cancels it."""
-    future = submit(work)
+    """Have the thread do something, and wait for it; an interrupt cancels it, and waits while it cleans up."""
+    over = threading.Event()
+
+    async def watched() -> T:
+        try:
+            return await work
+        finally:
+            over.set()
+
+    future = submit(watched())
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        if not future.done():
+            future.cancel()
+            over.wait(_CLEANING)
         raise
