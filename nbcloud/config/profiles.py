@@ -21,6 +21,7 @@ environment variable that spells its path: ``NBCLOUD_PROFILES__GPU__WORKERS__MAX
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tomllib
 from collections.abc import Mapping
@@ -218,6 +219,13 @@ def profiles() -> dict[str, tuple[Profile, str]]:
             found.setdefault(name, (copy.deepcopy(profile), str(path)))
     _override(found)
     return {name: (_read(name, table, origin), origin) for name, (table, origin) in found.items()}
+
+
+def readable() -> dict[str, Profile]:
+    """The profiles by their names, without those that have a mistake."""
+    with contextlib.suppress(ConfigError):
+        return {name: made for name, (made, _) in profiles().items()}
+    return {}
 
 
 def profile(name: str) -> Profile | None:

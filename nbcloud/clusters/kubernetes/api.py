@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from nbcloud.clusters.kubernetes.naming import Where
-from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, ConfigError
+from nbcloud.clusters.kubernetes.naming import MANAGED_BY, Where
+from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, ConfigError, UsageError
 from nbcloud.extras import check
 
 Manifest = dict[str, Any]
@@ -71,6 +71,7 @@ class Api:
         self._renewal = asyncio.Lock()
         self.namespace: str = where.namespace or raw.namespace
         self.server: str = raw.auth.server
+        self.kubeconfig: str = str(Path(_kubeconfig(where)).expanduser().absolute())
         self.context: str = where.context or getattr(raw.auth, "active_context", "") or ""
 
     async def get(self, kind: str, name: str) -> Manifest | None:
@@ -116,20 +117,24 @@ class Api:
         found: list[Manifest] = response.json()["items"]
         return found
 
-    async def create(self, manifest: Manifest) -> Manifest:
-        """Make an object."""
-        return await self._call("POST", manifest["kind"], body=manifest)
+    async def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Make an object, or find out whether we could."""
+        params = {"dryRun": "All"} if dry_run else {}
+        return await self._call("POST", manifest["kind"], body=manifest, params=params)
 
     async def make(self, manifest: Manifest) -> Manifest:
-        """Make an object anew; one of the same name that a cluster before left behind goes.
+        """Make an object anew; one of the same name that a cluster of ours left behind goes.
 
         Kubernetes collects by and by what an ended cluster owned: to change such an object would not save it.
 
         Raises
         ------
+        UsageError
+            When there is one of that name that nbcloud did not make.
         Refused
             When the old one does not go away.
         """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
@@ -137,7 +142,13 @@ class Api:
             except Refused as error:
                 if error.code != 409 or time.monotonic() > deadline:
                     raise
-            await self.delete(manifest["kind"], manifest["metadata"]["name"])
+            before = await self.get(kind, name)
+            if before is not None and not MANAGED_BY.items() <= before["metadata"].get("labels", {}).items():
+                raise UsageError(
+                    f"The namespace {self.namespace!r} has a {kind} {name!r} that nbcloud did not make.",
+                    "Give the profile another cluster_name.",
+                )
+            await self.delete(kind, name)
             await asyncio.sleep(0.1)
 
     async def apply(self, manifest: Manifest) -> Manifest:
@@ -242,6 +253,7 @@ class Api:
                 with contextlib.suppress(Exception):  # then the old ones are refused once more, with its word
                     await self.raw.async_reauthenticate()
                     await self.raw._create_session()
+                    _remove_keys(self.raw)
 
 
 async def connect(where: Where) -> Api:
@@ -277,7 +289,21 @@ async def _connect(where: Where) -> Api:
             warnings.simplefilter("ignore")  # of releases of Kubernetes that kr8s has not seen yet
             raw = await _authenticated(kr8s, where)
         raw.timeout = TIMEOUT
+        _remove_keys(raw)
         return Api(raw, where)
+
+
+def _remove_keys(raw: Any) -> None:
+    """Remove the temporary files into which kr8s wrote keys, once it has read them; it never does."""
+    given = {**getattr(raw.auth, "_user", {}), **getattr(raw.auth, "_cluster", {})}
+    for entry, attribute in (
+        ("client-key", "client_key_file"),
+        ("client-certificate", "client_cert_file"),
+        ("certificate-authority", "server_ca_file"),
+    ):
+        path = getattr(raw.auth, attribute, None)
+        if path and f"{entry}-data" in given and entry not in given:
+            Path(str(path)).unlink(missing_ok=True)
 
 
 async def _authenticated(kr8s: Any, where: Where) -> Any:

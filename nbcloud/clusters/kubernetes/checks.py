@@ -20,7 +20,7 @@ from nbcloud.errors import NbcloudError
 
 NEEDED = [
     *((verb, "DaskCluster", "") for verb in ("get", "list", "create", "delete")),
-    *((verb, "DaskWorkerGroup", "") for verb in ("create", "patch")),
+    *((verb, "DaskWorkerGroup", "") for verb in ("get", "list", "create", "patch", "delete")),
     *((verb, "Secret", "") for verb in ("get", "create", "patch", "delete")),
     *((verb, "ConfigMap", "") for verb in ("get", "create", "patch", "delete")),
     *((verb, "Pod", "") for verb in ("get", "list")),
@@ -233,13 +233,17 @@ def _pod(name: str, profile: str, settings: KubernetesProfile, group: str, names
     spec: dict[str, Any] = json.loads(json.dumps(specs[group]))
     container = spec["containers"][0]
     names = list(environment.NEEDED + environment.COMPARED)
-    container["command"] = ["python", "-c", f"{environment.SOURCE}\nprint(probe({names!r}))"]
+    # As arguments, because the worker's command is one, too: an image may prepare itself before.
+    container["args"] = ["python", "-c", f"{environment.SOURCE}\nprint(probe({names!r}))"]
     # It asks for next to nothing, so that it is the image that is looked at, and not the nodes.
     container["resources"] = {"requests": {"cpu": "10m", "memory": "64Mi"}}
-    for part in ("args", "volumeMounts", "ports"):
-        container.pop(part, None)
-    container["env"] = []
-    spec |= {"restartPolicy": "Never", "volumes": []}
+    ours = {each["name"] for each in spec["volumes"] if each["name"].startswith("nbcloud-")}
+    spec["volumes"] = [each for each in spec["volumes"] if each["name"] not in ours]
+    container["volumeMounts"] = [each for each in container["volumeMounts"] if each["name"] not in ours]
+    container["env"] = [
+        each for each in container["env"] if not each["name"].startswith(("DASK_", "PYTHONPATH"))
+    ]
+    spec["restartPolicy"] = "Never"
     labels = {**naming.MANAGED_BY, naming.OWNER: naming.owner(), naming.GROUP: group}
     metadata = {"name": name, "namespace": namespace, "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

@@ -56,7 +56,7 @@ def wanted_workers(wants: list[Want], groups: list[Group], free: list[dict[str, 
     for want in wants:
         if want.is_tasks:
             group = _cheapest(want.resources, groups)
-            if group is not None and not any(_fits(want.resources, place) for place in places):
+            if group is not None:  # they are in line because every worker has as many as it can take
                 needed = -(-want.count // _TASKS_EACH)
                 more[group.key] = max(more.get(group.key, 0), needed)
             continue

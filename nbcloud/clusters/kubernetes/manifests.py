@@ -43,16 +43,23 @@ class Plan:
 
     name: str
     namespace: str
-    before: list[Manifest]
-    """What pods mount or run as; has to be there first."""
     cluster: Manifest
     """The ``DaskCluster``, which owns all the rest."""
+    files: list[Manifest]
+    """What pods mount."""
+    account: list[Manifest]
+    """What the steward is allowed; nothing where it needs nothing, or has an account already."""
     groups: list[Manifest]
     """``DaskWorkerGroup`` of each further group."""
 
     def all(self) -> list[Manifest]:
         """Every manifest, in the order in which they are applied."""
-        return [*self.before, self.cluster, *self.groups]
+        return [self.cluster, *self.parts, *self.groups]
+
+    @property
+    def parts(self) -> list[Manifest]:
+        """What is made right after the ``DaskCluster``, before the operator has made pods of that."""
+        return [*self.files, *self.account]
 
     def shown(self) -> list[Manifest]:
         """As `all`, without secrets and without the code."""
@@ -81,23 +88,10 @@ def plan(
     name = naming.object_name(profile, settings)
     labels = {**naming.MANAGED_BY, naming.OWNER: naming.owner(), naming.PROFILE: naming.object_label(profile)}
     made = _Manifests(name, namespace, labels, settings, account=account)
-    before = [made.secret(certificates), made.code()]
-    if made.needs_account and not settings.service_account:
-        before += made.account()
+    files = [made.secret(certificates), made.code()]
+    own = made.account() if made.needs_account and not settings.service_account else []
     groups = [made.group(key, group) for key, group in settings.groups.items()]
-    return Plan(name, namespace, before, made.cluster(profile), groups)
-
-
-def parts_before(name: str) -> list[Manifest]:
-    """Kinds and names of all that may have been made for a cluster before it."""
-    parts = {
-        "Secret": "tls",
-        "ConfigMap": "code",
-        "RoleBinding": "steward",
-        "Role": "steward",
-        "ServiceAccount": "steward",
-    }
-    return [{"kind": kind, "metadata": {"name": f"{name}-{suffix}"}} for kind, suffix in parts.items()]
+    return Plan(name, namespace, made.cluster(profile), files, own, groups)
 
 
 class _Manifests:

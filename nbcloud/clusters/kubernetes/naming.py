@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,13 @@ _LONGEST = 40  # with what the operator appends, pods keep within the 63 charact
 
 
 def owner() -> str:
-    """Who we are, as the value of a label."""
+    """Who we are, as the value of a label; on a JupyterHub, where all have one name, its user."""
     try:
-        name = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
+        name = os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
         name = "nobody"
-    return _plain(name) or f"u{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    plain = _plain(name)[:50].strip("-")
+    return plain if plain == name else f"{plain or 'u'}-{hashlib.sha256(name.encode()).hexdigest()[:5]}"
 
 
 def object_label(profile: str) -> str:

@@ -154,9 +154,10 @@ def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
         ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get(
             "terminated"
         )
-        if ended and (reason in _CRASH or container.get("restartCount", 0) or not waiting):
+        if ended and "running" not in container.get("state", {}):
             return _crashed(about, whose, ended, container.get("restartCount", 0), name)
-    for event in reversed(events.get(name, [])):
+    pending = status.get("phase", "Pending") == "Pending"  # else it has its volumes by now
+    for event in reversed(events.get(name, []) if pending else []):
         if event.get("reason") == "FailedMount":
             text = f"{whose} lacks a volume: {event.get('message', '')}"
             return Trouble("volume", about, text, _MOUNT, 10)

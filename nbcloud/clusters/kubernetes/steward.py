@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 EXTENSION = "nbcloud-steward"
 _VARIABLE = "_NBCLOUD_STEWARD"
+_DASK = "kubernetes.dask.org/v1"
 _PERIOD = 1.0
 _GRACE = 600.0
 """Seconds that a cluster may stand without that a client ever came."""
@@ -79,23 +80,34 @@ class Steward:
 
     def potential(self) -> list[dict[str, float]]:
         """The Dask resources of each worker that there may be at most."""
-        return [group.resources for group in self._groups.values() for _ in range(group.maximum)]
+        can_grow = self._kubernetes is not None
+        return [
+            group.resources
+            for group in self._groups.values()
+            for _ in range(group.maximum if can_grow else group.minimum)
+        ]
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD)
-            try:
-                self._paid.tick(self._priced())
-                if self._kubernetes is None:
-                    continue
-                await self._adapt(self._kubernetes)
-                self.trouble = await self._look(self._kubernetes) if self._wants() else ""
-                if self._is_idle():
-                    logger.warning("Nothing ran for %g s: the cluster ends", self._idle_timeout)
-                    await self._kubernetes.delete("kubernetes.dask.org/v1", "daskclusters", self._name)
-            except Exception:
-                logger.exception("The steward could not do its work; trying again")
-                await asyncio.sleep(5 * _PERIOD)
+            self._paid.tick(self._counted())
+            if self._kubernetes is None:
+                continue
+            # One must not keep the others from being done.
+            for work in (self._adapt, self._explain, self._end_when_idle):
+                try:
+                    await work(self._kubernetes)
+                except Exception:
+                    logger.exception("The steward could not do its work; trying again")
+                    await asyncio.sleep(5 * _PERIOD)
+
+    async def _end_when_idle(self, kubernetes: _Kubernetes) -> None:
+        if self._is_idle():
+            logger.warning("Nothing ran for %g s: the cluster ends", self._idle_timeout)
+            await kubernetes.delete(_DASK, "daskclusters", self._name)
+
+    async def _explain(self, kubernetes: _Kubernetes) -> None:
+        self.trouble = await self._look(kubernetes) if self._wants() else ""
 
     def _is_idle(self) -> bool:
         seconds = self._idle.seconds()
@@ -119,8 +131,8 @@ class Steward:
 
     # Cost
 
-    def _priced(self) -> dict[str, float]:
-        """Prices per hour of the workers there are, by group."""
+    def _counted(self) -> dict[str, float]:
+        """Workers that have joined, by group."""
         found: dict[str, float] = {}
         for state in self._scheduler.workers.values():
             group = self._group_of(state.name)
@@ -130,7 +142,7 @@ class Steward:
 
     async def cost(self) -> dict[str, Any]:
         """Handle ``nbcloud_cost``: worker hours of each group since the start, and its price."""
-        self._paid.tick(self._priced())
+        self._paid.tick(self._counted())
         return {
             key: {"hours": self._paid.hours.get(key, 0.0), "price": group.price}
             for key, group in self._groups.items()
@@ -164,14 +176,14 @@ class Steward:
         if not adaptive:
             return
         for group in adaptive:
-            path = ("kubernetes.dask.org/v1", "daskworkergroups", group.object)
-            group.replicas = int((await kubernetes.get(*path))["spec"]["worker"]["replicas"])
+            group.replicas = await kubernetes.replicas(group.object)
             group.joined = len(self._members(group))
         more = wanted_workers(self._wants(), list(self._groups.values()), self._free())
         for group in adaptive:
             target = min(group.maximum, max(group.minimum, group.joined + more.get(group.key, 0)))
             if target > group.replicas:
-                await self._grow(kubernetes, group, target)
+                logger.info("The group %s grows to %d workers", group.key, target)
+                await kubernetes.set_replicas(group.object, target)
             elif not more.get(group.key):
                 await self._shrink(kubernetes, group)
 
@@ -182,13 +194,16 @@ class Steward:
             for state in self._scheduler.running
         ]
 
-    async def _grow(self, kubernetes: _Kubernetes, group: Group, target: int) -> None:
-        logger.info("The group %s grows to %d workers", group.key, target)
-        await kubernetes.set_replicas(group.object, target)
-
     async def _shrink(self, kubernetes: _Kubernetes, group: Group) -> None:
-        """Let workers go that have been idle for long enough, the youngest first."""
+        """Let workers go that nobody waits for any more, or that have been idle for long enough."""
+        members = {str(state.name) for state in self._members(group)}
+        surplus = group.replicas - max(group.minimum, len(members))
+        if surplus > 0:  # their pods have not come up, perhaps because no node can take them
+            names = [name for name in await kubernetes.worker_names(group.object) if name not in members]
+            await kubernetes.remove_workers(group.object, names[:surplus], group.replicas - surplus)
+            return
         now = time.monotonic()
+        self._idle_since = {key: at for key, at in self._idle_since.items() if key in self._scheduler.workers}
         spare = []
         for state in self._members(group):
             if self._is_used(state, group):
@@ -200,7 +215,7 @@ class Steward:
         if spare:
             names = [str(state.name) for state in spare]
             logger.info("The group %s shrinks by %s", group.key, names)
-            await self._retire(spare)
+            await self._retire(spare, "its worker was given back, because it had nothing to do")
             await kubernetes.remove_workers(group.object, names, group.replicas - len(names))
 
     def _is_used(self, state: WorkerState, group: Group) -> bool:
@@ -218,12 +233,12 @@ class Steward:
         """Results that only this worker has and somebody still wants."""
         return [task for task in state.has_what if len(task.who_has or ()) == 1 and task.who_wants]
 
-    async def _retire(self, states: Iterable[WorkerState]) -> None:
+    async def _retire(self, states: Iterable[WorkerState], why: str) -> None:
         states = list(states)
         journal = self._scheduler.extensions.get("nbcloud")
         for state in states:
             if journal is not None:
-                journal.release(state.address, "its worker was given back, because it had nothing to do")
+                journal.release(state.address, why)
         await self._scheduler.retire_workers(
             workers=[state.address for state in states], close_workers=False, remove=False
         )
@@ -244,7 +259,8 @@ class Steward:
         kept = len(chosen) - len(going)
         # Those that are busy go when they no longer are.
         found.minimum, found.maximum = n, n + kept
-        await self._retire([joined[name] for name in going if name in joined])
+        why = f"its worker went when the group {group!r} was scaled to {n}"
+        await self._retire([joined[name] for name in going if name in joined], why)
         return {"going": going, "replicas": n + kept, "busy": kept}
 
     def _is_busy(self, state: WorkerState) -> bool:
@@ -254,13 +270,12 @@ class Steward:
         journal = self._scheduler.extensions.get("nbcloud")
         return journal is not None and journal.idle_seconds(state.address) is None
 
-    @staticmethod
-    def _loss(state: WorkerState | None) -> tuple[int, int, int]:
+    def _loss(self, state: WorkerState | None) -> tuple[int, int, int, int]:
         """Sort key: what is lost when this worker goes; least when it never joined."""
         if state is None:
-            return -1, 0, 0
+            return -1, 0, 0, 0
         sessions = sum(is_session(task.key) for task in state.processing)
-        return sessions, len(state.processing), state.nbytes
+        return self._is_busy(state), sessions, len(state.processing), state.nbytes
 
 
 class _Meter:
@@ -325,9 +340,25 @@ class _Kubernetes:
         found: list[dict[str, Any]] = (await self._call("GET", path))["items"]
         return found
 
+    async def replicas(self, group: str) -> int:
+        """As many workers as the operator was asked for; none when the group has not been made yet."""
+        try:
+            found = await self.get(_DASK, "daskworkergroups", group)
+        except HTTPClientError as error:
+            if error.code == 404:
+                return 0
+            raise
+        return int(found["spec"]["worker"]["replicas"])
+
+    async def worker_names(self, group: str) -> list[str]:
+        """Workers of a group as Kubernetes knows them, those included that never joined."""
+        labels = f"dask.org/workergroup-name%3D{group}"
+        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments?labelSelector={labels}"
+        return [each["metadata"]["name"] for each in (await self._call("GET", path))["items"]]
+
     async def set_replicas(self, group: str, number: int) -> None:
         """Have the operator make workers."""
-        path = self._path("kubernetes.dask.org/v1", "daskworkergroups", group)
+        path = self._path(_DASK, "daskworkergroups", group)
         await self._call("PATCH", path, {"spec": {"worker": {"replicas": number}}})
 
     async def remove_workers(self, group: str, names: list[str], number: int) -> None:

@@ -39,7 +39,7 @@ def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Have the thread do something, and wait for it; an interrupt cancels it, and waits while it cleans up."""
+    """Have the thread do something, and wait for it; an interrupt cancels it, and waits for its end."""
     over = threading.Event()
 
     async def watched() -> T:

@@ -57,3 +57,4 @@ def test_what_fits_nowhere_asks_for_nothing() -> None:
 
 def test_tasks_in_line_are_worth_a_worker_for_every_few() -> None:
     assert wanted_workers([Want({}, 9, is_tasks=True)], [CPU], []) == {"cpu": 3}
+    assert wanted_workers([Want({}, 9, is_tasks=True)], [CPU], [{"CPU": 0.0}]) == {"cpu": 3}

@@ -104,9 +104,29 @@ def test_a_volume_that_is_lacking_is_known_from_events() -> None:
     assert 'lacks a volume: secret "s" not found' in found.text
 
 
-@pytest.mark.parametrize("given", [pod(phase="Running"), waiting("ContainerCreating"), pod(phase="Pending")])
+RESTARTED = {
+    "state": {"running": {}},
+    "restartCount": 1,
+    "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pod(phase="Running"),
+        waiting("ContainerCreating"),
+        pod(phase="Pending"),
+        pod(phase="Running", containerStatuses=[RESTARTED]),
+    ],
+)
 def test_what_goes_well_is_no_trouble(given: dict[str, Any]) -> None:
     assert of_pod(given, {}) is None
+
+
+def test_a_volume_that_came_late_is_no_trouble() -> None:
+    events = {"p": [{"reason": "FailedMount", "message": 'secret "s" not found'}]}
+    assert of_pod(pod(phase="Running", containerStatuses=[RESTARTED]), events) is None
 
 
 def test_a_pod_that_ends_is_no_trouble() -> None:
