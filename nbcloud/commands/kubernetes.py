@@ -10,7 +10,7 @@ from nbcloud import __version__
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import environment, registry
 from nbcloud.clusters.base import Progress
-from nbcloud.clusters.kubernetes import checks, manifests, operator
+from nbcloud.clusters.kubernetes import checks, manifests, operator, roles
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.commands.answers import Answer
 from nbcloud.config import settings
@@ -116,4 +116,4 @@ def _roles(name: str | None) -> list[manifests.Manifest]:
     """A role for people who start clusters, and one for the stewards of all their clusters."""
     known = profile(name) if name else None
     namespace = (known.namespace if isinstance(known, KubernetesProfile) else "") or "default"
-    return manifests.user_roles(namespace, checks.NEEDED)
+    return roles.user_roles(namespace, checks.NEEDED)

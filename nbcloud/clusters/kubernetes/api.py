@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import ssl
 import time
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from nbcloud.clusters.kubernetes.naming import MANAGED_BY, Where
-from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, ConfigError, UsageError
+from nbcloud.clusters.kubernetes.refusals import (
+    TIMEOUT,
+    Refused,
+    explained,
+    kubeconfig_of,
+    no_access,
+    refused,
+)
+from nbcloud.errors import ClusterLost, ConfigError, UsageError
 from nbcloud.extras import check
 
 Manifest = dict[str, Any]
-
-TIMEOUT = 15.0
 
 KINDS = {
     "Secret": ("v1", "secrets"),
@@ -53,15 +55,6 @@ CLUSTER_WIDE = {
     "SelfSubjectAccessReview",
 }
 
-INSTALL = "Type: nbcloud kubernetes install"
-
-
-class Refused(ClusterError):
-    """The API server said no; ``code`` is HTTP's, ``reason`` is Kubernetes' word for it."""
-
-    code: int = 0
-    reason: str = ""
-
 
 class Api:
     """One place in Kubernetes; belongs to the loop in which it was made (see `connect`)."""
@@ -71,7 +64,7 @@ class Api:
         self._renewal = asyncio.Lock()
         self.namespace: str = where.namespace or raw.namespace
         self.server: str = raw.auth.server
-        self.kubeconfig: str = str(Path(_kubeconfig(where)).expanduser().absolute())
+        self.kubeconfig: str = str(Path(kubeconfig_of(where)).expanduser().absolute())
         self.context: str = where.context or getattr(raw.auth, "active_context", "") or ""
 
     async def get(self, kind: str, name: str) -> Manifest | None:
@@ -232,7 +225,7 @@ class Api:
         for attempt in range(2):
             used = self.raw.auth.token
             async with (
-                _explained(self.server),
+                explained(self.server),
                 # kr8s itself would log in again at any refusal, under the feet of all other requests.
                 self.raw.call_api(
                     method, version=version, namespace=namespace, url=url, raise_for_status=False, **options
@@ -243,7 +236,7 @@ class Api:
                 break
             await self._log_in_again(used)
         if response.status_code >= 400:
-            raise _refused(response, self.namespace, url)
+            raise refused(response, self.namespace, url)
         return response
 
     async def _log_in_again(self, used: str | None) -> None:
@@ -270,7 +263,7 @@ async def connect(where: Where) -> Api:
     ClusterError
         When it does not accept us.
     """
-    key = (_kubeconfig(where), _changed(_kubeconfig(where)), where, id(asyncio.get_running_loop()))
+    key = (kubeconfig_of(where), _changed(kubeconfig_of(where)), where, id(asyncio.get_running_loop()))
     if key not in _apis:
         _apis[key] = await _connect(where)
     return _apis[key]
@@ -284,7 +277,7 @@ async def _connect(where: Where) -> Api:
     check("dask_kubernetes", "for clusters on Kubernetes")
     import kr8s
 
-    async with _explained("", _kubeconfig(where)):
+    async with explained("", kubeconfig_of(where)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of releases of Kubernetes that kr8s has not seen yet
             raw = await _authenticated(kr8s, where)
@@ -308,7 +301,7 @@ def _remove_keys(raw: Any) -> None:
 
 async def _authenticated(kr8s: Any, where: Where) -> Any:
     # Named, because kr8s does not notice when KUBECONFIG changes.
-    options = {"kubeconfig": str(Path(_kubeconfig(where)).expanduser())}
+    options = {"kubeconfig": str(Path(kubeconfig_of(where)).expanduser())}
     options |= {name: value for name, value in vars(where).items() if value and name != "kubeconfig"}
     try:
         async with asyncio.timeout(2 * TIMEOUT):
@@ -318,11 +311,7 @@ async def _authenticated(kr8s: Any, where: Where) -> Any:
             "The Kubernetes API server did not answer.", "Is a VPN to join, or the context another?"
         ) from None
     except (ValueError, KeyError, IndexError, FileNotFoundError) as error:
-        raise ConfigError(_no_access(where, error), "See: kubectl config get-contexts") from error
-
-
-def _kubeconfig(where: Where) -> str:
-    return where.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        raise ConfigError(no_access(where, error), "See: kubectl config get-contexts") from error
 
 
 def _changed(kubeconfig: str) -> int:
@@ -331,72 +320,3 @@ def _changed(kubeconfig: str) -> int:
         return Path(kubeconfig).expanduser().stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _no_access(where: Where, error: Exception) -> str:
-    place = _kubeconfig(where)
-    if where.context and "context" in str(error).lower():
-        return f"The kubeconfig {place} has no context {where.context!r}."
-    if "credentials" in str(error):
-        return f"No Kubernetes is known here: there is no kubeconfig at {place}."
-    return f"The kubeconfig {place} can't be used ({error})."
-
-
-@asynccontextmanager
-async def _explained(server: str, kubeconfig: str = "") -> AsyncIterator[None]:
-    """Turn what a client library raises into what can be done about it."""
-    import anyio
-    import httpx
-    import kr8s
-
-    at = f" at {server}" if server else f" that {kubeconfig} names"
-    try:
-        yield
-    except kr8s.ServerError as error:
-        raise _refused(error.response, "", "") from None
-    except (kr8s.APITimeoutError, httpx.TimeoutException):
-        raise ClusterLost(
-            f"The Kubernetes API server{at} gave no answer within {TIMEOUT:g} s.",
-            "Is a VPN to join, or the context another?",
-        ) from None
-    except (ssl.SSLError, httpx.TransportError, RuntimeError, anyio.BrokenResourceError) as error:
-        if isinstance(error, ssl.SSLError) or "CERTIFICATE" in str(error).upper():
-            raise ClusterLost(
-                f"The certificate of the Kubernetes API server{at} is not valid ({error}).",
-                "Is the kubeconfig of another cluster, or an old one?",
-            ) from None
-        raise ClusterLost(
-            f"The Kubernetes API server{at} can't be reached ({str(error) or type(error).__name__}).",
-            "Is it up, a VPN to join, or the context another?",
-        ) from None
-
-
-def _refused(response: Any, namespace: str, url: str) -> ClusterError:
-    """What a refusal means, and what can be done about it."""
-    code = response.status_code if response is not None else 0
-    try:
-        status = response.json()
-    except ValueError:
-        status = {"message": response.text[:300]}
-    reason, message = status.get("reason", ""), status.get("message", "")
-    facts = {"code": code, "reason": reason}
-    if code == 401:
-        return Refused(
-            "Kubernetes does not accept our credentials: they are wrong, or have expired.",
-            "Log in again where they come from. See: kubectl auth whoami",
-            **facts,
-        )
-    if code == 403 and "exceeded quota" not in message:
-        return Refused(f"Kubernetes refuses: {message}.", "Ask for that permission.", **facts)
-    if code == 404 and f'namespaces "{namespace}" not found' in message and not url.startswith("namespaces"):
-        return ClusterNotFound(
-            f"Kubernetes has no namespace {namespace!r}.", f"Type: kubectl create namespace {namespace}"
-        )
-    if code == 404 and url.startswith("dask") and '"' not in message:
-        return Refused(
-            f"Kubernetes does not know {url.partition('/')[0]}: "
-            "the operator of dask-kubernetes is not installed there.",
-            INSTALL,
-            **facts,
-        )
-    return Refused(f"Kubernetes refuses: {message}.", **facts)

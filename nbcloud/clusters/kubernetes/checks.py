@@ -12,9 +12,10 @@ from typing import Any, Literal
 from nbcloud.clusters import environment
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.kubernetes import manifests, naming, operator, thread
-from nbcloud.clusters.kubernetes.api import INSTALL, Api, Manifest, Refused, connect
+from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.clusters.kubernetes.phases import Trouble, of_pod
+from nbcloud.clusters.kubernetes.refusals import INSTALL, Refused
 from nbcloud.config.profiles import KubernetesProfile
 from nbcloud.errors import NbcloudError
 

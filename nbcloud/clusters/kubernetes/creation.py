@@ -9,9 +9,10 @@ from typing import Any
 from nbcloud.clusters import certificates
 from nbcloud.clusters.base import ClusterInfo, Progress
 from nbcloud.clusters.kubernetes import manifests, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, Refused, connect
+from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
 from nbcloud.clusters.kubernetes.discovery import describe, find, register
 from nbcloud.clusters.kubernetes.naming import Where
+from nbcloud.clusters.kubernetes.refusals import Refused
 from nbcloud.config.profiles import KubernetesProfile
 
 _POLL = 0.1

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nbcloud.clusters.kubernetes import naming
-from nbcloud.clusters.kubernetes.api import INSTALL, Api, Manifest, Refused
+from nbcloud.clusters.kubernetes.api import Api, Manifest
+from nbcloud.clusters.kubernetes.refusals import INSTALL, Refused
 
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}

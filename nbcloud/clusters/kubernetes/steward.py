@@ -14,21 +14,19 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from distributed import Scheduler
 from distributed.scheduler import WorkerState
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from nbcloud.clusters.kubernetes.demand import Group, Want, wanted_workers
+from nbcloud.clusters.kubernetes.pod_account import DASK, PodAccount
 from nbcloud.clusters.nodes import Idleness, is_session
 
 logger = logging.getLogger(__name__)
 
 EXTENSION = "nbcloud-steward"
 _VARIABLE = "_NBCLOUD_STEWARD"
-_DASK = "kubernetes.dask.org/v1"
 _PERIOD = 1.0
 _GRACE = 600.0
 """Seconds that a cluster may stand without that a client ever came."""
@@ -63,7 +61,7 @@ class Steward:
         self._name = facts["name"]
         self._idle_timeout = facts["idle_timeout"]
         self._groups = {key: Group(key=key, **group) for key, group in facts["groups"].items()}
-        self._kubernetes = _Kubernetes(facts["namespace"], facts["account"]) if facts["account"] else None
+        self._kubernetes = PodAccount(facts["namespace"], facts["account"]) if facts["account"] else None
         self._idle = Idleness(scheduler)
         self._began = time.monotonic()
         self._idle_since: dict[str, float] = {}
@@ -101,12 +99,12 @@ class Steward:
                     logger.exception("The steward could not do its work; trying again")
                     await asyncio.sleep(5 * _PERIOD)
 
-    async def _end_when_idle(self, kubernetes: _Kubernetes) -> None:
+    async def _end_when_idle(self, kubernetes: PodAccount) -> None:
         if self._is_idle():
             logger.warning("Nothing ran for %g s: the cluster ends", self._idle_timeout)
-            await kubernetes.delete(_DASK, "daskclusters", self._name)
+            await kubernetes.delete(DASK, "daskclusters", self._name)
 
-    async def _explain(self, kubernetes: _Kubernetes) -> None:
+    async def _explain(self, kubernetes: PodAccount) -> None:
         self.trouble = await self._look(kubernetes) if self._wants() else ""
 
     def _is_idle(self) -> bool:
@@ -119,7 +117,7 @@ class Steward:
             return False
         return bool(seconds > self._idle_timeout)
 
-    async def _look(self, kubernetes: _Kubernetes) -> str:
+    async def _look(self, kubernetes: PodAccount) -> str:
         """Why pods of workers don't run, as sentences without ends."""
         try:
             from nbcloud.clusters.kubernetes.phases import of_pod
@@ -171,7 +169,7 @@ class Steward:
                 tasks.setdefault(key, Want(resources, 0, is_tasks=True)).count += 1
         return [*wants, *tasks.values()]
 
-    async def _adapt(self, kubernetes: _Kubernetes) -> None:
+    async def _adapt(self, kubernetes: PodAccount) -> None:
         adaptive = [group for group in self._groups.values() if group.is_adaptive]
         if not adaptive:
             return
@@ -194,7 +192,7 @@ class Steward:
             for state in self._scheduler.running
         ]
 
-    async def _shrink(self, kubernetes: _Kubernetes, group: Group) -> None:
+    async def _shrink(self, kubernetes: PodAccount, group: Group) -> None:
         """Let workers go that nobody waits for any more, or that have been idle for long enough."""
         members = {str(state.name) for state in self._members(group)}
         surplus = group.replicas - max(group.minimum, len(members))
@@ -291,78 +289,3 @@ class _Meter:
         for key, number in now.items():
             self.hours[key] = self.hours.get(key, 0.0) + number * (at - self._last) / 3600
         self._last = at
-
-
-class _Kubernetes:
-    """The API server, as the pod's own account sees it."""
-
-    def __init__(self, namespace: str, account: str) -> None:
-        host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
-        self._server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        self._namespace = namespace
-        self._account = Path(account)
-        self._client = AsyncHTTPClient()
-
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        # Read at each call: Kubernetes renews it every hour.
-        token = (self._account / "token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
-        answer = await self._client.fetch(
-            f"{self._server}{path}",
-            method=method,
-            headers=headers,
-            body=json.dumps(body) if body is not None else None,
-            ca_certs=str(self._account / "ca.crt"),
-            request_timeout=15,
-        )
-        found: dict[str, Any] = json.loads(answer.body)
-        return found
-
-    def _path(self, version: str, plural: str, name: str) -> str:
-        return f"/apis/{version}/namespaces/{self._namespace}/{plural}/{name}"
-
-    async def get(self, version: str, plural: str, name: str) -> dict[str, Any]:
-        """One object."""
-        return await self._call("GET", self._path(version, plural, name))
-
-    async def delete(self, version: str, plural: str, name: str) -> None:
-        """Remove an object; one that is gone already is no error."""
-        try:
-            await self._call("DELETE", f"{self._path(version, plural, name)}?propagationPolicy=Background")
-        except HTTPClientError as error:
-            if error.code != 404:
-                raise
-
-    async def workers(self, cluster: str) -> list[dict[str, Any]]:
-        """The pods of a cluster's workers."""
-        labels = f"dask.org/cluster-name%3D{cluster},dask.org/component%3Dworker"
-        path = f"/api/v1/namespaces/{self._namespace}/pods?labelSelector={labels}"
-        found: list[dict[str, Any]] = (await self._call("GET", path))["items"]
-        return found
-
-    async def replicas(self, group: str) -> int:
-        """As many workers as the operator was asked for; none when the group has not been made yet."""
-        try:
-            found = await self.get(_DASK, "daskworkergroups", group)
-        except HTTPClientError as error:
-            if error.code == 404:
-                return 0
-            raise
-        return int(found["spec"]["worker"]["replicas"])
-
-    async def worker_names(self, group: str) -> list[str]:
-        """Workers of a group as Kubernetes knows them, those included that never joined."""
-        labels = f"dask.org/workergroup-name%3D{group}"
-        path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments?labelSelector={labels}"
-        return [each["metadata"]["name"] for each in (await self._call("GET", path))["items"]]
-
-    async def set_replicas(self, group: str, number: int) -> None:
-        """Have the operator make workers."""
-        path = self._path(_DASK, "daskworkergroups", group)
-        await self._call("PATCH", path, {"spec": {"worker": {"replicas": number}}})
-
-    async def remove_workers(self, group: str, names: list[str], number: int) -> None:
-        """Remove retired workers first, so that the operator finds as many as there should be."""
-        for name in names:
-            await self.delete("apps/v1", "deployments", name)
-        await self.set_replicas(group, number)

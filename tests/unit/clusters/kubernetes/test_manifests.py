@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nbcloud.clusters.kubernetes import manifests, naming
+from nbcloud.clusters.kubernetes import manifests, naming, roles
 from nbcloud.config.profiles import KubernetesProfile, SchedulerPod, Toleration, Volume, WorkerGroup
 from nbcloud.errors import ConfigError
 
@@ -103,7 +103,7 @@ def test_only_the_steward_has_an_account_and_only_where_it_needs_one() -> None:
 
 
 def test_the_steward_may_touch_nothing_of_other_clusters_but_deployments_by_name() -> None:
-    rules = manifests.steward_rules("mine", ["default", "cpu"])
+    rules = roles.steward_rules("mine", ["default", "cpu"])
     named = {tuple(rule["resources"]): rule.get("resourceNames") for rule in rules}
     assert named[("daskclusters",)] == ["mine"]
     assert named[("daskworkergroups",)] == ["mine-default", "mine-cpu"]
