@@ -100,24 +100,30 @@ class Notebook:
         from nbcloud.sessions.client.session import Session
 
         options = asked or CellOptions(session=name)
-        facts = link.ask(
-            "open",
-            timeout=None,
-            phase=progress,
-            name=name,
-            notebook=self.identity.path,
-            resources=options.resources,
-            memory=options.memory,
-            workers=options.workers or 0,
-            ephemeral=options.fresh,
-            lasting=self.identity.lasting or options.session is not None,
-        )
-        hidden = getattr(self.shell, "user_ns_hidden", None)
-        session = Session(
-            link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
-        )
-        if asked is not None:
-            self._check_resources(session, asked)
+        ask = secrets.token_hex(8)
+        try:
+            facts = link.ask(
+                "open",
+                ask=ask,
+                timeout=None,
+                phase=progress,
+                name=name,
+                notebook=self.identity.path,
+                resources=options.resources,
+                memory=options.memory,
+                workers=options.workers or 0,
+                ephemeral=options.fresh,
+                lasting=self.identity.lasting or options.session is not None,
+            )
+            hidden = getattr(self.shell, "user_ns_hidden", None)
+            session = Session(
+                link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
+            )
+            if asked is not None:
+                self._check_resources(session, asked)
+        except BaseException:  # an interrupt: else the session would get what nobody waits for, and keep it
+            link.withdraw(ask)
+            raise
         link.listen(session.id, lambda message: self._of_session(session, message))
         for key in [key for key in self._sessions if key[1] == name]:
             del self._sessions[key]

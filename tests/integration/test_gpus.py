@@ -10,7 +10,7 @@ import pytest
 
 from nbcloud import cli
 from nbcloud.clusters import local, process
-from tests.integration.notebooks import RunningNotebook, running_notebook
+from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 
 LOOK = "import os, subprocess, sys\nprint(repr(os.environ.get('CUDA_VISIBLE_DEVICES')))"
 
@@ -65,6 +65,29 @@ def test_what_is_taken_is_waited_for_and_what_is_not_there_is_refused(gpu_notebo
         return True
 
     assert gpu_notebook.run("%%cloud -s b --gpus 1\n1", meanwhile=is_waiting).error == "KeyboardInterrupt"
+
+
+def test_an_interrupted_wait_leaves_nothing_in_the_queue(gpu_notebook: RunningNotebook) -> None:
+    gpu_notebook.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+    gpu_notebook.run("%%cloud -s a --gpus 2\n1")
+
+    def is_waiting(shown: Shown) -> bool:
+        kinds = ("display_data", "update_display_data")
+        texts = [str(c["data"].get("text/plain")) for kind in kinds for c in shown.of_type(kind)]
+        waits = any("waiting in the queue" in text for text in texts)
+        if waits:
+            gpu_notebook.interrupt()
+        return waits
+
+    for options in ("-s b --gpus 1", "-s c --gpus 1 --workers 2", "--fresh --gpus 1"):
+        shown = gpu_notebook.run(f"%%cloud {options}\n1", meanwhile=is_waiting)
+        assert shown.error == "KeyboardInterrupt"
+        there = gpu_notebook.run(
+            "[s['name'] for s in get_ipython().run_line_magic('cloud', 'status').data['sessions']]"
+        )
+        assert there.result == "['a']"
+    gpu_notebook.run("%cloud reset a")
+    assert gpu_notebook.run(f"%%cloud -s d --gpus 2\n{LOOK}").text() == "'0,1'\n"
 
 
 def test_a_cluster_without_gpus_says_so(notebook: RunningNotebook) -> None:

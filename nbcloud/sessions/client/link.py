@@ -129,6 +129,12 @@ class Link:
         self.post(operation, ask=ask, **fields)
         return future
 
+    def withdraw(self, ask: str) -> None:
+        """Tell the journal that nobody waits any more for what was asked to be opened."""
+        with self._lock:
+            self._asks.pop(ask, None)
+        self.post("withdraw", ask=ask)
+
     def post(self, operation: str, **fields: Any) -> None:
         """Tell the journal something that needs no answer."""
         with contextlib.suppress(RuntimeError):  # the loop has ended with the link

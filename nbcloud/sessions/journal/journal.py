@@ -193,7 +193,9 @@ class Journal(SchedulerPlugin):
         for session in list(self.table.sessions.values()):
             self.table.abandon(session, client.id)
             session.clients.discard(client.id)
-            if not session.lasting and not session.clients and not session.runs:
+            if session.state == "starting":
+                self.table.wait_no_more(session, client)
+            elif not session.lasting and not session.clients and not session.runs:
                 self.table.close_session(session, "its notebook went away")
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_kwargs: Any) -> None:  # noqa: ARG002

@@ -39,6 +39,9 @@ class LiveSession:
     """Those that have not ended, in the order in which they came."""
     clients: set[str] = field(default_factory=set)
     waiting: list[tuple[ConnectedClient, str]] = field(default_factory=list)
+    """Who asked for it while it starts, and the question."""
+    opened_by: str = ""
+    """The question for which it was started."""
     log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))
     ephemeral: bool = False
     """Ends with its first run."""
@@ -52,6 +55,11 @@ class LiveSession:
     """Of a member: its gang."""
     seen: dict[str, Any] = field(default_factory=dict)
     """Devices that it has."""
+
+    @property
+    def was_used(self) -> bool:
+        """Whether there may be anything in it."""
+        return bool(self.runs or self.names)
 
     @property
     def active(self) -> JournaledRun | None:

@@ -18,6 +18,8 @@ _BATCH = 2**19
 _KEPT_RUNS = 1000
 _KEPT_ENDS = 2**26
 
+WITHDRAWN = "whoever asked for it waits no more"
+
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
@@ -68,6 +70,8 @@ class Table:
     async def _place(
         self, session: LiveSession, memory: int | None, taken: list[str], silent: set[str]
     ) -> None:
+        if session.state != "starting":  # it was withdrawn at once, and must not enter the queue after that
+            return
         members = [member.id for member in session.members]
         try:
             async for phase in self.placement.place(
@@ -86,6 +90,14 @@ class Table:
             if each.host:
                 each.host.channel.post({"op": "close", "session": each.id, "why": why})
         self.lose(session, why)
+
+    def wait_no_more(self, session: LiveSession, client: ConnectedClient, ask: str = "") -> None:
+        """A client, or one question of it, waits no more for a session; when nobody else does, it ends."""
+        session.waiting = [
+            waiting for waiting in session.waiting if waiting[0] is not client or ask not in {"", waiting[1]}
+        ]
+        if session.state == "starting" and not session.gang and not session.waiting:
+            self.close_session(session, WITHDRAWN)
 
     def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
         """A session has its kernel."""
