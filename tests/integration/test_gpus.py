@@ -86,8 +86,29 @@ def test_an_interrupted_wait_leaves_nothing_in_the_queue(gpu_notebook: RunningNo
             "[s['name'] for s in get_ipython().run_line_magic('cloud', 'status').data['sessions']]"
         )
         assert there.result == "['a']"
-    gpu_notebook.run("%cloud reset a")
+    assert "'a' has ended on the cluster 'local'" in gpu_notebook.run("%cloud reset a").result
     assert gpu_notebook.run(f"%%cloud -s d --gpus 2\n{LOOK}").text() == "'0,1'\n"
+
+
+def test_any_session_of_the_cluster_can_be_ended_also_one_that_waits(gpu_notebook: RunningNotebook) -> None:
+    with running_notebook() as other:
+        other.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+        assert other.run("%%cloud -s a --gpus 2\n1").error == ""
+        said: list[str] = []
+
+        def end_it(shown: Shown) -> bool:
+            if not any("waiting in the queue" in str(c) for c in shown.of_type("display_data")):
+                return False
+            said.append(gpu_notebook.run("%cloud reset nobody").traceback)
+            said.append(gpu_notebook.run("%cloud reset b -c local").result)
+            return True
+
+        refused = other.run("%%cloud -s b --gpus 1\n1", meanwhile=end_it)
+        assert "The session 'b': it was reset." in refused.traceback
+        assert "The cluster 'local' has no session 'nobody'; there are: a, b." in said[0]
+        assert "'b' had not begun, and waits no more on 'local'" in said[1]
+        assert "'a' has ended on the cluster 'local'" in gpu_notebook.run("%cloud reset a").result
+        assert gpu_notebook.run(f"%%cloud --gpus 2\n{LOOK}").text() == "'0,1'\n"
 
 
 def test_a_cluster_without_gpus_says_so(notebook: RunningNotebook) -> None:
