@@ -87,16 +87,23 @@ class Journal(SchedulerPlugin):
 
     def idle_seconds(self, worker: str) -> float | None:
         """For how long no session on a worker has had anything to do; None while one has."""
-        there = [each for each in self.table.sessions.values() if each.host and each.host.worker == worker]
-        if any(session.runs for session in there):
+        there = [self.gangs.whole(each) for each in self._sessions_on(worker)]
+        if any(session.runs or session.state == "starting" for session in there):
             return None
         return min((time.monotonic() - session.used for session in there), default=math.inf)
 
     def release(self, worker: str, why: str) -> None:
-        """End the sessions on a worker that is about to go."""
-        for session in list(self.table.sessions.values()):
-            if session.host is not None and session.host.worker == worker:
+        """End the sessions on a worker that is about to go, and the gangs that have a member there."""
+        for session in self._sessions_on(worker):
+            if session.gang:
+                self.gangs.close(session, why)
+            else:
                 self.table.close_session(session, why)
+
+    def _sessions_on(self, worker: str) -> list[LiveSession]:
+        """Sessions and members of gangs on a worker; a gang itself is nowhere."""
+        sessions = [each for each in self.table.sessions.values() if not each.members]
+        return [each for each in sessions if each.host is not None and each.host.worker == worker]
 
     async def end_sessions(self, why: str) -> None:
         """End every session, and wait until all who follow a run have heard of its end."""

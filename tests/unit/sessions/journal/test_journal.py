@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -492,6 +493,74 @@ def test_who_goes_away_for_good_leaves_the_queue(tmp_path, monkeypatch, workers)
                 await asyncio.sleep(0.01)
         assert await session_names(other) == ["s", "both"]
         assert len(house.journal.waiting()) == max(1, workers)
+
+    in_house(tmp_path, scenario)
+
+
+async def gang_of_two(house, client):
+    """A gang with a member on each of two workers."""
+    second = await house.peer("nbcloud_host", id="h2", worker="w2", name="w2", host="m2", spool="", token="")
+    await open_soon(client, "gang", "q", 2)
+    gang = next(
+        each for each in house.journal.table.sessions.values() if each.name == "gang" and each.members
+    )
+    for host, member in zip((house.host, second), gang.members, strict=True):
+        host.channel.post({"op": "ready", "session": member.id, "kernel_pid": 1, "resources": {}})
+    await client.expect("answer", ask="q")
+    return gang, second
+
+
+def test_a_worker_is_busy_while_a_gang_runs_that_has_a_member_there(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        gang, _ = await gang_of_two(house, client)
+        for each in (gang, *gang.members):
+            each.used -= 1000
+        assert house.journal.idle_seconds("w2") > 999
+        client.channel.post({"op": "run", "ask": "", "run": "r", **REQUEST, "session": gang.id})
+        await client.ask("ping")
+        assert house.journal.idle_seconds("w1") is None
+        assert house.journal.idle_seconds("w2") is None
+        client.channel.post({"op": "stop", "run": "r", "state": "cancelled", "why": "enough", "ask": ""})
+        await client.expect("end", run="r")
+        assert house.journal.idle_seconds("w2") < 100, "a member is used with its gang"
+        assert house.journal.idle_seconds("none") == math.inf
+
+    in_house(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("worker", ["w1", "w2"])
+def test_a_gang_ends_as_a_whole_with_a_worker_that_is_given_back(tmp_path, worker):
+    async def scenario(house):
+        client = await house.client("c")
+        gang, second = await gang_of_two(house, client)
+        client.channel.post({"op": "run", "ask": "", "run": "r", **REQUEST, "session": gang.id})
+        await client.ask("ping")
+        house.journal.release(worker, "its worker was given back")
+        rank = int(worker == "w2")
+        why = f"rank {rank}: its worker was given back"
+        assert why in (await client.expect("end", run="r"))["why"]
+        assert (await client.expect("session_lost", session=gang.id))["why"] == why
+        for host, member in zip((house.host, second), gang.members, strict=True):
+            assert (await host.expect("close", session=member.id))["why"] == why
+        assert [each for each in await session_names(client) if each != "s"] == []
+        assert ("s-1" in house.journal.table.sessions) is (worker == "w2")
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_session_that_waited_long_for_its_worker_is_not_idle_when_it_begins(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        await open_soon(client, "b", "q")
+        house.session.used -= 1000
+        assert house.journal.idle_seconds("w1") > 999
+        session = next(each for each in house.journal.table.sessions.values() if each.name == "b")
+        session.used -= 1000
+        ready = {"op": "ready", "session": session.id, "kernel_pid": 1, "resources": {}}
+        house.host.channel.post(ready)
+        await client.expect("answer", ask="q")
+        assert house.journal.idle_seconds("w1") < 100
 
     in_house(tmp_path, scenario)
 
