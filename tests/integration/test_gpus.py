@@ -47,7 +47,7 @@ def test_sessions_see_devices_of_their_own_and_the_record_has_them(
 
 def test_what_is_taken_is_waited_for_and_what_is_not_there_is_refused(gpu_notebook: RunningNotebook) -> None:
     shown = gpu_notebook.run("%%cloud --fresh --gpus 3\n1")
-    assert "No worker of this cluster has GPU 3: the largest has GPU 2." in shown.traceback
+    assert "No worker of this cluster has 3 GPUs: the largest has 2 GPUs." in shown.traceback
     assert "%cloud up PROFILE" in shown.traceback
     gpu_notebook.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
     gpu_notebook.run("%%cloud -s a --gpus 2\n1")
@@ -59,7 +59,10 @@ def test_what_is_taken_is_waited_for_and_what_is_not_there_is_refused(gpu_notebo
             for kind in ("display_data", "update_display_data")
             for content in shown.of_type(kind)  # type: ignore[attr-defined]
         ]
-        if not any("GPU 1 is taken on every worker" in text for text in said):
+        if not any(
+            "1 GPU is taken on every worker (held by session a; to end it: %cloud reset a)" in text
+            for text in said
+        ):
             return False
         gpu_notebook.interrupt()
         return True

@@ -39,6 +39,7 @@ class Table:
 
     def __init__(self, placement: Placement, directory: Path, memory: int, spawn: Spawn) -> None:
         self.placement = placement
+        placement.title = self._name_of
         self.hosts: dict[str, ConnectedHost] = {}
         """By the worker's address."""
         self.clients: dict[str, ConnectedClient] = {}
@@ -60,6 +61,9 @@ class Table:
         return any(session.runs for session in self.sessions.values())
 
     # Sessions
+
+    def _name_of(self, identity: str) -> str:
+        return self.sessions[identity].name if identity in self.sessions else identity
 
     def start(self, session: LiveSession, memory: int | None, silent: set[str]) -> None:
         """Let Dask find a place for a new session, not on workers that are silent."""
