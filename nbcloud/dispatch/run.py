@@ -189,8 +189,9 @@ class CloudRun:
             self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
         usage = content.get("usage", {}) | ({"usage": message["usage"]} if message.get("usage") else {})
+        ended = message.get("ended") or time.time()  # of one that nobody listened to, long ago
         if price := self.record.extra.get("price"):
-            usage["cost"] = price * max(0.0, time.time() - (self._started or time.time())) / 3600
+            usage["cost"] = price * max(0.0, ended - (self._started or ended)) / 3600
         if content.get("status") == "ok":
             self.error = None  # the cell showed it, and went on
         elif self.error is None and content.get("status") in {"error", "refused"}:
@@ -208,7 +209,7 @@ class CloudRun:
         self._recorder.change(
             self.id,
             state=self.state,
-            finished=time.time(),
+            finished=ended,
             error={key: self.error[key] for key in ("ename", "evalue")} if self.error else None,
             message=self.message,
             results=results,

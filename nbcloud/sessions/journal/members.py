@@ -112,6 +112,8 @@ class JournaledRun:
     missing: bytes = b""
     """What its client was asked for, because its session does not have it; JSON."""
     end: dict[str, Any] | None = None
+    ended: float | None = None
+    """When, by the clock of the machine that it was on."""
 
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
@@ -122,6 +124,7 @@ class JournaledRun:
             "why": self.why,
             "exit_code": self.exit_code,
             "created": self.created,
+            "ended": self.ended,
             "messages": self.log.count,
         }
 

@@ -242,6 +242,7 @@ class Table:
         self.last_active = time.time()
         session.used = time.monotonic()
         run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
+        run.ended = end.get("ended") or time.time()
         session.runs.pop(run.id, None)
         run.log.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -561,6 +562,25 @@ def test_a_session_that_waited_long_for_its_worker_is_not_idle_when_it_begins(tm
         house.host.channel.post(ready)
         await client.expect("answer", ask="q")
         assert house.journal.idle_seconds("w1") < 100
+
+    in_house(tmp_path, scenario)
+
+
+def test_when_a_run_ended_is_told_to_who_looks_later(tmp_path):
+    async def scenario(house):
+        client, late = await house.client("c"), await house.client("late")
+        start(client, "r")
+        start(client, "lost")
+        await house.begin("r")
+        house.finish("r")
+        ended = (await client.expect("end", run="r"))["ended"]
+        assert abs(ended - time.time()) < 10
+        house.journal.table.runs["r"].ended = ended - 1000
+        house.journal.table.lose(house.session, "its worker is gone")
+        assert abs((await client.expect("end", run="lost"))["ended"] - time.time()) < 10
+        await late.ask("read", run="r", after=0)
+        assert (await late.expect("end", run="r"))["ended"] == ended - 1000
+        assert [run["ended"] for run in (await late.ask("runs"))["answer"]][:1] == [ended - 1000]
 
     in_house(tmp_path, scenario)
 
