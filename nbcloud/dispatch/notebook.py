@@ -160,7 +160,10 @@ class Notebook:
     def _of_session(self, session: Session, message: dict[str, Any]) -> None:
         match message["op"]:
             case "session_lost" | "cluster_lost":
-                session.lost = message["why"]
+                session.lost = session.lost or message["why"]
+                session.link.forget(session.id)
+            case "reconnected" if message["why"]:
+                session.lost = session.lost or message["why"]
                 session.link.forget(session.id)
             case "reconnected":  # to a journal that knew nothing of us: it may know nothing of the session
                 self._doubted[session.id] = session.link.ask_soon("sessions")
@@ -171,13 +174,13 @@ class Notebook:
                     self.on_outside(session, [json.loads(line) for line in message["lines"].splitlines()])
 
     def _settle_doubts(self) -> None:
-        """Find out which sessions outlived a scheduler that was started anew."""
+        """Find out which sessions are there after a connection was lost for long."""
         for identity, asked in [*self._doubted.items()]:
             with contextlib.suppress(NbcloudError, TimeoutError):
                 alive = {facts["id"] for facts in asked.result(_SETTLE_SECONDS)}
                 for session in self._sessions.values():
                     if session.id == identity and identity not in alive:
-                        session.lost = session.lost or "its scheduler was started anew"
+                        session.lost = session.lost or "it ended while the connection to its cluster was lost"
             del self._doubted[identity]
 
     def told(self) -> list[str]:
@@ -396,6 +399,7 @@ class Notebook:
             self.send(run, session, cell, anew, code, options, count, header)
 
         run.again = again
+        run.sent += 1
         if options.background:
             run.on_missing = again
         frames = execute_frames(code, request, buffers, header)

@@ -59,6 +59,7 @@ class Journal(SchedulerPlugin):
         """Start to serve on ``scheduler``."""
         self._tasks: set[asyncio.Task[None]] = set()
         directory = private_dir(Path(self._directory or tempfile.mkdtemp(prefix="nbcloud-journal-")))
+        self._scheduler = scheduler.id
         self.placement = Placement(scheduler)
         self.table = Table(self.placement, directory, self._memory, self._spawn)
         self.gangs = Gangs(self.table)
@@ -177,6 +178,7 @@ class Journal(SchedulerPlugin):
         client = self.table.clients.get(hello["id"])
         forgotten = client is None and hello["received"] > 0
         facts = {"protocol": PROTOCOL, "version": nbcloud.__version__, "forgotten": forgotten}
+        facts["scheduler"] = self._scheduler  # another one knows nothing of runs and sessions before it
         if hello["protocol"] != PROTOCOL or forgotten:
             await comm.write({**facts, "received": 0})
             return

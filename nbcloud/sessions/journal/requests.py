@@ -204,7 +204,7 @@ class Requests:
         self._relay(client, message, "blob_drop")
 
     def _refuse(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        why = self._table.lost.get(message["session"], "it is gone")
+        why = self._table.lost.get(message["session"], "the cluster does not know it any more")
         buffers: list[bytes] = []
         end = {
             "state": "lost",
