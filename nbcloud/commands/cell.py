@@ -74,7 +74,7 @@ def cell_parser() -> Parser:
     how.add_argument(
         "--bg", action="store_true", help="in the background: a run handle at once, outputs as they come"
     )
-    how.add_argument("--timeout", metavar="TIME", help="stop it after this time (90s, 30min, 2h)")
+    how.add_argument("--timeout", metavar="TIME", help="stop it when it has run for so long (90s, 30min, 2h)")
     how.add_argument(
         "--retries", type=int, default=0, metavar="N", help="run it again when it fails, up to N times"
     )

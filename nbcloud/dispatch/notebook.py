@@ -100,24 +100,30 @@ class Notebook:
         from nbcloud.sessions.client.session import Session
 
         options = asked or CellOptions(session=name)
-        facts = link.ask(
-            "open",
-            timeout=None,
-            phase=progress,
-            name=name,
-            notebook=self.identity.path,
-            resources=options.resources,
-            memory=options.memory,
-            workers=options.workers or 0,
-            ephemeral=options.fresh,
-            lasting=self.identity.lasting or options.session is not None,
-        )
-        hidden = getattr(self.shell, "user_ns_hidden", None)
-        session = Session(
-            link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
-        )
-        if asked is not None:
-            self._check_resources(session, asked)
+        ask = secrets.token_hex(8)
+        try:
+            facts = link.ask(
+                "open",
+                ask=ask,
+                timeout=None,
+                phase=progress,
+                name=name,
+                notebook=self.identity.path,
+                resources=options.resources,
+                memory=options.memory,
+                workers=options.workers or 0,
+                ephemeral=options.fresh,
+                lasting=self.identity.lasting or options.session is not None,
+            )
+            hidden = getattr(self.shell, "user_ns_hidden", None)
+            session = Session(
+                link, facts, self.namespace, hidden=hidden, shell=self.shell, moment=lambda: self.local_cells
+            )
+            if asked is not None:
+                self._check_resources(session, asked)
+        except BaseException:  # an interrupt: else the session would get what nobody waits for, and keep it
+            link.withdraw(ask)
+            raise
         link.listen(session.id, lambda message: self._of_session(session, message))
         for key in [key for key in self._sessions if key[1] == name]:
             del self._sessions[key]
@@ -154,7 +160,10 @@ class Notebook:
     def _of_session(self, session: Session, message: dict[str, Any]) -> None:
         match message["op"]:
             case "session_lost" | "cluster_lost":
-                session.lost = message["why"]
+                session.lost = session.lost or message["why"]
+                session.link.forget(session.id)
+            case "reconnected" if message["why"]:
+                session.lost = session.lost or message["why"]
                 session.link.forget(session.id)
             case "reconnected":  # to a journal that knew nothing of us: it may know nothing of the session
                 self._doubted[session.id] = session.link.ask_soon("sessions")
@@ -165,13 +174,13 @@ class Notebook:
                     self.on_outside(session, [json.loads(line) for line in message["lines"].splitlines()])
 
     def _settle_doubts(self) -> None:
-        """Find out which sessions outlived a scheduler that was started anew."""
+        """Find out which sessions are there after a connection was lost for long."""
         for identity, asked in [*self._doubted.items()]:
             with contextlib.suppress(NbcloudError, TimeoutError):
                 alive = {facts["id"] for facts in asked.result(_SETTLE_SECONDS)}
                 for session in self._sessions.values():
                     if session.id == identity and identity not in alive:
-                        session.lost = session.lost or "its scheduler was started anew"
+                        session.lost = session.lost or "it ended while the connection to its cluster was lost"
             del self._doubted[identity]
 
     def told(self) -> list[str]:
@@ -390,6 +399,7 @@ class Notebook:
             self.send(run, session, cell, anew, code, options, count, header)
 
         run.again = again
+        run.sent += 1
         if options.background:
             run.on_missing = again
         frames = execute_frames(code, request, buffers, header)

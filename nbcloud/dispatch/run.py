@@ -72,6 +72,10 @@ class CloudRun:
         self._taken = 0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
+        self.sent = 0
+        """How many times its request was sent; again, when its session lacked values."""
+        self.unbegun = False
+        """Whether it ended, for certain, before anything of it ran anywhere."""
         self.refused: dict[str, Exception] = {}
         """Names that the cell may have meant and that could not travel."""
         self.again: Callable[[list[str]], None] = lambda _hashes: None
@@ -99,17 +103,17 @@ class CloudRun:
             case "silent":
                 self._events.put(("silent", message))
             case "reconnected" | "detached" | "ended" if not self._ended.is_set():
-                self.link.ask_soon("read", run=self.id, after=self.last).add_done_callback(self._read_on)
+                asked = self.link.ask_soon("read", run=self.id, after=self.last)
+                asked.add_done_callback(lambda answered: self._read_on(answered, message.get("why", "")))
             case "cluster_lost" if message["gone"]:
                 self._finish(_lost(message["why"]))
             case "cluster_lost":
                 self._lose_sight(message["why"])
 
-    def _read_on(self, asked: Future[Any]) -> None:
+    def _read_on(self, asked: Future[Any], why: str) -> None:
         error = asked.exception()
         if isinstance(error, SessionError):
-            why = str(error).rstrip(".")
-            self._finish(_lost(why))
+            self._finish(_lost(why or str(error).rstrip(".")))
 
     def _lose_sight(self, why: str) -> None:
         """Its cluster is out of reach, and may go on with it: its record stays open, to be completed."""
@@ -181,7 +185,11 @@ class CloudRun:
         self.state = RunState(message["state"])
         self.message = message["why"] or self.message
         if message.get("refused") and not self.last:
-            self.message = f"its session was lost before it began: {self.message}"
+            why = message["why"]
+            if self.session is not None:
+                why = self.session.lost = self.session.lost or why
+            self.message = f"its session was lost before it began: {why}"
+            self.unbegun = bool(message.get("by_journal")) and self.sent == 1
         if message.get("session_over") and self.session is not None:
             self.session.lost = self.session.lost or message["why"]  # the journal will say so, a moment later
         content = json.loads(message["content"]) if message["content"] else {}
@@ -189,8 +197,9 @@ class CloudRun:
             self.message = f"skipped: the same code and inputs as run {content['of']}"
         names = content.get("names", {})
         usage = content.get("usage", {}) | ({"usage": message["usage"]} if message.get("usage") else {})
+        ended = message.get("ended") or time.time()  # of one that nobody listened to, long ago
         if price := self.record.extra.get("price"):
-            usage["cost"] = price * max(0.0, time.time() - (self._started or time.time())) / 3600
+            usage["cost"] = price * max(0.0, ended - (self._started or ended)) / 3600
         if content.get("status") == "ok":
             self.error = None  # the cell showed it, and went on
         elif self.error is None and content.get("status") in {"error", "refused"}:
@@ -208,7 +217,7 @@ class CloudRun:
         self._recorder.change(
             self.id,
             state=self.state,
-            finished=time.time(),
+            finished=ended,
             error={key: self.error[key] for key in ("ename", "evalue")} if self.error else None,
             message=self.message,
             results=results,

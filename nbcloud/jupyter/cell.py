@@ -101,7 +101,7 @@ class CellRunner:
         total = size_text(sum(r["bytes"] for r in planned.inputs))
         display(Answer(f"To {planned.where}: {total}. Nothing was sent.", ["name", "kind", "size", ""], rows))
 
-    def _run_once(self, code: str, options: CellOptions) -> CloudRun | None:
+    def _run_once(self, code: str, options: CellOptions, *, again: bool = False) -> CloudRun | None:
         header = self._header()
         with Phases(self.shell, alone=True) as phases:
             run, session = self._submit(code, options, header, phases)
@@ -110,8 +110,11 @@ class CellRunner:
         if options.background:
             return run
         shown = CellOutput(self.shell, self.comms, session, run.id)
-        self._follow(run, session, shown)
+        interrupted = self._follow(run, session, shown)
         shown.close(raised=run.state is RunState.FAILED)
+        if run.unbegun and not again and not interrupted:
+            notice(f"Run {run.id} did not begin: {run.message}. The cell is sent once more.")
+            return self._run_once(code, options, again=True)
         self._finish(run, session, options, shown)
         return None
 
@@ -158,8 +161,14 @@ class CellRunner:
 
     # In the foreground
 
-    def _follow(self, run: CloudRun, session: Any, shown: CellOutput) -> None:
-        """Show what comes until the run ends; an interrupt stops the run, a second one its kernel."""
+    def _follow(self, run: CloudRun, session: Any, shown: CellOutput) -> bool:
+        """Show what comes until the run ends; an interrupt stops the run, a second one its kernel.
+
+        Returns
+        -------
+        bool
+            Whether there was an interrupt.
+        """
         warned = 0.0
         told = False
         turn = Turn(run, session)
@@ -169,7 +178,7 @@ class CellRunner:
                 shown.publish(messages)
                 match event:
                     case ("end", _):
-                        return
+                        return interrupts.any
                     case ("left", _):
                         raise KeyboardInterrupt("The notebook's kernel ends; the run goes on.")
                     case ("missing", hashes):

@@ -59,6 +59,11 @@ class Interrupts:
         self.killed: float | None = None
         """When the run's kernel was told to end."""
 
+    @property
+    def any(self) -> bool:
+        """Whether the kernel was interrupted."""
+        return self._at_work is not None
+
     def __enter__(self) -> Self:
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:

@@ -12,6 +12,8 @@ from nbcloud.commands.notices import nothing_shown
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verbs
 from nbcloud.dispatch.attach import attach, complete_records
+from nbcloud.dispatch.endings import Ended, end_own, end_session
+from nbcloud.dispatch.gang import gang_name
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunNotFound, SessionNotFound, UsageError
@@ -20,6 +22,7 @@ from nbcloud.runs.record import Run
 from nbcloud.wording import size_text
 
 if TYPE_CHECKING:
+    from nbcloud.dispatch.notebook import Notebook
     from nbcloud.jupyter.cell import CellRunner
     from nbcloud.sessions.client.session import Session
 
@@ -75,8 +78,11 @@ class LineCommands:
             parser.add_argument("names", nargs="+", metavar="NAME")
             parser.add_argument("-s", "--session", help="another session")
         parser = add("reset", self._reset, "end the notebook's session; its variables are gone")
-        parser.add_argument("name", nargs="?", metavar="SESSION", help="another session")
+        parser.add_argument(
+            "name", nargs="?", metavar="SESSION", help="another session, any that %%cloud status shows"
+        )
         parser.add_argument("-s", "--session", help="another session")
+        parser.add_argument("-c", "--cluster", help="a session of this cluster")
 
     def run(self, line: str) -> Any:
         """Run one command; what it answers is displayed by the notebook."""
@@ -169,13 +175,19 @@ class LineCommands:
             raise UsageError(f"%cloud reset ends one session: {arguments.name!r} or {arguments.session!r}?")
         notebook = self._runner().notebook
         name = arguments.name or arguments.session
-        gang = None if name else notebook.find_gang()
-        sessions = [gang] if gang is not None else []
-        if not gang or notebook.find() or notebook.reopen():
-            sessions.insert(0, self._session(name))
-        for session in sessions:
-            notebook.reset(session)
-        if len(sessions) == 1:
-            return Answer(f"The session {sessions[0].name!r} has ended; the next cell starts a new one.")
-        names = " and ".join(repr(session.name) for session in sessions)
-        return Answer(f"The sessions {names} have ended; the next cell starts a new one.")
+        if name:
+            return Answer(_farewell(notebook, end_session(notebook, name, arguments.cluster)))
+        ended = end_own(notebook, arguments.cluster)
+        if len(ended) == 1:
+            return Answer(_farewell(notebook, ended[0]))
+        names = " and ".join(repr(each.name) for each in ended)
+        return Answer(f"The sessions {names} have ended; the next cell starts new ones.")
+
+
+def _farewell(notebook: Notebook, ended: Ended) -> str:
+    if ended.state == "starting":
+        return f"The session {ended.name!r} had not begun, and waits no more on {ended.cluster!r}."
+    own = notebook.identity.session
+    mine = ended.name in {own, gang_name(own)}
+    rest = "; the next cell starts a new one" if mine else f" on the cluster {ended.cluster!r}"
+    return f"The session {ended.name!r} has ended{rest}."

@@ -248,7 +248,7 @@ def test_two_gangs_do_not_take_halves_from_each_other(
     look = f"{RANK}print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['LOCAL_RANK'], flush=True)"
     with running_notebook() as one, running_notebook() as two:
         refused = one.run("%%cloud --workers 4 --gpus 1\n1")
-        assert "This cluster has room for 3 of 4 workers with GPU 1." in refused.traceback
+        assert "This cluster has room for 3 of 4 workers with 1 GPU." in refused.traceback
         for each in (one, two):
             each.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
         first = one.start(f"%%cloud --workers 2 --gpus 1 --fresh\n{look}\n{SLEEP}")
@@ -260,7 +260,7 @@ def test_two_gangs_do_not_take_halves_from_each_other(
                 for kind in ("display_data", "update_display_data")
                 for content in shown.of_type(kind)
             ]
-            waits = any("there is room for 1 of 2 workers with GPU 1" in text for text in texts)
+            waits = any("there is room for 1 of 2 workers with 1 GPU" in text for text in texts)
             if waits:
                 one.interrupt()
             return waits

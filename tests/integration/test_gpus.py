@@ -10,7 +10,7 @@ import pytest
 
 from nbcloud import cli
 from nbcloud.clusters import local, process
-from tests.integration.notebooks import RunningNotebook, running_notebook
+from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 
 LOOK = "import os, subprocess, sys\nprint(repr(os.environ.get('CUDA_VISIBLE_DEVICES')))"
 
@@ -47,7 +47,7 @@ def test_sessions_see_devices_of_their_own_and_the_record_has_them(
 
 def test_what_is_taken_is_waited_for_and_what_is_not_there_is_refused(gpu_notebook: RunningNotebook) -> None:
     shown = gpu_notebook.run("%%cloud --fresh --gpus 3\n1")
-    assert "No worker of this cluster has GPU 3: the largest has GPU 2." in shown.traceback
+    assert "No worker of this cluster has 3 GPUs: the largest has 2 GPUs." in shown.traceback
     assert "%cloud up PROFILE" in shown.traceback
     gpu_notebook.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
     gpu_notebook.run("%%cloud -s a --gpus 2\n1")
@@ -59,12 +59,59 @@ def test_what_is_taken_is_waited_for_and_what_is_not_there_is_refused(gpu_notebo
             for kind in ("display_data", "update_display_data")
             for content in shown.of_type(kind)  # type: ignore[attr-defined]
         ]
-        if not any("GPU 1 is taken on every worker" in text for text in said):
+        if not any(
+            "1 GPU is taken on every worker (held by session a; to end it: %cloud reset a)" in text
+            for text in said
+        ):
             return False
         gpu_notebook.interrupt()
         return True
 
     assert gpu_notebook.run("%%cloud -s b --gpus 1\n1", meanwhile=is_waiting).error == "KeyboardInterrupt"
+
+
+def test_an_interrupted_wait_leaves_nothing_in_the_queue(gpu_notebook: RunningNotebook) -> None:
+    gpu_notebook.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+    gpu_notebook.run("%%cloud -s a --gpus 2\n1")
+
+    def is_waiting(shown: Shown) -> bool:
+        kinds = ("display_data", "update_display_data")
+        texts = [str(c["data"].get("text/plain")) for kind in kinds for c in shown.of_type(kind)]
+        waits = any("waiting in the queue" in text for text in texts)
+        if waits:
+            gpu_notebook.interrupt()
+        return waits
+
+    for options in ("-s b --gpus 1", "-s c --gpus 1 --workers 2", "--fresh --gpus 1"):
+        shown = gpu_notebook.run(f"%%cloud {options}\n1", meanwhile=is_waiting)
+        assert shown.error == "KeyboardInterrupt"
+        there = gpu_notebook.run(
+            "[s['name'] for s in get_ipython().run_line_magic('cloud', 'status').data['sessions']]"
+        )
+        assert there.result == "['a']"
+    assert "'a' has ended on the cluster 'local'" in gpu_notebook.run("%cloud reset a").result
+    assert gpu_notebook.run(f"%%cloud -s d --gpus 2\n{LOOK}").text() == "'0,1'\n"
+
+
+def test_any_session_of_the_cluster_can_be_ended_also_one_that_waits(gpu_notebook: RunningNotebook) -> None:
+    with running_notebook() as other:
+        other.run("from nbcloud.jupyter import progress\nprogress._QUIET_SECONDS = 0")
+        assert other.run("%%cloud -s a --gpus 2\n1").error == ""
+        said: list[str] = []
+
+        def end_it(shown: Shown) -> bool:
+            if not any("waiting in the queue" in str(c) for c in shown.of_type("display_data")):
+                return False
+            said.append(gpu_notebook.run("%cloud reset nobody").traceback)
+            said.append(gpu_notebook.run("%cloud reset b -c local").result)
+            return True
+
+        refused = other.run("%%cloud -s b --gpus 1\n1", meanwhile=end_it)
+        assert "The session 'b': it was reset." in refused.traceback
+        assert "The cluster 'local' has no session 'nobody'; there are: a, b." in said[0]
+        assert "'b' had not begun, and waits no more on 'local'" in said[1]
+        assert "'a' has ended on the cluster 'local'" in gpu_notebook.run("%cloud reset a").result
+        assert gpu_notebook.run(f"%%cloud --gpus 2\n{LOOK}").text() == "'0,1'\n"
 
 
 def test_a_cluster_without_gpus_says_so(notebook: RunningNotebook) -> None:

@@ -30,6 +30,8 @@ _PATIENCE = 60.0
 _PING_SECONDS = 3.0
 _AFTER = 0.1
 
+RESTARTED = "the scheduler was started anew; what runs and sessions it had is lost"
+
 Listener = Callable[[dict[str, Any]], None]
 """Is called in the link's thread; must not block."""
 
@@ -64,6 +66,8 @@ class Link:
         """By the worker's address."""
         self._by_journal: dict[str, str] = {}
         """Runs that were sent by the journal and have not ended, with their sessions."""
+        self._scheduler = ""
+        """The identity of the latest one that answered."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, daemon=True, name=f"nbcloud-{info.name}")
         self._thread.start()
@@ -128,6 +132,12 @@ class Link:
             self._asks[ask] = (future, phase)
         self.post(operation, ask=ask, **fields)
         return future
+
+    def withdraw(self, ask: str) -> None:
+        """Tell the journal that nobody waits any more for what was asked to be opened."""
+        with self._lock:
+            self._asks.pop(ask, None)
+        self.post("withdraw", ask=ask)
 
     def post(self, operation: str, **fields: Any) -> None:
         """Tell the journal something that needs no answer."""
@@ -318,17 +328,22 @@ class Link:
         for attempt in range(3):
             hello = {"id": self._identity, "protocol": PROTOCOL, "received": self._channel.received}
             comm, welcome = await greet(self.info, hello)
+            if welcome is not None:
+                before, self._scheduler = self._scheduler, welcome["scheduler"]
             if welcome is not None and not welcome["forgotten"]:
                 return comm, welcome
             comm.abort()
             if welcome is not None:
-                self._begin_anew()
+                self._begin_anew(RESTARTED if before not in {"", self._scheduler} else "")
             elif attempt == 0:
                 await install(self.info)
         raise ClusterLost(f"nbcloud could not be brought to the cluster {self.info.name!r}.")
 
-    def _begin_anew(self) -> None:
-        """The journal forgot this client while it was away: whoever waits must ask again."""
+    def _begin_anew(self, why: str) -> None:
+        """The journal forgot this client while it was away: whoever waits must ask again.
+
+        ``why`` is the sentence for what is lost for certain; empty when it may be there.
+        """
         self._identity = secrets.token_hex(8)
         self._channel = Channel(self._received)
         with self._lock:
@@ -336,9 +351,8 @@ class Link:
             listeners = [(key, each) for key, listed in self._listeners.items() for each in listed]
         for future, _ in asks:
             if not future.done():
-                future.set_exception(
-                    SessionError("The cluster forgot the question: the connection was lost.")
-                )
+                forgotten = why or "the cluster forgot the question: the connection was lost"
+                future.set_exception(SessionError(f"{forgotten[0].upper()}{forgotten[1:]}."))
         self._by_journal.clear()
         for shortcut in self._shortcuts.values():
             for run, session in shortcut.runs.items():
@@ -346,7 +360,7 @@ class Link:
                     {"op": "announce", "ask": "", "run": run, "session": session, "anew": False}
                 )
         for key, listener in listeners:
-            listener({"op": "reconnected", "key": key})
+            listener({"op": "reconnected", "key": key, "why": why})
 
     async def _ping(self) -> None:
         self._heard = time.monotonic()
@@ -363,7 +377,8 @@ class Link:
             return
         key = message.get("run") or message.get("session", "")
         if operation == "end":
-            self._by_journal.pop(key, None)
+            # A refusal of the journal that alone was given the run: then nothing of it has run anywhere.
+            message["by_journal"] = self._by_journal.pop(key, None) is not None
         with self._lock:
             listeners = list(self._listeners.get(key, ()))
         for listener in listeners:

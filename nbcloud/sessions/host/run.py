@@ -90,7 +90,7 @@ class HostedRun:
             end = {**end, "error": self._labels.error}
         self._number([(time.time(), FINISHED, json.dumps(end).encode(), b"{}", [])])
         left = {"content": frames.content if frames else b"", "buffers": frames.buffers if frames else []}
-        self._post({"op": "end", "last": self.count, **end, **left})
+        self._post({"op": "end", "last": self.count, "ended": time.time(), **end, **left})
 
     def _post(self, message: dict[str, Any], within: float = 0.0) -> None:
         message |= {"run": self.id, "session": self.session}

@@ -48,6 +48,16 @@ class Gangs:
         self._asked: dict[str, tuple[int, dict[str, Any] | None]] = {}
         """Questions to all members: how many answers are to come, and the one that counts so far."""
 
+    def whole(self, session: LiveSession) -> LiveSession:
+        """The gang of a member; any other session itself."""
+        return self._table.sessions.get(session.gang, session)
+
+    def close(self, member: LiveSession, why: str) -> None:
+        """End a member on purpose, and with it its gang, which can't go on without it."""
+        gang = self._table.sessions.get(member.gang)
+        if gang is not None:  # else it went with another member
+            self._table.close_session(gang, f"rank {_rank(gang, member)}: {why}")
+
     # What clients ask
 
     def run(self, gang: LiveSession, run: JournaledRun, request: dict[str, Any]) -> None:

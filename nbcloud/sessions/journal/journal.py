@@ -59,6 +59,7 @@ class Journal(SchedulerPlugin):
         """Start to serve on ``scheduler``."""
         self._tasks: set[asyncio.Task[None]] = set()
         directory = private_dir(Path(self._directory or tempfile.mkdtemp(prefix="nbcloud-journal-")))
+        self._scheduler = scheduler.id
         self.placement = Placement(scheduler)
         self.table = Table(self.placement, directory, self._memory, self._spawn)
         self.gangs = Gangs(self.table)
@@ -87,16 +88,23 @@ class Journal(SchedulerPlugin):
 
     def idle_seconds(self, worker: str) -> float | None:
         """For how long no session on a worker has had anything to do; None while one has."""
-        there = [each for each in self.table.sessions.values() if each.host and each.host.worker == worker]
-        if any(session.runs for session in there):
+        there = [self.gangs.whole(each) for each in self._sessions_on(worker)]
+        if any(session.runs or session.state == "starting" for session in there):
             return None
         return min((time.monotonic() - session.used for session in there), default=math.inf)
 
     def release(self, worker: str, why: str) -> None:
-        """End the sessions on a worker that is about to go."""
-        for session in list(self.table.sessions.values()):
-            if session.host is not None and session.host.worker == worker:
+        """End the sessions on a worker that is about to go, and the gangs that have a member there."""
+        for session in self._sessions_on(worker):
+            if session.gang:
+                self.gangs.close(session, why)
+            else:
                 self.table.close_session(session, why)
+
+    def _sessions_on(self, worker: str) -> list[LiveSession]:
+        """Sessions and members of gangs on a worker; a gang itself is nowhere."""
+        sessions = [each for each in self.table.sessions.values() if not each.members]
+        return [each for each in sessions if each.host is not None and each.host.worker == worker]
 
     async def end_sessions(self, why: str) -> None:
         """End every session, and wait until all who follow a run have heard of its end."""
@@ -170,6 +178,7 @@ class Journal(SchedulerPlugin):
         client = self.table.clients.get(hello["id"])
         forgotten = client is None and hello["received"] > 0
         facts = {"protocol": PROTOCOL, "version": nbcloud.__version__, "forgotten": forgotten}
+        facts["scheduler"] = self._scheduler  # another one knows nothing of runs and sessions before it
         if hello["protocol"] != PROTOCOL or forgotten:
             await comm.write({**facts, "received": 0})
             return
@@ -193,7 +202,9 @@ class Journal(SchedulerPlugin):
         for session in list(self.table.sessions.values()):
             self.table.abandon(session, client.id)
             session.clients.discard(client.id)
-            if not session.lasting and not session.clients and not session.runs:
+            if session.state == "starting":
+                self.table.wait_no_more(session, client)
+            elif not session.lasting and not session.clients and not session.runs:
                 self.table.close_session(session, "its notebook went away")
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_kwargs: Any) -> None:  # noqa: ARG002

@@ -39,6 +39,9 @@ class LiveSession:
     """Those that have not ended, in the order in which they came."""
     clients: set[str] = field(default_factory=set)
     waiting: list[tuple[ConnectedClient, str]] = field(default_factory=list)
+    """Who asked for it while it starts, and the question."""
+    opened_by: str = ""
+    """The question for which it was started."""
     log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))
     ephemeral: bool = False
     """Ends with its first run."""
@@ -52,6 +55,11 @@ class LiveSession:
     """Of a member: its gang."""
     seen: dict[str, Any] = field(default_factory=dict)
     """Devices that it has."""
+
+    @property
+    def was_used(self) -> bool:
+        """Whether there may be anything in it."""
+        return bool(self.runs or self.names)
 
     @property
     def active(self) -> JournaledRun | None:
@@ -104,6 +112,8 @@ class JournaledRun:
     missing: bytes = b""
     """What its client was asked for, because its session does not have it; JSON."""
     end: dict[str, Any] | None = None
+    ended: float | None = None
+    """When, by the clock of the machine that it was on."""
 
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
@@ -114,6 +124,7 @@ class JournaledRun:
             "why": self.why,
             "exit_code": self.exit_code,
             "created": self.created,
+            "ended": self.ended,
             "messages": self.log.count,
         }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from distributed import Client, Future, Scheduler, Security
 from distributed.scheduler import TaskState, WorkerState
 
 from nbcloud.sessions.host.host import hold_session
-from nbcloud.wording import size_text
+from nbcloud.sessions.journal.refusals import amounts_text, held_text, taken_text, too_few, too_large
 
 PREFIX = "nbcloud-session-"
 _LOOK_AGAIN = 0.5
@@ -31,35 +32,10 @@ def _as_client(security: Security) -> Security:
     )
 
 
-def _amount(resource: str, amount: float) -> str:
-    """So much of a resource, for people."""
-    return f"{resource} {size_text(int(amount)) if resource == 'MEMORY' else f'{amount:g}'}"
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return ", ".join(_amount(*item) for item in resources.items())
-
-
 def _times(there: dict[str, float], wanted: dict[str, float], most: int) -> int:
     """How many times, ``most`` at most, the wanted resources are there."""
     times = [int(there.get(name, 0) / amount + _ROUNDING) for name, amount in wanted.items()]
     return max(0, min([most, *times]))
-
-
-def _refusal(resource: str, wanted: float, most: float) -> str:
-    """Why nothing of a cluster fits whose largest worker has ``most``."""
-    if resource == "GPU" and not most:
-        return (
-            "No worker of this cluster has a GPU. "
-            "Start a cluster with a profile that has gpus: %cloud up PROFILE"
-        )
-    larger = "with a profile that has more gpus: %cloud up PROFILE"
-    if resource != "GPU":
-        larger = "with larger workers: %cloud up NAME --threads N --memory SIZE"
-    return (
-        f"No worker of this cluster has {_amount(resource, wanted)}: "
-        f"the largest has {_amount(resource, most)}. Ask for less, or start a cluster {larger}"
-    )
 
 
 class Placement:
@@ -82,6 +58,8 @@ class Placement:
         self._members: dict[str, Sequence[str]] = {}
         """The sessions of each gang."""
         self._lock = asyncio.Lock()
+        self.title: Callable[[str], str] = str
+        """Gives the name of a session, or that of the gang of a member, by id."""
 
     def impossible(self, resources: dict[str, float], size: int = 1) -> str:
         """Why the cluster could never hold these resources so many times; empty when it could."""
@@ -89,20 +67,21 @@ class Placement:
         for name, wanted in resources.items():
             most = max((worker.get(name, 0) for worker in workers), default=None)
             if most is not None and wanted > most:
-                return _refusal(name, wanted, most)
+                return too_large(name, wanted, most, managed=self._steward is not None)
         room = sum(_times(worker, resources, size) for worker in workers)
         if room < size and workers:
-            return (
-                f"This cluster has room for {room} of {size} workers with {_amounts(resources)}. "
-                "Ask for fewer or smaller ones, or have more: %cloud scale N"
-            )
+            return too_few(room, size, resources, managed=self._steward is not None)
         return ""
+
+    @property
+    def _steward(self) -> Any:
+        """Whoever looks after the number of workers, if anyone does."""
+        return self._scheduler.extensions.get("nbcloud-steward")
 
     def _capacity(self) -> list[dict[str, float]]:
         """The resources of each worker that there is, or that whoever looks after their number may add."""
         there = [dict(state.resources) for state in self._scheduler.workers.values()]
-        steward = self._scheduler.extensions.get("nbcloud-steward")
-        potential: list[dict[str, float]] = steward.potential() if steward is not None else []
+        potential: list[dict[str, float]] = self._steward.potential() if self._steward is not None else []
         return potential if len(potential) > len(there) else there
 
     def waiting(self) -> list[dict[str, float]]:
@@ -184,15 +163,30 @@ class Placement:
         resources = self._waiting[name]
         if not self._scheduler.workers:
             return "waiting for a worker to join the cluster"
-        wanted, size = _amounts(resources), self._size(name)
+        wanted, size = amounts_text(resources), self._size(name)
         if self.impossible(resources):
             return f"waiting for a worker that has {wanted}"
+        able = [each for each in self._scheduler.workers.values() if _times(each.resources, resources, 1)]
+        if not able:
+            return f"waiting for a worker with {wanted} to join the cluster"
         room = sum(self._room(state, resources, size) for state in self._scheduler.running)
         if room >= size:
             return "waiting in the queue: another session asked first"
         if size > 1:
-            return f"waiting in the queue: there is room for {room} of {size} workers with {wanted}"
-        return f"waiting in the queue: {wanted} is taken on every worker"
+            why = f"there is room for {room} of {size} workers with {wanted}"
+        else:
+            why = taken_text(resources)
+        return f"waiting in the queue: {why}{held_text(self._holders(resources, able))}"
+
+    def _holders(self, resources: dict[str, float], able: list[WorkerState]) -> list[str]:
+        """Names of the sessions that hold any of these resources on these workers."""
+        there = {state.address for state in able}
+        found = [
+            self.title(session)
+            for session, (worker, held) in self._promised.items()
+            if worker in there and held.keys() & resources.keys()
+        ]
+        return list(dict.fromkeys(found))
 
     def _phase(self, name: str) -> str:
         """How far the start of a session is whose task was submitted."""
@@ -205,8 +199,7 @@ class Placement:
 
     def _trouble(self) -> str:
         """What keeps workers from coming, as far as whoever looks after their number knows."""
-        steward = self._scheduler.extensions.get("nbcloud-steward")
-        trouble = getattr(steward, "trouble", "")
+        trouble = getattr(self._steward, "trouble", "")
         return f" ({trouble})" if trouble else ""
 
     async def place(

@@ -9,7 +9,7 @@ from typing import Any
 
 from nbcloud.sessions.journal.gang import Gangs, gang_members
 from nbcloud.sessions.journal.members import ConnectedClient, JournaledRun, LiveSession
-from nbcloud.sessions.journal.table import Table
+from nbcloud.sessions.journal.table import WITHDRAWN, Table
 
 
 class Requests:
@@ -73,6 +73,7 @@ class Requests:
                 time.time(),
                 ephemeral=message["ephemeral"],
                 lasting=message["lasting"],
+                opened_by=message["ask"],
             )
             session.members = gang_members(session, size)
             self._table.start(session, message["memory"], self._silent_workers())
@@ -81,6 +82,16 @@ class Requests:
             session.waiting.append((client, message["ask"]))
         else:
             self._answer(client, message, session.facts())
+
+    def _on_withdraw(self, client: ConnectedClient, message: dict[str, Any]) -> None:
+        """Whoever asked to open a session wants it no more."""
+        asked = message["ask"]
+        for session in list(self._table.sessions.values()):
+            if (client, asked) in session.waiting:
+                self._table.wait_no_more(session, client, asked)
+            # Its kernel came while the withdrawal was on its way, and nobody has used it.
+            elif session.opened_by == asked and session.clients <= {client.id} and not session.was_used:
+                self._table.close_session(session, WITHDRAWN)
 
     def _on_ping(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         self._answer(client, message, None)
@@ -193,7 +204,7 @@ class Requests:
         self._relay(client, message, "blob_drop")
 
     def _refuse(self, client: ConnectedClient, message: dict[str, Any]) -> None:
-        why = self._table.lost.get(message["session"], "it is gone")
+        why = self._table.lost.get(message["session"], "the cluster does not know it any more")
         buffers: list[bytes] = []
         end = {
             "state": "lost",

@@ -18,6 +18,8 @@ _BATCH = 2**19
 _KEPT_RUNS = 1000
 _KEPT_ENDS = 2**26
 
+WITHDRAWN = "whoever asked for it waits no more"
+
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
@@ -37,6 +39,7 @@ class Table:
 
     def __init__(self, placement: Placement, directory: Path, memory: int, spawn: Spawn) -> None:
         self.placement = placement
+        placement.title = self._name_of
         self.hosts: dict[str, ConnectedHost] = {}
         """By the worker's address."""
         self.clients: dict[str, ConnectedClient] = {}
@@ -59,6 +62,9 @@ class Table:
 
     # Sessions
 
+    def _name_of(self, identity: str) -> str:
+        return self.sessions[identity].name if identity in self.sessions else identity
+
     def start(self, session: LiveSession, memory: int | None, silent: set[str]) -> None:
         """Let Dask find a place for a new session, not on workers that are silent."""
         self.sessions |= {each.id: each for each in (session, *session.members)}
@@ -68,6 +74,8 @@ class Table:
     async def _place(
         self, session: LiveSession, memory: int | None, taken: list[str], silent: set[str]
     ) -> None:
+        if session.state != "starting":  # it was withdrawn at once, and must not enter the queue after that
+            return
         members = [member.id for member in session.members]
         try:
             async for phase in self.placement.place(
@@ -87,9 +95,18 @@ class Table:
                 each.host.channel.post({"op": "close", "session": each.id, "why": why})
         self.lose(session, why)
 
+    def wait_no_more(self, session: LiveSession, client: ConnectedClient, ask: str = "") -> None:
+        """A client, or one question of it, waits no more for a session; when nobody else does, it ends."""
+        session.waiting = [
+            waiting for waiting in session.waiting if waiting[0] is not client or ask not in {"", waiting[1]}
+        ]
+        if session.state == "starting" and not session.gang and not session.waiting:
+            self.close_session(session, WITHDRAWN)
+
     def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
         """A session has its kernel."""
         session.state, session.host, session.kernel_pid = "ready", host, message["kernel_pid"]
+        session.used = time.monotonic()  # it may have waited for its worker for long
         for client, ask in session.waiting:
             client.channel.post({"op": "answer", "ask": ask, "answer": session.facts()})
         session.waiting.clear()
@@ -225,6 +242,7 @@ class Table:
         self.last_active = time.time()
         session.used = time.monotonic()
         run.state, run.why, run.exit_code = end["state"], end["why"], end["exit_code"]
+        run.ended = end.get("ended") or time.time()
         session.runs.pop(run.id, None)
         run.log.close()
 

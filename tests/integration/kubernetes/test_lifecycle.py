@@ -199,7 +199,7 @@ def test_a_cell_that_waits_for_a_worker_tells_why_none_comes(
         shown = notebook.run("%%cloud --gpus 1\nprint('here')", meanwhile=once)
         assert shown.text() == "here\n", shown.messages
         never = notebook.run("%%cloud -s b --gpus 2\n1")
-        assert "No worker of this cluster has GPU 2: the largest has GPU 1" in never.traceback
+        assert "No worker of this cluster has 2 GPUs: the largest has 1 GPU" in never.traceback
     finally:
         kubernetes.double.remove_node("node-fpga")
 

@@ -73,9 +73,9 @@ def test_two_runs_share_one_gpu_one_after_the_other(
         assert second.text() == "0\n", second.messages
         phases = [each["data"]["text/plain"] for each in second.of_type("display_data")]
         phases += [each["data"]["text/plain"] for each in second.of_type("update_display_data")]
-        assert any("waiting in the queue: GPU 1 is taken on every worker" in phase for phase in phases)
+        assert any("waiting in the queue: 1 GPU is taken on every worker" in phase for phase in phases)
         never = notebook.run("%%cloud -s more --gpus 2\n1")
-        assert "No worker of this cluster has GPU 2: the largest has GPU 1" in never.traceback
+        assert "No worker of this cluster has 2 GPUs: the largest has 1 GPU" in never.traceback
         assert cli.main(["runs", "--json"]) == 0
         run = next(each for each in json.loads(capsys.readouterr().out) if "environ" in each["code"])
         assert run["resources"]["CUDA_VISIBLE_DEVICES"] == "0"

@@ -9,6 +9,7 @@ from distributed import Scheduler, Worker, get_worker, secede
 
 from nbcloud.sessions.journal import placement as placement_module
 from nbcloud.sessions.journal.placement import Placement
+from nbcloud.sessions.journal.refusals import amounts_text, held_text, taken_text
 
 held = {}
 released = {}
@@ -99,7 +100,9 @@ def test_each_of_two_sessions_gets_an_idle_worker_and_a_third_the_first_that_is_
         await cluster.until(lambda: held.keys() == {"a", "b"})
         assert held["a"] != held["b"]
         cluster.ask("c")
-        await cluster.waiting("c", "waiting in the queue: CPU 1 is taken on every worker")
+        await cluster.waiting(
+            "c", "waiting in the queue: 1 CPU is taken on every worker (held by sessions a, b; to end one: "
+        )
         cluster.end("b")
         await cluster.until(lambda: "c" in held)
         assert held["c"] == held["b"]
@@ -158,7 +161,7 @@ def test_a_session_whose_worker_left_before_it_began_gets_another(on_cluster):
 def test_what_no_worker_can_hold_any_more_keeps_nobody_waiting(on_cluster):
     async def scenario(cluster):
         cluster.ask("large", 4)
-        await cluster.waiting("large", "waiting for a worker that has CPU 4")
+        await cluster.waiting("large", "waiting for a worker that has 4 CPUs")
         cluster.ask("small")
         await cluster.until(lambda: "small" in held)
 
@@ -171,11 +174,44 @@ def test_amounts_are_for_people(on_cluster):
             state.resources["MEMORY"] = 12 * 2**30
         refusal = cluster.placement.impossible({"CPU": 1, "MEMORY": 500 * 2**30})
         assert refusal.startswith(
-            "No worker of this cluster has MEMORY 500.0 GiB: the largest has MEMORY 12.0 GiB."
+            "No worker of this cluster has 500.0 GiB of memory: the largest has 12.0 GiB of memory."
         )
-        assert "has CPU 1.5: the largest has CPU 1." in cluster.placement.impossible({"CPU": 1.5})
+        assert "has 1.5 CPUs: the largest has 1 CPU." in cluster.placement.impossible({"CPU": 1.5})
 
     on_cluster(scenario)
+
+
+class Steward:
+    """Would add workers of four CPUs, of which none is there yet."""
+
+    trouble = ""
+
+    def potential(self):
+        return [{"CPU": 1}, {"CPU": 1}, {"CPU": 4}]
+
+
+def test_what_a_worker_could_hold_that_is_to_come_is_waited_for(on_cluster):
+    async def scenario(cluster):
+        cluster.scheduler.extensions["nbcloud-steward"] = Steward()
+        cluster.ask("large", 4)
+        await cluster.waiting("large", "waiting for a worker with 4 CPUs to join the cluster")
+        assert cluster.placement.impossible({"CPU": 5}) == (
+            "No worker of this cluster has 5 CPUs: the largest has 4 CPUs. "
+            "Ask for less, or have larger workers in the cluster's profile."
+        )
+        assert cluster.placement.impossible({"CPU": 3}, 2).endswith("or have more in the cluster's profile.")
+
+    on_cluster(scenario)
+
+
+def test_amounts_are_things_and_not_numbers_of_devices():
+    assert amounts_text({"GPU": 2, "CPU": 0.5, "MEMORY": 2**36, "tpu": 3}) == (
+        "2 GPUs, 0.5 CPUs, 64.0 GiB of memory, tpu 3"
+    )
+    assert taken_text({"GPU": 2}) == "2 GPUs are taken on every worker"
+    assert taken_text({"MEMORY": 2**30}) == "1.0 GiB of memory is taken on every worker"
+    assert held_text([]) == ""
+    assert held_text(list("abcd")) == " (held by sessions a, b, c, …; to end one: %cloud reset NAME)"
 
 
 def test_a_silent_worker_is_taken_when_it_is_heard_of_again(on_cluster):
@@ -199,7 +235,7 @@ def test_a_gang_is_placed_as_a_whole_over_the_workers_and_others_wait_behind_it(
         cluster.ask("second", members=("second-0", "second-1"))
         await cluster.until(lambda: held.keys() == {"first-0", "first-1"})
         assert held["first-0"] != held["first-1"]
-        await cluster.waiting("second", "there is room for 1 of 2 workers with CPU 1")
+        await cluster.waiting("second", "there is room for 1 of 2 workers with 1 CPU")
         cluster.ask("small")  # would fit, and would have the gang starve if it were let by
         await cluster.waiting("small", "another session asked first")
         for member in ("first-0", "first-1"):
@@ -215,7 +251,7 @@ def test_a_gang_that_can_never_fit_is_refused_with_numbers(on_cluster):
         assert cluster.placement.impossible({"CPU": 1}, 2) == ""
         assert cluster.placement.impossible({}, 5) == ""
         refusal = cluster.placement.impossible({"CPU": 1}, 3)
-        assert refusal.startswith("This cluster has room for 2 of 3 workers with CPU 1.")
+        assert refusal.startswith("This cluster has room for 2 of 3 workers with 1 CPU.")
         assert cluster.placement.impossible({"GPU": 1}).startswith("No worker of this cluster has a GPU.")
         assert cluster.placement.default_resources() == {"CPU": 1}
 
