@@ -51,10 +51,10 @@ __all__ = [
     "Toleration",
     "Volume",
     "WorkerGroup",
-    "mistakes",
     "names",
     "profile",
     "profiles",
+    "read_all",
     "readable",
 ]
 
@@ -69,25 +69,27 @@ def profiles() -> dict[str, tuple[Profile, str]]:
     ConfigError
         Names each mistake there is, with its file, the place in it, and the nearest word that would be right.
     """
-    made, wrong = _all()
+    made, wrong = read_all()
     if wrong:
         raise ConfigError("\n".join([str(each) for each in wrong[:-1]] + [wrong[-1].message]), wrong[-1].hint)
     return made
 
 
-def mistakes() -> list[ConfigError]:
-    """What is wrong in any profile, and about variables that name none."""
-    return _all()[1]
+def read_all() -> tuple[dict[str, tuple[Profile, str]], list[ConfigError]]:
+    """The profiles in which nothing is wrong, as `profiles`; and every mistake in the others."""
+    found, wrong = _found()
+    made = {}
+    for name, (table, origin) in found.items():
+        try:
+            made[name] = (_read(name, table, origin), origin)
+        except ConfigError as error:
+            wrong.append(error)
+    return made, wrong + [error for _, error in variables.without_profile(found)]
 
 
 def readable() -> dict[str, Profile]:
     """The profiles in which nothing is wrong."""
-    return {name: made for name, (made, _) in _all()[0].items()}
-
-
-def origins() -> dict[str, str]:
-    """The names of all profiles, good or not, each with the file that it is from."""
-    return {name: origin for name, (_, origin) in _found()[0].items()}
+    return {name: made for name, (made, _) in read_all()[0].items()}
 
 
 def names() -> list[str]:
@@ -112,17 +114,6 @@ def profile(name: str) -> Profile | None:
         if spelled == variables.spelled(name):
             raise error
     return None
-
-
-def _all() -> tuple[dict[str, tuple[Profile, str]], list[ConfigError]]:
-    found, wrong = _found()
-    made = {}
-    for name, (table, origin) in found.items():
-        try:
-            made[name] = (_read(name, table, origin), origin)
-        except ConfigError as error:
-            wrong.append(error)
-    return made, wrong + [error for _, error in variables.without_profile(found)]
 
 
 def _found() -> tuple[dict[str, tuple[Any, str]], list[ConfigError]]:

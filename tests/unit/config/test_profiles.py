@@ -12,9 +12,9 @@ from nbcloud.config.profiles import (
     KubernetesProfile,
     LocalProfile,
     Toleration,
-    mistakes,
     profile,
     profiles,
+    read_all,
     readable,
 )
 from nbcloud.errors import ConfigError
@@ -186,7 +186,7 @@ def test_a_mistake_is_that_of_its_profile_only(project: Path) -> None:
     for name in ("bad", "worse"):
         with pytest.raises(ConfigError, match=f"profiles.{name}"):
             profile(name)
-    assert [str(error).partition("profiles.")[2].split()[0] for error in mistakes()] == [
+    assert [str(error).partition("profiles.")[2].split()[0] for error in read_all()[1]] == [
         "bad",
         "worse.workers",
     ]
