@@ -7,11 +7,17 @@ import json
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from types import TracebackType
+from typing import Self
 
 from nbcloud import __version__
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.ending import AskedToEnd, asked_to_end, raise_asked
 from nbcloud.commands.notices import notice
 from nbcloud.commands.parser import Help, Parser
 from nbcloud.commands.verbs import add_verbs
@@ -21,6 +27,9 @@ NOTEBOOK_ONLY = ("names", "pull", "push", "reset")
 """Commands of ``%cloud`` that a shell does not have."""
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_ENDED = 128  # and the signal's number
+_PATIENCE = 5.0
+_QUOTED = {"name"}  # columns that hold code and names of the user's
 
 
 def parser() -> Parser:
@@ -34,8 +43,16 @@ def parser() -> Parser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 for failure, 2 for a wrong command line, 130 after Ctrl-C."""
-    words = sys.argv[1:] if words is None else words
+    """Run one command; returns 0, 1 for failure, 2 for a wrong command line; after a signal 128 and more."""
+    try:
+        with asked_to_end(raise_asked, ("SIGTERM", "SIGHUP")):
+            return _main(sys.argv[1:] if words is None else words)
+    except AskedToEnd as error:
+        notice(str(error))
+        return _ENDED + error.number
+
+
+def _main(words: Sequence[str]) -> int:
     try:
         if words and words[0] in NOTEBOOK_ONLY:
             raise UsageError(
@@ -44,7 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(words)
         if arguments.verb is None:
             raise Help(parser().format_help())
-        answer = arguments.function(arguments, _progress)
+        with _Told() as told:
+            answer = arguments.function(arguments, told.tell)
         _print(answer, arguments)
         sys.stdout.flush()  # not at the very end, where a reader that is gone would be an error
         return _FAILED if answer is not None and answer.failed else 0
@@ -56,6 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except NbcloudError as error:
         notice(_as_typed_here(str(error)))
         return _FAILED
+    except AskedToEnd:
+        raise
     except KeyboardInterrupt as error:
         notice(str(error) or "Interrupted.")
         return _INTERRUPTED
@@ -72,12 +92,48 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _as_typed_here(text: str) -> str:
     """``text`` with the commands that it names as a shell has them; those that only a notebook has stay."""
-    return re.sub(rf"(?<!%)%cloud (?=({'|'.join(parser().verbs())})\b)", "nbcloud ", text)
+    return re.sub(rf"(?<!%)%cloud (?=({_verbs()})\b)", "nbcloud ", text)
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        notice(f"{text} …")
+@cache
+def _verbs() -> str:
+    return "|".join(parser().verbs())
+
+
+class _Told:
+    """Tells the phases of a command, each once: in a terminal at once, elsewhere when it takes long.
+
+    So a log of CI shows what a command waits for, and no more than the answer when it need not.
+    """
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0 if sys.stderr.isatty() else time.monotonic() + _PATIENCE
+        self._latest = self._shown = ""
+        self._lock = threading.Lock()
+        self._late = threading.Timer(_PATIENCE, self._show)
+        self._late.daemon = True
+
+    def tell(self, text: str) -> None:
+        """A new phase, or the same one again."""
+        self._latest = text
+        if time.monotonic() >= self._quiet_until:
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._latest != self._shown:
+                self._shown = self._latest
+                notice(f"{_as_typed_here(self._shown)} …")
+
+    def __enter__(self) -> Self:
+        if self._quiet_until:
+            self._late.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._late.cancel()
 
 
 def _print(answer: Answer | None, arguments: argparse.Namespace) -> None:
@@ -86,7 +142,14 @@ def _print(answer: Answer | None, arguments: argparse.Namespace) -> None:
     if getattr(arguments, "json", False):
         print(json.dumps(answer.data, indent=1, default=str))
     else:
-        print(replace(answer, text=_as_typed_here(answer.text)))
+        rows = [
+            [
+                cell if column in _QUOTED else _as_typed_here(cell)
+                for column, cell in zip(answer.columns, row, strict=True)
+            ]
+            for row in answer.rows
+        ]
+        print(replace(answer, text=_as_typed_here(answer.text), rows=rows))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,7 @@ from nbcloud.clusters import existing, local, registry, wire
 from nbcloud.clusters.base import Backend, ClusterInfo, Progress, TLSFiles, silent
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.config import settings
-from nbcloud.config.profiles import ExistingProfile, KubernetesProfile, LocalProfile, Profile, profile
+from nbcloud.config.profiles import ExistingProfile, KubernetesProfile, LocalProfile, Profile, names, profile
 from nbcloud.errors import ClusterLost, ClusterNotFound, UsageError
 
 _BACKENDS: dict[str, Backend] = {"local": local, "existing": existing, "kubernetes": kubernetes}
@@ -54,6 +56,34 @@ def resolve(name: str | None = None, *, start: bool = True, progress: Progress =
     return info
 
 
+def meant(name: str | None) -> tuple[ClusterInfo, str]:
+    """The cluster that a command is about, which starts none.
+
+    Where none is named and the default one is not up, but exactly one other is, that one is meant.
+
+    Returns
+    -------
+    ClusterInfo
+    str
+        A sentence that tells which it is, where the name does not; else empty.
+
+    Raises
+    ------
+    ClusterNotFound, ClusterLost
+        As `resolve`.
+    """
+    try:
+        return resolve(name, start=False), ""
+    except ClusterNotFound:
+        if name:
+            raise
+        others = [info.name for info in registry.entries()]
+        if len(others) != 1:
+            raise
+    info = resolve(others[0], start=False)
+    return info, f"The default cluster, {settings().cluster!r}, is not up; this is {info.name!r}."
+
+
 def up(name: str, *, progress: Progress = silent, **options: Any) -> ClusterInfo:
     """Bring a cluster up by the name of its profile, or a local one of any name.
 
@@ -66,15 +96,14 @@ def up(name: str, *, progress: Progress = silent, **options: Any) -> ClusterInfo
     ------
     ClusterStartError
         When it does not come up; the message says why.
+    UsageError
+        When the name is near that of a profile, and nothing else says that a local cluster is meant.
     """
     known: Profile | None = profile(name)
     given = {option: value for option, value in options.items() if value is not None}
     match known:
         case ExistingProfile():
-            files = (known.tls_ca, known.tls_cert, known.tls_key)
-            return existing.up(
-                known.address, name, tls=TLSFiles(*files) if all(files) else None, progress=progress
-            )
+            return existing.up(known.address, name, tls=_files(known), progress=progress)
         case KubernetesProfile():
             return kubernetes.up(name, _with(known, given), progress=progress)
         case LocalProfile():
@@ -83,7 +112,64 @@ def up(name: str, *, progress: Progress = silent, **options: Any) -> ClusterInfo
                 for option in ("workers", "threads", "memory", "idle_timeout", "resources")
             }
             return local.up(name, **{**of_profile, **given}, progress=progress)
+    if "workers" not in given:
+        _refuse_misspelled(name)
     return local.up(name, **given, progress=progress)
+
+
+def look(name: str, known: ExistingProfile, *, progress: Progress = silent) -> ClusterInfo:
+    """Whether the scheduler of a profile answers; nothing is registered.
+
+    Raises
+    ------
+    ClusterNotFound, UsageError
+        The message says what is there instead.
+    """
+    return existing.look(known.address, name, tls=_files(known), progress=progress)
+
+
+def _files(known: ExistingProfile) -> TLSFiles | None:
+    files = (known.tls_ca, known.tls_cert, known.tls_key)
+    return TLSFiles(*files) if all(files) else None
+
+
+def dry_run(name: str, **options: Any) -> list[dict[str, Any]]:
+    """What `up` would ask of Kubernetes.
+
+    Raises
+    ------
+    UsageError
+        For what is no profile of kind ``kubernetes``, and options that `up` would refuse.
+    """
+    known = profile(name)
+    if known is None:
+        raise UsageError(
+            f"There is no profile {name!r}, and --dry-run is for profiles of kind kubernetes.",
+            _did_you_mean(name, names()) or "See: %cloud profiles",
+        )
+    if not isinstance(known, KubernetesProfile):
+        raise UsageError(
+            f"--dry-run is for profiles of kind kubernetes, and {name!r} is of kind {known.kind}.",
+            "See: %cloud profiles",
+        )
+    given = {option: value for option, value in options.items() if value is not None}
+    return kubernetes.dry_run(name, _with(known, given))
+
+
+def _refuse_misspelled(name: str) -> None:
+    if name == "local" or registry.get(name) is not None or registry.recall(name) is not None:
+        return
+    hint = _did_you_mean(name, names())
+    if hint:
+        raise UsageError(
+            f"There is no profile {name!r}.",
+            f"{hint} For a local cluster of that name, say how large: %cloud up {name} --workers 2",
+        )
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 def _with(known: KubernetesProfile, given: dict[str, Any]) -> KubernetesProfile:
@@ -171,10 +257,16 @@ def _local(name: str, info: ClusterInfo | None, start: bool, progress: Progress)
 
 
 def _not_found(name: str) -> ClusterNotFound:
-    names = [info.name for info in registry.entries()]
-    there = f"there are: {', '.join(names)}" if names else "none is up"
+    up_now = [info.name for info in registry.entries()]
+    down_now = [each for each in names() if each not in up_now]
+    there = f"there are: {', '.join(up_now)}" if up_now else "none is up"
+    others = [each for each in down_now if each != name]
+    profiles = f" Profiles that are not up: {', '.join(others)}." if others else ""
+    hint = "" if name in down_now else _did_you_mean(name, [*up_now, *down_now])
     return ClusterNotFound(
-        f"No cluster named {name!r} is up; {there}.", f"Type: %cloud up {name}", names=names
+        f"No cluster named {name!r} is up; {there}.{profiles}",
+        hint or f"Type: %cloud up {name}",
+        names=up_now,
     )
 
 

@@ -55,19 +55,32 @@ def up(
     name = check_name(name or re.sub(r"[^A-Za-z0-9._]+", "-", f"{host}-{port}").strip("-._"))
     with registry.lock(name, timeout=timeout):
         _check_free(name, address)
-        info = ClusterInfo(
-            name=name,
-            id=uuid.uuid4().hex[:8],
-            kind="existing",
-            address=address,
-            tls=_certificates(tls) if scheme == "tls" else None,
-            created=time.time(),
-            host=platform.node(),
-        )
-        progress(f"looking for the scheduler at {address}")
-        info = _described(info, _identity(info, timeout))
+        info = look(address, name, tls=tls, timeout=timeout, progress=progress)
         registry.put(info)
     return info
+
+
+def look(
+    address: str,
+    name: str,
+    *,
+    tls: TLSFiles | None = None,
+    timeout: float = 10.0,
+    progress: Progress = silent,
+) -> ClusterInfo:
+    """Look whether a scheduler answers, as `up`, and register nothing."""
+    scheme, host, port = _split(address)
+    info = ClusterInfo(
+        name=name,
+        id=uuid.uuid4().hex[:8],
+        kind="existing",
+        address=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}",
+        tls=_certificates(tls) if scheme == "tls" else None,
+        created=time.time(),
+        host=platform.node(),
+    )
+    progress(f"looking for the scheduler at {info.address}")
+    return _described(info, _identity(info, timeout))
 
 
 def alive(info: ClusterInfo) -> bool:
@@ -130,6 +143,7 @@ def _check_free(name: str, address: str) -> None:
 def _certificates(tls: TLSFiles | None) -> TLSFiles:
     if tls is None:
         import dask
+        import distributed  # noqa: F401  # Dask's configuration has these keys by its import only
 
         keys = ("ca-file", "client.cert", "client.key")
         found = [dask.config.get(f"distributed.comm.tls.{key}") for key in keys]

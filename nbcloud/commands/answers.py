@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,14 @@ class Answer:
             text = f"<p>{html.escape(self.text)}</p>" if self.text else ""
             bundle["text/html"] = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{text}"
         return bundle
+
+
+def yaml_answer(made: Sequence[Any]) -> Answer:
+    """Manifests, as ``kubectl apply`` takes them."""
+    import yaml
+
+    # By way of JSON: YAML would write what occurs twice as a reference.
+    return Answer(yaml.dump_all(json.loads(json.dumps(made)), sort_keys=False).rstrip(), data=made)
 
 
 def ago(then: float | None) -> str:

@@ -15,7 +15,7 @@ from nbcloud.commands.answers import Answer, duration
 
 def cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Worker hours and what they cost, by group."""
-    info = clusters.resolve(arguments.cluster, start=False)
+    info, which = clusters.meant(arguments.cluster)
     progress(f"asking {info.name!r}")
     parts = _groups(info)
     rows = [
@@ -26,7 +26,8 @@ def cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
     text = f"So far, the workers of {info.name!r} have cost {_money(total)}."
     if not any(part["price"] for part in parts):
         text = f"The profile of {info.name!r} has no price: `price` there is that of a worker and hour."
-    return Answer(text, ["group", "worker time", "an hour", "cost"], rows, {"total": total, "groups": parts})
+    data = {"total": total, "groups": parts}
+    return Answer(f"{which} {text}".strip(), ["group", "worker time", "an hour", "cost"], rows, data)
 
 
 def _groups(info: ClusterInfo) -> list[dict[str, Any]]:

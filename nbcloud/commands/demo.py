@@ -18,8 +18,9 @@ import nbcloud
 from nbcloud.clusters import registry
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.ending import asked_to_end, raise_asked
 from nbcloud.commands.notices import notice
-from nbcloud.commands.story import Teller, asked_to_end, notebook_kernel
+from nbcloud.commands.story import Teller, notebook_kernel
 from nbcloud.commands.verbs import down
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import ClusterError
@@ -51,7 +52,7 @@ def demonstrate(arguments: argparse.Namespace, progress: Progress) -> Answer:  #
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="nbcloud-demo-"))
     try:
-        with asked_to_end(signal.default_int_handler), _cluster_down(progress):
+        with asked_to_end(raise_asked), _cluster_down(progress):
             figures = _tell(folder / _NOTEBOOK, progress)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from nbcloud.runs.record import RunState
@@ -9,8 +10,10 @@ from nbcloud.runs.record import RunState
 
 def notice(text: str) -> None:
     """Say something to the user, on stderr."""
-    sys.stderr.write(f"nbcloud: {text}\n")
-    sys.stderr.flush()
+    # To nobody when the terminal is gone, which must not stop what is being taken back.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"nbcloud: {text}\n")
+        sys.stderr.flush()
 
 
 def nothing_shown(run: str, state: RunState) -> None:

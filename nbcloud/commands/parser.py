@@ -24,6 +24,10 @@ def read_option(flag: str, text: str | None, parse: Callable[[str], T]) -> T | N
         raise UsageError(f"{flag}: {error.message}", error.hint) from None
 
 
+_NUMBERS: dict[Any, tuple[str, str]] = {int: ("a whole number", "2"), float: ("a number", "0.5")}
+"""Types of values: in words, and one of them."""
+
+
 class Help(Exception):
     """The manual page that was asked for."""
 
@@ -67,6 +71,28 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> list[str]:
         """All flags, the long form of each where there is one."""
         return [max(action.option_strings, key=len) for action in self._actions if action.option_strings]
+
+    def choices(self, flag: str) -> list[str] | None:
+        """What may follow a flag, as far as that is known here; None for one that takes no value."""
+        action = self._option_string_actions.get(flag)
+        return None if action is None or action.nargs == 0 else [str(each) for each in action.choices or ()]
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            if action.type not in _NUMBERS:
+                raise
+            kind, example = _NUMBERS[action.type]
+            name = min(action.option_strings, key=len, default=str(action.metavar or action.dest).upper())
+            raise UsageError(
+                f"{name} {arg_string!r}: it must be {kind}.",
+                f"Write for example: {self._call(action)}{example}",
+            ) from None
+
+    def _call(self, action: argparse.Action) -> str:
+        flag = min(action.option_strings, key=len, default="")
+        return f"{flag} " if flag else f"{self.prog} "
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

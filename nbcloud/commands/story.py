@@ -21,24 +21,13 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+from nbcloud.commands.ending import asked_to_end
 from nbcloud.errors import RemoteError, RunLost
 from nbcloud.runs.outputs import OutputComposer, TextFlow, compose
 
 _READY_SECONDS = 60
 _TICK = 1.0
 _WIDTH = 100
-
-
-@contextlib.contextmanager
-def asked_to_end(handler: Any) -> Iterator[None]:
-    """Until the end of the block, ``handler`` takes Ctrl-C, a plain kill and the end of the terminal."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
 
 
 class _Spec(KernelSpecManager):

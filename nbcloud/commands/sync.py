@@ -16,7 +16,7 @@ from nbcloud.wording import counted
 
 def sync(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Compare packages, and install what is missing there when asked to."""
-    info = clusters.resolve(arguments.cluster, start=False)
+    info, which = clusters.meant(arguments.cluster)
     progress(f"asking {info.name!r} for its packages")
     mine = environment.here(None)
     compared = set(mine.packages) if arguments.all else _imported() & set(mine.packages)
@@ -28,12 +28,12 @@ def sync(arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress(f"installing {', '.join(wanted)} on {counted(len(sides), 'worker')}")
         _install(info, wanted)
         rows = _differing(mine, _workers(info), compared)
-        return _answer(info, rows, _installed(info, wanted))
+        return _answer(info, rows, _both(which, _installed(info, wanted)))
     hint = ""
     if missing:
         hint = f"To install what is missing there: %cloud sync {info.name} --install"
         hint += " --all" if arguments.all else ""
-    return _answer(info, rows, hint)
+    return _answer(info, rows, _both(which, hint))
 
 
 def _workers(info: ClusterInfo) -> dict[str, environment.Facts]:
@@ -83,5 +83,9 @@ def _installed(info: ClusterInfo, wanted: list[str]) -> str:
 def _answer(info: ClusterInfo, rows: list[dict[str, str]], text: str) -> Answer:
     table = [[row["package"], row["here"], row["there"] or "missing"] for row in rows]
     if not rows:
-        text = f"{text} The workers of {info.name!r} have the same packages.".strip()
+        text = _both(text, f"The workers of {info.name!r} have the same packages.")
     return Answer(text, ["package", "here", "there"], table, rows)
+
+
+def _both(first: str, second: str) -> str:
+    return f"{first} {second}".strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,17 +13,10 @@ from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
-from nbcloud.commands.answers import Answer, ago, duration
+from nbcloud.commands.answers import Answer, ago, duration, yaml_answer
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
-from nbcloud.config.profiles import (
-    ExistingProfile,
-    KubernetesProfile,
-    LocalProfile,
-    Profile,
-    profile,
-    profiles,
-)
+from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
@@ -114,7 +106,7 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--install", action="store_true", help="install what is missing there")
     parser = add_verb(verbs, "cost", _cost, "tell what a cluster's workers have cost so far", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
-    add_verb(verbs, "profiles", list_profiles, "list the profiles of nbcloud.toml", listing=True)
+    add_verb(verbs, "profiles", _profiles, "list the profiles of nbcloud.toml", listing=True)
 
 
 def _doctor(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -135,6 +127,12 @@ def _cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
     return cost(arguments, progress)
 
 
+def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.profiles import list_profiles
+
+    return list_profiles(arguments, progress)
+
+
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = add_verb(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
     parser.add_argument("text", nargs="*", help="words in code, name, tags or error")
@@ -145,17 +143,18 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 
 
-def _one(name: str | None) -> ClusterInfo:
-    return clusters.resolve(name, start=False)
-
-
 def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Start or register a cluster, and bring nbcloud to it."""
     name = arguments.cluster or settings().cluster
+    options: dict[str, Any] = {
+        "workers": arguments.workers,
+        "threads": arguments.threads,
+        "memory": read_option("--memory", arguments.memory, parse_bytes),
+        "idle_timeout": read_option("--idle-timeout", arguments.idle_timeout, parse_seconds),
+    }
     if arguments.dry_run:
-        return _manifests(name)
+        return yaml_answer(clusters.dry_run(name, **options))
     started = time.monotonic()
-    options: dict[str, Any] = {}
     before = {info.id for info in registry.entries()}
     if "://" in name:
         given = [arguments.tls_ca, arguments.tls_cert, arguments.tls_key]
@@ -163,13 +162,8 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
             raise UsageError("--tls-ca, --tls-cert and --tls-key belong together.")
         tls = TLSFiles(*given) if all(given) else None
         info = existing.up(name, arguments.name, tls=tls, progress=progress)
+        options = {}
     else:
-        options = {
-            "workers": arguments.workers,
-            "threads": arguments.threads,
-            "memory": read_option("--memory", arguments.memory, parse_bytes),
-            "idle_timeout": read_option("--idle-timeout", arguments.idle_timeout, parse_seconds),
-        }
         info = clusters.up(name, **options, progress=progress)
     progress("bringing nbcloud to its scheduler and workers")
     skew = link_to(info).skew
@@ -181,19 +175,6 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     if info.id in before:
         return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=_facts(info))
     return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=_facts(info))
-
-
-def _manifests(name: str) -> Answer:
-    """What a profile of kind ``kubernetes`` becomes."""
-    import yaml
-
-    known = profile(name)
-    if not isinstance(known, KubernetesProfile):
-        raise UsageError(
-            f"--dry-run is for profiles of kind kubernetes, and {name!r} is none.", "See: %cloud profiles"
-        )
-    made = kubernetes.dry_run(name, known)
-    return Answer(yaml.dump_all(json.loads(json.dumps(made)), sort_keys=False).rstrip(), data=made)
 
 
 def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
@@ -264,7 +245,8 @@ def _known(name: str | None) -> ClusterInfo:
         found = kubernetes.find(name)  # brought up from another machine, perhaps
     if found is None:
         there = f"there are: {', '.join(info.name for info in infos)}" if infos else "none is up"
-        raise ClusterNotFound(f"No cluster named {name!r} is up; {there}.", "Nothing was stopped.")
+        hint = f" To stop that: %cloud down {infos[0].name}" if len(infos) == 1 else ""
+        raise ClusterNotFound(f"No cluster named {name!r} is up; {there}.", f"Nothing was stopped.{hint}")
     return found
 
 
@@ -272,31 +254,6 @@ def _facts(info: ClusterInfo) -> dict[str, object]:
     facts = asdict(info)
     del facts["tls"], facts["options"]
     return facts
-
-
-def list_profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Profiles, and the files that they are from."""
-    found = profiles()
-    rows = [[name, made.kind, _of_profile(made), origin] for name, (made, origin) in sorted(found.items())]
-    text = "" if found else "There is no profile: no nbcloud.toml here or above, nor in your configuration."
-    data = {name: {"file": origin, **asdict(made)} for name, (made, origin) in found.items()}
-    return Answer(text, ["name", "kind", "workers", "file"], rows, data)
-
-
-def _of_profile(made: Profile) -> str:
-    """The workers of a profile, in a few words."""
-    match made:
-        case ExistingProfile():
-            return made.address
-        case LocalProfile():
-            return f"{made.workers or 'as many as fit'}"
-    groups = []
-    for key, group in made.all_groups().items():
-        number = f"{group.minimum}" if not group.is_adaptive else f"{group.minimum} to {group.most}"
-        gpus = f", {counted(group.gpus, 'GPU')}" if group.gpus else ""
-        name = "" if key == "default" else f"{key}: "
-        groups.append(f"{name}{number} of {group.cpus:g} CPU, {size_text(group.memory)}{gpus}")
-    return "; ".join(groups)
 
 
 def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
@@ -324,7 +281,7 @@ def _health(info: ClusterInfo) -> str:
 
 def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Workers, sessions and runs of one cluster."""
-    info = _one(arguments.cluster)
+    info, which = clusters.meant(arguments.cluster)
     facts = clusters.status(info)
     link = link_to(info)
     sessions, unfinished = link.ask("sessions", timeout=5), _unfinished(link)
@@ -361,7 +318,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     ]
     troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
     rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
-    text = f"The cluster {info.name!r} at {info.address}, started {ago(info.created)}."
+    text = f"{which} The cluster {info.name!r} at {info.address}, started {ago(info.created)}.".strip()
     data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     if troubles:
         data["troubles"] = [vars(each) for each in troubles]
@@ -381,16 +338,16 @@ def _unfinished(link: Link) -> list[dict[str, Any]]:
 
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Add or remove workers."""
-    info = _one(arguments.cluster)
+    info, which = clusters.meant(arguments.cluster)
     workers = counted(arguments.workers, "worker")
     progress(f"scaling {info.name!r} to {workers}")
-    busy: list[str] = []
+    busy = [""]
     info = clusters.scale(info, arguments.workers, arguments.group, progress=busy.append)
+    text = f"The cluster {info.name!r} has {counted(info.workers, 'worker')}."
     if info.kind == "kubernetes":
         group = arguments.group or "default"
-        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[0]}".strip()
-        return Answer(text, data=_facts(info))
-    return Answer(f"The cluster {info.name!r} has {counted(info.workers, 'worker')}.", data=_facts(info))
+        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[-1]}"
+    return Answer(f"{which} {text}".strip(), data=_facts(info))
 
 
 def run_answer(found: list[Run]) -> Answer:

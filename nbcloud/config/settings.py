@@ -16,7 +16,7 @@ from typing import Any
 import platformdirs
 
 from nbcloud.config import files
-from nbcloud.config.quantities import parse_bytes, parse_seconds
+from nbcloud.config.quantities import number_text, parse_bytes, parse_seconds
 from nbcloud.config.tables import nearest
 from nbcloud.errors import ConfigError
 
@@ -109,7 +109,8 @@ def _from_file(path: Path, table: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{path} has an unknown key {key!r}.", nearest(key, [*_PARSE, "profiles"]))
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ConfigError(f"{path}: {key} can't be {value!r}.")
-        parsed = _parse(f"{path}: {key}", key, str(value))
+        text = value if isinstance(value, str) else number_text(value)
+        parsed = _parse(f"{path}: {key}", key, text)
         # A path is meant from where the file lies, not from wherever it is read.
         values[key] = path.parent / parsed.expanduser() if isinstance(parsed, Path) else parsed
     return values

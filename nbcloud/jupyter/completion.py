@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
@@ -21,6 +22,7 @@ _RUN_VERBS = {"logs", "attach", "cancel"}
 _GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}
+_CLUSTER_VERBS = {"up", "down", "status", "doctor", "sync", "cost"}
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
 
 
@@ -38,17 +40,24 @@ class Magics(Protocol):
         """Runs commands."""
 
 
+class _Ours(list[SimpleCompletion]):
+    """Completions beside which there are no others, even when there are none: IPython asks for the length."""
+
+    def __len__(self) -> int:
+        return max(super().__len__(), 1)
+
+
 def matcher(magics: Magics) -> Callable[[CompletionContext], SimpleMatcherResult]:
-    """The completions of these magics for IPython; where they have any, there are no others."""
+    """The completions of these magics for IPython; on their lines there are no others."""
 
     @context_matcher(identifier="nbcloud", priority=1000)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> SimpleMatcherResult:
-        begun, fitting = "", list[str]()
-        if _LINE.match(context.text_until_cursor):
-            begun, fitting = complete(magics, context.text_until_cursor)
-        completions = [SimpleCompletion(text=word, type="magic") for word in fitting]
+        if not _LINE.match(context.text_until_cursor):
+            return SimpleMatcherResult(completions=[], suppress=False)
+        begun, fitting = complete(magics, context.text_until_cursor)
+        completions = _Ours(SimpleCompletion(text=word, type="magic") for word in fitting)
         return SimpleMatcherResult(
-            completions=completions, matched_fragment=begun, suppress=bool(completions), ordered=True
+            completions=completions, matched_fragment=begun, suppress=True, ordered=True
         )
 
     return match  # type: ignore[no-any-return]
@@ -91,35 +100,59 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
     verbs = magics.lines.parsers
     if not words:
         return [*verbs, "--help"]
+    verb, last = words[0], words[-1]
+    if verb not in verbs:
+        return []
     if begun.startswith("-"):
-        return verbs[words[0]].flags() if words[0] in verbs else []
-    if words[-1] in _GROUP_FLAGS:
-        return _groups()
-    if words[-1] in _CLUSTER_FLAGS or words[0] in {"up", "down", "status", "doctor", "sync", "cost"}:
+        return verbs[verb].flags()
+    if last in _GROUP_FLAGS:
+        return _groups(words)
+    if last in _CLUSTER_FLAGS:
         return _clusters()
-    if words[-1] in _SESSION_FLAGS:
+    if last in _SESSION_FLAGS:
         return _sessions(magics)
-    if words[0] in _RUN_VERBS:
+    choices = verbs[verb].choices(last)
+    if choices is not None:
+        return choices
+    return _positionals(magics, verb)
+
+
+def _positionals(magics: Magics, verb: str) -> list[str]:
+    if verb in _CLUSTER_VERBS:
+        return _clusters()
+    if verb in _RUN_VERBS:
         return _runs(magics)
-    if words[0] in {"pull", "push"}:
-        return _names(magics, remote=words[0] == "pull")
-    return []
+    if verb in {"pull", "push"}:
+        return _names(magics, remote=verb == "pull")
+    return _sessions(magics) if verb == "reset" else []
 
 
 def _clusters() -> list[str]:
     from nbcloud.clusters import registry
-    from nbcloud.config.profiles import profiles
+    from nbcloud.config.profiles import readable
 
-    found = [info.name for info in registry.entries()]
+    found: list[str] = []
     with contextlib.suppress(ConfigError):
-        found += [name for name in profiles() if name not in found]
+        found += [info.name for info in registry.entries()]
+        found += [name for name in readable() if name not in found]
     return found
 
 
-def _groups() -> list[str]:
+def _groups(words: list[str]) -> list[str]:
+    """The groups of the cluster that the line names, or of all that are up or could be."""
     from nbcloud.clusters import registry
+    from nbcloud.config.profiles import KubernetesProfile, readable
 
-    return sorted({group for info in registry.entries() for group in info.options.get("groups", {})})
+    named = next((word for flag, word in pairwise(words) if flag in _CLUSTER_FLAGS), None)
+    found: dict[str, set[str]] = {}
+    with contextlib.suppress(ConfigError):
+        for name, made in readable().items():
+            if isinstance(made, KubernetesProfile):
+                found[name] = set(made.all_groups())
+        for info in registry.entries():
+            if "groups" in info.options:
+                found[info.name] = set(info.options["groups"])
+    return sorted({group for name, groups in found.items() if named in {None, name} for group in groups})
 
 
 def _sessions(magics: Magics) -> list[str]:

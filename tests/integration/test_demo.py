@@ -141,7 +141,7 @@ def test_one_at_a_time(demo: Callable[[], subprocess.Popen[str]], capsys: pytest
     assert "nbcloud down demo" in capsys.readouterr().err
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("package", ["sklearn", "matplotlib"])

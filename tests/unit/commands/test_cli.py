@@ -1,17 +1,23 @@
 """nbcloud in a shell: answers, --json and exit codes."""
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from nbcloud import __version__, cli
-from nbcloud.clusters import registry
+from nbcloud.clusters import connect, existing, local, registry
 from nbcloud.clusters.base import ClusterInfo
-from nbcloud.commands import verbs
+from nbcloud.clusters.kubernetes.checks import Finding
+from nbcloud.commands import cost, verbs
+from nbcloud.commands import kubernetes as doctor
+from nbcloud.commands.answers import Answer
 from nbcloud.errors import ClusterError
 from nbcloud.jupyter.lines import LineCommands
 from nbcloud.runs.record import Run
@@ -38,6 +44,8 @@ def run_on_record():
         (["runs"], 0, "No run is on record"),
         (["runs", "nosuchtext"], 0, "No run on record is like that."),
         (["runs", "-n", "0"], 2, "-n 0: it must be at least 1."),
+        (["runs", "-n", "x"], 2, "-n 'x': it must be a whole number. Write for example: -n 2"),
+        (["scale", "x"], 2, "WORKERS 'x': it must be a whole number. Write for example: nbcloud scale 2"),
         (["runs", "-n", "-1"], 2, "-n -1: it must be at least 1."),
         (["nosuch"], 2, "There are: up, down"),
         (["names"], 2, "is about the variables of a notebook. Type there: %cloud names"),
@@ -63,6 +71,216 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert said in (out if code == 0 else err)
     assert (err if code == 0 else out) == ""
     assert "Traceback" not in err
+
+
+PROFILES = """
+[profiles.gpu]
+kind = "kubernetes"
+namespace = "ml"
+workers = { cpus = 500, memory = "4TiB" }
+
+[profiles.gpu.groups.small]
+cpus = 1
+minimum = 0
+maximum = 3
+
+[profiles.lab]
+kind = "existing"
+address = "tcp://127.0.0.1:1"
+
+[profiles.big]
+kind = "local"
+workers = 3
+memory = "2GiB"
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(local, "up", lambda name, **options: pytest.fail(f"starts {name}"))
+    file = tmp_path / "nbcloud.toml"
+    file.write_text(PROFILES)
+    return file
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["up", "gpx"],
+            "There is no profile 'gpx'. Did you mean gpu? For a local cluster of that name, say how large: "
+            "nbcloud up gpx --workers 2",
+        ),
+        (["status", "gpx"], "none is up. Profiles that are not up: gpu, lab, big. Did you mean gpu?"),
+        (["status", "quite-other"], "Profiles that are not up: gpu, lab, big. Type: nbcloud up quite-other"),
+        (["status", "big"], "Profiles that are not up: gpu, lab. Type: nbcloud up big"),
+        (["scale", "2", "-c", "gpx"], "Did you mean gpu?"),
+        (["up", "gpx", "--dry-run"], "There is no profile 'gpx', and --dry-run is for"),
+        (["up", "gpx", "--dry-run"], "Did you mean gpu?"),
+        (["up", "big", "--dry-run"], "'big' is of kind local. See: nbcloud profiles"),
+        (["up", "gpu", "--dry-run", "--threads", "2"], "--threads is not for clusters on Kubernetes."),
+        (["doctor", "gpx"], "There is neither a profile nor a cluster 'gpx'. Did you mean gpu?"),
+    ],
+)
+def test_what_is_misspelled_starts_nothing_and_names_the_nearest(capsys, words, said):
+    assert cli.main(words) != 0
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_a_local_cluster_may_have_a_name_near_a_profiles(monkeypatch, capsys):
+    asked = []
+    info = ClusterInfo("gpx", "1" * 8, "local", "tls://h:1", workers=2, threads=1, memory=2**30)
+    monkeypatch.setattr(local, "up", lambda name, **options: asked.append((name, options["workers"])) or info)
+    monkeypatch.setattr(verbs, "link_to", lambda info: SimpleNamespace(skew=[]))
+    assert cli.main(["up", "gpx", "--workers", "2"]) == 0
+    assert asked == [("gpx", 2)]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_dry_run_honours_its_options(capsys):
+    assert cli.main(["up", "gpu", "--dry-run", "--workers", "7", "--idle-timeout", "90min"]) == 0
+    said = capsys.readouterr().out
+    assert "replicas: 7" in said
+    assert "5400" in said
+
+
+def test_profiles_are_listed_with_every_mistake(project, capsys, monkeypatch):
+    assert cli.main(["profiles"]) == 0
+    said = capsys.readouterr().out
+    assert "1 × 500 CPUs, 4.0 TiB; small: 0 to 3 × 1 CPU, 4.0 GiB" in said
+    monkeypatch.setenv("NBCLOUD_PROFILES__OTHER__IMAGE", "x")
+    project.write_text(
+        f"{PROFILES}[profile.x]\n[profiles.a]\nkind='locl'\n[profiles.b]\nkind='local'\nmemory=4\n"
+    )
+    assert cli.main(["profiles"]) == 1
+    said = capsys.readouterr().out
+    assert "gpu   kubernetes" in said
+    for mistake in (
+        "unknown key 'profile'. Did you mean profiles?",
+        "profiles.a has a kind 'locl' that there is not. Did you mean local?",
+        "profiles.b: memory is 4 bytes",
+        "NBCLOUD_PROFILES__OTHER__IMAGE names no profile",
+    ):
+        assert mistake in said
+
+
+def test_a_bad_profile_is_no_matter_to_others(project, capsys):
+    project.write_text(f"{PROFILES}[profiles.a]\nkind='locl'\n")
+    for words in (["runs"], ["up", "gpu", "--dry-run"], ["doctor", "big"]):
+        assert cli.main(words) == 0, capsys.readouterr()
+    capsys.readouterr()
+    assert cli.main(["up", "a"]) == 1
+    assert "Did you mean local?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_the_only_other_cluster_is_meant(monkeypatch, capsys):
+    office = ClusterInfo("office", "1" * 8, "existing", "tcp://h:8786")
+    registry.put(office)
+    monkeypatch.setattr(existing, "alive", lambda info: True)
+    said = "The default cluster, 'local', is not up; this is 'office'."
+    assert connect.meant(None) == (office, said)
+    assert connect.meant("office") == (office, "")
+    monkeypatch.setattr(cost.wire, "ask", lambda *args, **kwargs: {"address": "tcp://h:8786", "workers": {}})
+    assert cli.main(["cost"]) == 0
+    assert said in capsys.readouterr().out
+    assert cli.main(["down"]) == 1
+    assert (
+        "there are: office. Nothing was stopped. To stop that: nbcloud down office" in capsys.readouterr().err
+    )
+    registry.put(ClusterInfo("other", "2" * 8, "existing", "tcp://h:8787"))
+    assert cli.main(["cost"]) == 1
+    assert "there are: office, other." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("project")
+def test_the_doctor_looks_at_profiles_of_every_kind(capsys):
+    assert cli.main(["doctor", "lab"]) == 1
+    said = capsys.readouterr().out
+    assert "Mend first: scheduler: Nothing listens at tcp://127.0.0.1:1. Is the scheduler up" in said
+    assert registry.entries() == []
+    assert cli.main(["doctor", "big"]) == 0
+    said = capsys.readouterr().out
+    assert "it would be 3 workers, 2.0 GiB each, on this machine" in said
+    assert "nbcloud up big" in said
+
+
+def test_findings_are_sentences_with_one_full_stop():
+    found = [
+        Finding("Kubernetes", "bad", "The kubeconfig has no context 'prod'.", "See: kubectl"),
+        Finding("kopf", "unknown", "you may not look"),
+    ]
+    answer = doctor._answer(found)
+    assert answer.text == "Mend first: Kubernetes: The kubeconfig has no context 'prod'. See: kubectl"
+    assert answer.rows[1][0] == "kopf (the framework of the operator)"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_phases_are_told_once_in_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    with cli._Told() as told:
+        for phase in ("a", "a", "b", "b", "a"):
+            told.tell(phase)
+    assert sys.stderr.getvalue() == "nbcloud: a …\nnbcloud: b …\nnbcloud: a …\n"
+
+
+def test_phases_are_told_elsewhere_when_it_takes_long(monkeypatch, capsys, wait_until):
+    with cli._Told() as told:
+        told.tell("quick")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cli, "_PATIENCE", 0.05)
+    with cli._Told() as told:
+        told.tell("before")
+        told.tell("waiting")
+        wait_until(lambda: told._shown, what="the phase told")
+        told.tell("waiting")
+        told.tell("done")
+    assert capsys.readouterr().err == "nbcloud: waiting …\nnbcloud: done …\n"
+
+
+def test_rows_name_commands_as_a_shell_has_them(monkeypatch, capsys):
+    answer = Answer("", ["name", "next"], [["%cloud up x", "Type: %cloud up x"]])
+    monkeypatch.setattr(verbs, "run_answer", lambda found: answer)
+    assert cli.main(["runs"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "%cloud up x  Type: nbcloud up x"
+
+
+_UP = """
+import sys, time
+from nbcloud import cli
+from nbcloud.clusters import local
+
+def up(name, progress, **options):
+    print("begun", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+        print("taken back", flush=True)
+
+local.up = up
+sys.exit(cli.main(["up", "local"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_asked_to_end_takes_back_what_it_began(other_process, number):
+    process = other_process(_UP)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    if number != signal.SIGINT:  # a second one does not hinder
+        time.sleep(0.1)
+        process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "taken back\n"
+    assert process.wait(timeout=20) == 128 + number
 
 
 def test_what_only_a_notebook_has_is_known():

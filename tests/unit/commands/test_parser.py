@@ -27,7 +27,7 @@ def parser():
         ("build --quite-other", "unrecognized arguments", "There are: --help, --target, --jobs."),
         ("build --target egde", "tool build has no 'egde'", "Did you mean 'edge'? There are: edge, cloud."),
         ("biuld", "tool has no 'biuld'", "Did you mean 'build'?"),
-        ("build --jobs many", "invalid int value: 'many'", "See: tool build --help"),
+        ("build --jobs many", "--jobs 'many': it must be a whole number", "Write for example: --jobs 2"),
         ("build --jobs", "expected one argument", "See: tool build --help"),
         ("build 'x", "can't be read", "Close the quotation."),
     ],

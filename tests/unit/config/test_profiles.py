@@ -14,6 +14,8 @@ from nbcloud.config.profiles import (
     Toleration,
     profile,
     profiles,
+    read_all,
+    readable,
 )
 from nbcloud.errors import ConfigError
 
@@ -127,6 +129,69 @@ def test_a_variable_overrides_one_value(project: Path, monkeypatch: pytest.Monke
         ConfigError, match=r"NBCLOUD_PROFILES__GPPU__IMAGE names no profile\. Did you mean gpu"
     ):
         profiles()
+    assert profile("gpu") == gpu
+    assert profile("lab") is not None
+    with pytest.raises(ConfigError, match="GPPU__IMAGE names no profile"):
+        profile("gppu")
+
+
+@pytest.mark.parametrize(
+    ("way", "text", "place", "value"),
+    [
+        ("ENV__NEW_ONE", "4", "env", {"OMP_NUM_THREADS": "4", "NEW_ONE": "4"}),
+        ("ENV__DASK_DISTRIBUTED__COMM__RETRY", "0x3", "env", {"DASK_DISTRIBUTED__COMM__RETRY": "0x3"}),
+        ("ENV__lower", "true", "env", {"lower": "true"}),
+        ("WORKERS__NODE_SELECTOR__CLOUD_GPU", "b", "workers.node_selector", {"cloud/gpu": "b"}),
+        ("WORKERS__SECRETS__HF_TOKEN", "a/b", "workers.secrets", {"HF_TOKEN": "a/b"}),
+        ("GROUPS__CPU__MEMORY", "1073741824", "groups.cpu.memory", 2**30),
+        ("IMAGE", "3", "image", "3"),
+        ("SHUTDOWN_ON_CLOSE", "true", "shutdown_on_close", True),
+    ],
+)
+def test_a_variable_keeps_the_spelling_of_free_keys(
+    project: Path, monkeypatch: pytest.MonkeyPatch, way: str, text: str, place: str, value: object
+) -> None:
+    write(project, GPU.replace("gpus = 1", 'gpus = 1\nnode_selector = { "cloud/gpu" = "a" }'))
+    monkeypatch.setenv(f"NBCLOUD_PROFILES__GPU__{way}", text)
+    found: object = profile("gpu")
+    for key in place.split("."):
+        found = found[key] if isinstance(found, dict) else getattr(found, key)
+    assert found == (found | value if isinstance(value, dict) and isinstance(found, dict) else value)
+    monkeypatch.setenv("NBCLOUD_PROFILES__GPU__KIND__X", "1")
+    with pytest.raises(ConfigError, match="goes through 'kind', which is a value"):
+        profile("gpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "read"),
+    [
+        ("memory", "4294967296", 2**32),
+        ("memory", "9007199254740993", 2**53 + 1),
+        ("memory", "1e9", 10**9),
+        ("memory", "'4 GiB'", 2**32),
+        ("idle_timeout", "1000000", 1e6),
+        ("idle_timeout", "0.25", 0.25),
+    ],
+)
+def test_numbers_are_exact(project: Path, key: str, written: str, read: float) -> None:
+    write(project, f"[profiles.a]\nkind = 'local'\n{key} = {written}")
+    assert getattr(profile("a"), key) == read
+
+
+def test_a_mistake_is_that_of_its_profile_only(project: Path) -> None:
+    write(project, GPU + "\n[profiles.bad]\nkind = 'locl'\n[profiles.worse]\nkind = 'local'\nworkers = 'x'")
+    assert list(readable()) == ["gpu", "big", "lab"]
+    assert profile("big") is not None
+    assert profile("nosuch") is None
+    for name in ("bad", "worse"):
+        with pytest.raises(ConfigError, match=f"profiles.{name}"):
+            profile(name)
+    assert [str(error).partition("profiles.")[2].split()[0] for error in read_all()[1]] == [
+        "bad",
+        "worse.workers",
+    ]
+    with pytest.raises(ConfigError, match=r"profiles\.bad has(.|\n)*profiles\.worse"):
+        profiles()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +226,34 @@ def test_a_variable_overrides_one_value(project: Path, monkeypatch: pytest.Monke
         ("a = 1\n[profiles\n", r"nbcloud\.toml is not TOML: .*line 2"),
         ("clustr = 'x'", r"unknown key 'clustr'.*Did you mean cluster"),
         ("home_limit = true", "home_limit can't be True"),
+        ("[profiles]\na = 3", r"profiles\.a must be a table, and is 3\. Write \[profiles\.a\]"),
+        ("[profiles.a]\nkind = 'kubernetes'\nimage = 3", r"a\.image must be a text, and is 3\. Write \"3\""),
+        ("[profiles.a]\nkind = 'kubernetes'\nservice_account = true", r"must be a text.*Write \"true\""),
+        (
+            "[profiles.a]\nkind = 'kubernetes'\nimage_pull_policy = 'x'",
+            r"There are: Always, IfNotPresent, Never\.",
+        ),
+        ("[profiles.a]\nkind = 'local'\nprice = -1", r"a: price can't be -1\. Write an amount"),
+        ("[profiles.a]\nkind = 'local'\nworkers = 0", r"a: workers must be at least 1, and is 0"),
+        ("[profiles.a]\nkind = 'local'\nmemory = 4", r'memory is 4 bytes, .* 64MiB\. .*unit: "4GiB"'),
+        ("[profiles.a]\nkind = 'kubernetes'\nworkers = { price = nan }", r"a\.workers: price can't be nan"),
+        ("[profiles.a]\nkind = 'kubernetes'\nworkers = { minimum = -1 }", "minimum can't be negative"),
+        ("[profiles.a]\nkind = 'kubernetes'\nworkers = { threads = 0 }", "threads must be at least 1"),
+        ("[profiles.a]\nkind = 'kubernetes'\nworkers = { cpus = nan }", "cpus must be more than 0"),
+        ("[profiles.a]\nkind = 'kubernetes'\nworkers = { gpus = -1 }", "gpus can't be negative"),
+        (
+            "[profiles.a]\nkind = 'kubernetes'\nscheduler = { memory = '4' }",
+            r"a\.scheduler: memory is 4 bytes",
+        ),
+        (
+            "[profiles.a]\nkind = 'kubernetes'\nnamespace = 'My_Team'",
+            r"a\.namespace can't be 'My_Team'.*small",
+        ),
+        ("[profiles.a]\nkind = 'kubernetes'\ngroups = { Big = {} }", r"groups has 'Big'.* a letter first"),
+        (
+            "[profiles.a]\nkind = 'kubernetes'\nvolumes = [{ path = 'x', claim = 'y' }]",
+            "path 'x' of a volume is not absolute. Write '/x'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(project: Path, text: str, words: str) -> None:

@@ -7,6 +7,16 @@ from nbcloud.clusters import registry
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 
+PROFILES = """
+[profiles.gpu]
+kind = "kubernetes"
+groups = { cpu = {} }
+[profiles.big]
+kind = "local"
+[profiles.bad]
+kind = "locl"
+"""
+
 
 @pytest.fixture
 def complete(shell):
@@ -30,6 +40,7 @@ def complete(shell):
         ("%%cloud --name x --dr", "%%cloud --name x --dry-run"),
         ("%cloud att", "%cloud attach"),
         ("%cloud runs --st", "%cloud runs --state"),
+        ("%cloud runs --state fa", "%cloud runs --state failed"),
         ("%cloud names --js", "%cloud names --json"),
         ("%%cloud -o mod", "%%cloud -o model"),
         ("%%cloud -i data,mod", "%%cloud -i data,model"),
@@ -48,6 +59,31 @@ def test_runs_on_record_are_offered(complete):
     assert f"%cloud logs {run.id}" in complete(f"%cloud logs {run.id[:4]}")
     assert complete("%cloud attach nigh") == {"%cloud attach nightly"}
     assert complete("%cloud cancel two") == set()
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "doctor", "sync", "cost", "status", "scale 2 -c", "%-c"])
+def test_clusters_and_profiles_are_offered(complete, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nbcloud.toml").write_text(PROFILES)
+    line = "%%cloud -c " if verb == "%-c" else f"%cloud {verb} "
+    assert complete(line) == {f"{line}gpu", f"{line}big"}
+    assert complete(f"{line}g") == {f"{line}gpu"}
+
+
+def test_groups_are_offered(complete, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nbcloud.toml").write_text(PROFILES)
+    line = "%cloud scale 2 -g "
+    assert complete(line) == {f"{line}default", f"{line}cpu"}
+    assert complete("%cloud scale 2 -c big -g ") == set()
+    assert complete("%cloud scale 2 -c gpu -g c") == {"%cloud scale 2 -c gpu -g cpu"}
+
+
+@pytest.mark.parametrize(
+    "line", ["%cloud scale ", "%cloud up --memory ", "%cloud nosuch ", "%cloud status al", "%%cloud -c al"]
+)
+def test_nothing_of_ipythons_falls_through(complete, line):
+    assert complete(line) == set()
 
 
 def test_names_that_are_ipythons_own_are_not(complete, shell):
