@@ -21,7 +21,6 @@ environment variable that spells its path: ``NBCLOUD_PROFILES__GPU__WORKERS__MAX
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,6 @@ def readable() -> dict[str, Profile]:
 def names() -> list[str]:
     """The names of all profiles, good or not."""
     return list(_found()[0])
-
-
-def readable() -> dict[str, Profile]:
-    """The profiles by their names, without those that have a mistake."""
-    with contextlib.suppress(ConfigError):
-        return {name: made for name, (made, _) in profiles().items()}
-    return {}
 
 
 def profile(name: str) -> Profile | None:

@@ -63,7 +63,12 @@ def test_a_command_that_is_not_in_the_image(
     deployment(kubernetes, "good", {"image": "bare", "command": ["python", "-c", script]})
     pod = wait_until(lambda: only_pod(kubernetes, "app=good"))
     logs = lambda: list(Pod.get(pod["metadata"]["name"], namespace=kubernetes.namespace).logs(previous=True))  # noqa: E731
-    wait_until(lambda: only_pod(kubernetes, "app=good")["status"]["containerStatuses"][0]["restartCount"])
+
+    def restarted() -> int:
+        statuses = only_pod(kubernetes, "app=good")["status"].get("containerStatuses")
+        return statuses[0]["restartCount"] if statuses else 0
+
+    wait_until(restarted, what="its second start")
     assert logs() == ["None distributed"]
     deployment(kubernetes, "bad", {"image": "bare", "args": ["dask-worker"]})
 
