@@ -7,7 +7,9 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -403,3 +405,78 @@ def test_an_interrupt_while_a_cluster_starts_is_one_sentence(nbcloud_dirs: Path)
         assert not list(nbcloud_dirs.glob("clusters/local-*"))
         works(notebook)
         assert "Stopped" in notebook.run("%cloud down").result
+
+
+def test_a_cell_whose_session_was_gone_before_it_began_is_sent_once_more(
+    notebook: RunningNotebook, local_cluster: ClusterInfo
+) -> None:
+    deaf = (
+        "from nbcloud.dispatch.links import _links\n"
+        "link = list(_links.values())[-1]\n"
+        "notebook = get_ipython().magics_manager.registry['CloudMagics'].runner.notebook\n"
+        "session = notebook.find('gone')\n"
+        "link.forget(session.id)\n"
+        "link.ask('close', session=session.id)"
+    )
+    by_journal = "link._loop.call_soon_threadsafe(link._shortcuts.clear)"
+    notebook.run("%%cloud -s gone\nkept = 1")
+    assert notebook.run(f"{deaf}\n{by_journal}").error == ""
+    shown = notebook.run("%%cloud -s gone\nprint('once')")
+    assert (shown.error, shown.text()) == ("", "once\n")
+    assert (
+        "did not begin: its session was lost before it began: it was reset. The cell is sent" in shown.notes
+    )
+    assert "This is a new one" in shown.notes
+    # What went straight to its worker may have run there, for all that the journal knows.
+    wait = "import time\nwhile not any(each.connected for each in link._shortcuts.values()): time.sleep(0.01)"
+    assert notebook.run(f"{wait}\n{deaf}").error == ""
+    shown = notebook.run("%%cloud -s gone\nprint('never')")
+    assert (shown.error, shown.text()) == ("RunLost", "")
+    assert "sent once more" not in shown.notes
+
+
+def test_a_scheduler_that_is_started_anew_is_told_in_one_sentence(
+    nbcloud_dirs: Path,
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, _, port = address.rpartition(":")
+    log = (tmp_path / "dask.log").open("wb")
+
+    def start() -> list[subprocess.Popen[bytes]]:
+        dask = [sys.executable, "-m", "dask"]
+        scheduler = [*dask, "scheduler", "--host", host, "--port", port, "--no-dashboard"]
+        worker = [*dask, "worker", f"tcp://{address}", "--no-nanny", "--no-dashboard", "--nthreads", "1"]
+        return [subprocess.Popen(words, stdout=log, stderr=log) for words in (scheduler, worker)]
+
+    def end(processes: list[subprocess.Popen[bytes]]) -> None:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+    there = start()
+    try:
+        with running_notebook() as notebook:
+            up = f"%cloud up tcp://{address} --name anew"
+            deadline = time.monotonic() + 30
+            while notebook.run(up).error and time.monotonic() < deadline:
+                time.sleep(0.2)
+
+            def start_anew() -> None:
+                end(there)
+                there[:] = start()
+
+            shown = notebook.run(
+                "%%cloud -c anew\nimport time\nprint('begun', flush=True)\ntime.sleep(60)",
+                meanwhile=when("begun", start_anew),
+            )
+            lost = "the scheduler was started anew; what runs and sessions it had is lost"
+            assert f"was lost: {lost}." in shown.traceback
+            shown = notebook.run("%%cloud -c anew\nprint('on')")
+            assert (shown.error, shown.text()) == ("", "on\n")
+            assert f"was lost ({lost}). This is a new one" in shown.notes
+            notebook.run("%cloud down anew")
+    finally:
+        end(there)
+        log.close()

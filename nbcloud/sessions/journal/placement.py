@@ -234,13 +234,19 @@ class Placement:
         self._waiting[name] = resources
         async with self._lock:
             if self._client is None:
-                self._client = await Client(
+                # Known before it is connected, so that the end of the scheduler finds it, too.
+                self._client = Client(
                     self._scheduler.address,
                     asynchronous=True,
                     security=_as_client(self._scheduler.security),
                     set_as_default=False,
                     name="nbcloud-journal",
                 )
+            try:
+                await self._client
+            except Exception:
+                self._client = None  # the next session tries again
+                raise
         if not resources and not members and self._waiting.pop(name, None) is not None:
             workers = [worker for worker in self._scheduler.workers if worker not in silent]
             self._submit(name, memory, None, [min(workers, key=taken.count)] if workers else [])
