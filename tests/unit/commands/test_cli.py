@@ -259,8 +259,8 @@ from nbcloud import cli
 from nbcloud.clusters import local
 
 def up(name, progress, **options):
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         time.sleep(60)
     finally:
         time.sleep(0.3)
