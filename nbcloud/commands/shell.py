@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nbcloud.clusters.base import Progress
+from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.parser import Parser
@@ -118,4 +118,5 @@ def demo(arguments: argparse.Namespace, progress: Progress) -> Answer:
     """The main job, on real data."""
     from nbcloud.commands.demo import demonstrate
 
-    return demonstrate(arguments, progress)
+    # It tells all that it does on stdout; a log needs no second account.
+    return demonstrate(arguments, progress if sys.stderr.isatty() else silent)

@@ -153,11 +153,11 @@ class KubernetesProfile:
 
     kind: Literal["kubernetes"] = "kubernetes"
     kubeconfig: str = ""
-    """By default ``KUBECONFIG``, or ``~/.kube/config``."""
+    """The file that says how Kubernetes is reached; by default ``KUBECONFIG``, or ``~/.kube/config``."""
     context: str = ""
-    """By default the kubeconfig's current one."""
+    """One of its contexts; by default the current one."""
     namespace: str = ""
-    """By default the context's."""
+    """Where the cluster is; by default the context's."""
     cluster_name: str = ""
     """Name of the ``DaskCluster``; by default made of the profile's and the user's."""
     image: str = ""
@@ -167,7 +167,7 @@ class KubernetesProfile:
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with the registry's passwords."""
     service_account: str = ""
-    """Of the scheduler's pod, when its own may not be made; see ``nbcloud kubernetes install``."""
+    """Account of the scheduler's pod, where you may make none; see ``nbcloud kubernetes rbac``."""
     scheduler: SchedulerPod = field(default_factory=SchedulerPod)
     """The scheduler's pod."""
     workers: WorkerGroup = field(default_factory=WorkerGroup)

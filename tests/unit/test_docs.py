@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import re
 import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -17,8 +20,10 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbcloud import cli
 from nbcloud.commands.cell import cell_options, cell_parser
 from nbcloud.commands.parser import Parser
-from nbcloud.config import Settings
+from nbcloud.config import Settings, kinds
+from nbcloud.config.tables import SIZE, TIME, plain_hint, types_of
 from nbcloud.jupyter.lines import LineCommands
+from nbcloud.wording import size_text
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
@@ -93,7 +98,77 @@ def _positionals(parser: Parser) -> list[str]:
     return [shapes[word.nargs].format(str(word.metavar or word.dest).upper()) for word in words]
 
 
-@pytest.mark.parametrize("table", [option_table, command_table])
+def key_tables() -> list[str]:
+    """The keys of profiles, as README lists them."""
+    tree = ast.parse(Path(kinds.__file__).read_text(encoding="utf-8"))
+    lines = []
+    for title, kind in (
+        ('`[profiles.NAME]` with `kind = "kubernetes"`', kinds.KubernetesProfile),
+        ("`[profiles.NAME.workers]` and each `[profiles.NAME.groups.GROUP]`", kinds.WorkerGroup),
+        ("`[profiles.NAME.scheduler]`", kinds.SchedulerPod),
+        ("Each of `volumes`", kinds.Volume),
+        ("Each of `tolerations`", kinds.Toleration),
+        ('`[profiles.NAME]` with `kind = "local"`', kinds.LocalProfile),
+        ('`[profiles.NAME]` with `kind = "existing"`', kinds.ExistingProfile),
+    ):
+        told, hints = _told(tree, kind), types_of(kind)
+        lines += [title, "", "| key | value | by default | what it is |", "| --- | --- | --- | --- |"]
+        for field in fields(kind):
+            if field.name != "kind":
+                hint = plain_hint(hints[field.name])
+                text, _, otherwise = re.sub("[;.] by default ", "\0", told[field.name], flags=re.I).partition(
+                    "\0"
+                )
+                cells = [f"`{field.name}`", _kind(field, hint), otherwise or _default(field), text]
+                lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
+def _told(tree: ast.Module, kind: type) -> dict[str, str]:
+    """What stands below each field of a class."""
+    body = next(
+        each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == kind.__name__
+    ).body
+    found = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = ast.literal_eval(text.value).replace("``", "`").rstrip(".")
+    return found
+
+
+def _kind(field: Field[Any], hint: Any) -> str:
+    """What a value is."""
+    if field.metadata:
+        return "size" if field.metadata == SIZE else "time"
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(hint) if choice)
+    if is_dataclass(hint):
+        return "table"
+    of = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+    if get_origin(hint) in {tuple, dict}:
+        inner = get_args(hint)[-1 if get_origin(hint) is dict else 0]
+        return f"{'table' if get_origin(hint) is dict else 'list'} of {of.get(inner, 'table')}s"
+    return of[hint]
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING:
+        return "" if field.default_factory is not MISSING else "none: it is needed"
+    if field.default is None or field.default in {"", ()}:
+        return ""
+    if field.metadata == SIZE:
+        return f"`{size_text(field.default).replace('.0 ', '')}`"
+    if field.metadata == TIME:
+        hours, minutes = field.default / 3600, field.default / 60
+        return f"`{hours:g}h`" if hours >= 1 else f"`{minutes:g}min`"
+    if isinstance(field.default, str):
+        return f"`{field.default}`"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else f'{field.default:g}'}`"
+
+
+@pytest.mark.parametrize("table", [option_table, command_table, key_tables])
 def test_the_tables_are_those_of_the_parsers(table: Callable[[], list[str]]) -> None:
     expected = "\n".join(table())
     assert expected in read("README.md"), f"put this into README.md:\n{expected}"
