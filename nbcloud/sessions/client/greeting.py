@@ -42,7 +42,7 @@ async def greet(info: ClusterInfo, hello: dict[str, Any]) -> tuple[Comm, dict[st
     VersionSkew
         When the journal is of another protocol.
     """
-    comm: Comm = await connect(await route(info), timeout=CONNECT_SECONDS, **arguments(info))
+    comm = await _connect(info)
     try:
         await comm.write({"op": "nbcloud_client", "hello": hello})
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -59,6 +59,18 @@ async def greet(info: ClusterInfo, hello: dict[str, Any]) -> tuple[Comm, dict[st
         comm.abort()
         raise
     return comm, welcome
+
+
+async def _connect(info: ClusterInfo) -> Comm:
+    address = await route(info)
+    try:
+        comm: Comm = await connect(address, timeout=CONNECT_SECONDS, **arguments(info))
+    except OSError:
+        raise
+    except Exception as error:
+        # Of a connection that is closed in the middle of its handshake, tornado and Dask make many things.
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+    return comm
 
 
 async def install(info: ClusterInfo) -> None:
