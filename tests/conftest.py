@@ -70,7 +70,9 @@ def other_process() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def run(code: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", code]
+        # What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
+        heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        command = [sys.executable, "-c", heed + code]
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
         started.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
         return started[-1]

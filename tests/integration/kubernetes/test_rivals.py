@@ -21,6 +21,13 @@ from tests.integration.kubernetes.test_start import left
 from tests.kubernetes.conftest import TestNamespace
 
 Wait = Callable[..., Any]
+# What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
+NBCLOUD = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nbcloud.cli import main
+sys.exit(main())
+"""
 CLUSTERS = "daskclusters.kubernetes.dask.org"
 
 
@@ -34,7 +41,7 @@ def shell(project: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if machine:
             environment["NBCLOUD_RUNTIME_DIR"] = str(project / machine)
         pipes: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        command = [sys.executable, "-m", "nbcloud.cli", *words]
+        command = [sys.executable, "-c", NBCLOUD, *words]
         begun.append(subprocess.Popen(command, env=environment, cwd=project, text=True, **pipes))
         return begun[-1]
 
