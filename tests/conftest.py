@@ -17,6 +17,18 @@ from nbcloud.clusters.base import ClusterInfo
 
 ROOT = Path(__file__).parents[1]
 
+# What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
+HEED_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+NBCLOUD = f"""{HEED_CTRL_C}
+import sys
+from nbcloud.cli import main
+sys.exit(main())
+"""
+"""Code of a process that is ``nbcloud`` with the arguments that it gets."""
+
 
 @pytest.fixture(autouse=True)
 def nbcloud_dirs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -70,9 +82,7 @@ def other_process() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def run(code: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        # What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
-        heed = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        command = [sys.executable, "-c", heed + code]
+        command = [sys.executable, "-c", HEED_CTRL_C + code]
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
         started.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
         return started[-1]

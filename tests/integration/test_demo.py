@@ -18,8 +18,9 @@ import pytest
 from nbcloud.cli import main
 from nbcloud.clusters import registry
 from nbcloud.runs.store import Store
+from tests.conftest import NBCLOUD
 
-COMMAND = [sys.executable, "-m", "nbcloud.cli", "demo"]
+COMMAND = [sys.executable, "-c", NBCLOUD, "demo"]
 
 
 def processes_of(runtime: Path) -> list[psutil.Process]:

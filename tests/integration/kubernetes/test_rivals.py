@@ -15,19 +15,12 @@ import pytest
 
 from nbcloud.clusters import connect, registry
 from nbcloud.errors import ClusterError, UsageError
-from tests.conftest import ROOT
+from tests.conftest import NBCLOUD, ROOT
 from tests.integration.kubernetes.profiles import failure, known, write
 from tests.integration.kubernetes.test_start import left
 from tests.kubernetes.conftest import TestNamespace
 
 Wait = Callable[..., Any]
-# What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
-NBCLOUD = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from nbcloud.cli import main
-sys.exit(main())
-"""
 CLUSTERS = "daskclusters.kubernetes.dask.org"
 
 
