@@ -17,12 +17,15 @@ from nbcloud.clusters.base import ClusterInfo
 
 ROOT = Path(__file__).parents[1]
 
-# What a shell runs in the background ignores Ctrl-C, and so does all that it starts.
-HEED_CTRL_C = """
+# What a shell runs in the background ignores Ctrl-C, under nohup the end of the terminal, too; and so does all that
+# it starts.
+HEED_SIGNALS = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 """
-NBCLOUD = f"""{HEED_CTRL_C}
+NBCLOUD = f"""{HEED_SIGNALS}
 import sys
 from nbcloud.cli import main
 sys.exit(main())
@@ -82,7 +85,7 @@ def other_process() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def run(code: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", HEED_CTRL_C + code]
+        command = [sys.executable, "-c", HEED_SIGNALS + code]
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
         started.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes))
         return started[-1]

@@ -113,7 +113,8 @@ class CloudRun:
     def _read_on(self, asked: Future[Any], why: str) -> None:
         error = asked.exception()
         if isinstance(error, SessionError):
-            self._finish(_lost(why or str(error).rstrip(".")))
+            said = str(error).rstrip(".")
+            self._finish(_lost(why or said[:1].lower() + said[1:]))  # it stands in the middle of a sentence
 
     def _lose_sight(self, why: str) -> None:
         """Its cluster is out of reach, and may go on with it: its record stays open, to be completed."""
