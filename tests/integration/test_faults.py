@@ -474,7 +474,10 @@ def test_a_scheduler_that_is_started_anew_is_told_in_one_sentence(
             # The old scheduler may have had the time to say what became of its worker.
             lost = "(the scheduler was started anew; what runs and sessions it had is lost|its worker is gone .*)"
             assert re.search(f"was lost: {lost}\\.", shown.traceback), shown.traceback
+            deadline = time.monotonic() + 30
             shown = notebook.run("%%cloud -c anew\nprint('on')")
+            while shown.error == "ClusterLost" and time.monotonic() < deadline:  # it is not there yet
+                shown = notebook.run("%%cloud -c anew\nprint('on')")
             assert (shown.error, shown.text()) == ("", "on\n")
             assert re.search(rf"was lost \({lost}\)\. This is a new one", shown.notes), shown.notes
             notebook.run("%cloud down anew")
