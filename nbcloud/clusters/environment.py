@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -246,16 +244,3 @@ def _remedy(info: ClusterInfo, missing: list[str]) -> str:
         setting = f'env = {{ EXTRA_PIP_PACKAGES = "{" ".join(missing)}" }}'
         return f"Use an image that has them; with Dask's own, add to the profile: {setting}"
     return f"Type there: pip install {' '.join(missing)}"
-
-
-def version_here(package: str) -> str:
-    """The version of a package in this process; empty when it is missing."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def python_here() -> str:
-    """The version of the Python that runs."""
-    return platform.python_version()

@@ -31,10 +31,8 @@ KINDS = {
     "ServiceAccount": ("v1", "serviceaccounts"),
     "Service": ("v1", "services"),
     "Pod": ("v1", "pods"),
-    "Node": ("v1", "nodes"),
     "Event": ("v1", "events"),
     "Deployment": ("apps/v1", "deployments"),
-    "ReplicaSet": ("apps/v1", "replicasets"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
     "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles"),
@@ -48,7 +46,6 @@ KINDS = {
 
 CLUSTER_WIDE = {
     "Namespace",
-    "Node",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
@@ -86,23 +83,16 @@ class Api:
     def _is_about(error: Refused, name: str) -> bool:
         return f'"{name}" not found' in error.message
 
-    async def find(self, kind: str, labels: dict[str, str] | None = None, **fields: str) -> list[Manifest]:
-        """All objects with these labels; ``fields`` may hold ``involvedObject.name`` and the like."""
-        params = {}
-        if labels:
-            params["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
-        if fields:
-            params["fieldSelector"] = ",".join(f"{key}={value}" for key, value in fields.items())
-        found: list[Manifest] = (await self._call("GET", kind, params=params))["items"]
+    async def find(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
+        """All objects of a kind with these labels."""
+        found: list[Manifest] = (await self._call("GET", kind, params=_selector(labels)))["items"]
         return found
 
     async def everywhere(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
         """All objects of a kind in all namespaces; none when Kubernetes does not know the kind."""
         version, plural = KINDS[kind]
-        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
-        params = {"labelSelector": selector} if labels else {}
         try:
-            response = await self._send("GET", version, None, plural, {"params": params})
+            response = await self._send("GET", version, None, plural, {"params": _selector(labels)})
         except Refused as error:
             if error.code == 404:
                 return []
@@ -174,7 +164,7 @@ class Api:
             return ""
         return text.strip()
 
-    async def allowed(self, verb: str, kind: str, *, subresource: str = "", name: str = "") -> bool:
+    async def allowed(self, verb: str, kind: str, *, subresource: str = "") -> bool:
         """Whether we may do that, as the API server sees it."""
         version, plural = KINDS[kind]
         attributes = {
@@ -182,7 +172,6 @@ class Api:
             "group": version.rpartition("/")[0],
             "resource": plural,
             "subresource": subresource,
-            "name": name,
             **({} if kind in CLUSTER_WIDE else {"namespace": self.namespace}),
         }
         review = {
@@ -247,6 +236,10 @@ class Api:
                     await self.raw.async_reauthenticate()
                     await self.raw._create_session()
                     _remove_keys(self.raw)
+
+
+def _selector(labels: dict[str, str] | None) -> dict[str, str]:
+    return {"labelSelector": ",".join(f"{k}={v}" for k, v in labels.items())} if labels else {}
 
 
 async def connect(where: Where) -> Api:

@@ -31,6 +31,7 @@ _LABELS = {**MANAGED_BY, "app.kubernetes.io/name": NAME}
 _PATIENCE = 180.0
 _POLL = 0.5
 _WELL = 4.0
+_ENDING = 30.0
 
 
 def version() -> str:
@@ -208,8 +209,10 @@ def uninstall(where: Where, *, custom_resources_too: bool = False, progress: Pro
 
 async def _uninstall(where: Where, custom_resources_too: bool, progress: Progress) -> None:
     place = _within(await connect(where), NAMESPACE)
-    left = await place.everywhere("DaskCluster") if not custom_resources_too else []
-    if left:
+    left = await place.everywhere("DaskCluster")
+    if left and custom_resources_too:
+        await _end_all(place, left, progress)
+    elif left:
         names = ", ".join(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in left)
         raise ClusterError(
             f"There are clusters that the operator looks after: {names}.",
@@ -218,6 +221,21 @@ async def _uninstall(where: Where, custom_resources_too: bool, progress: Progres
     for manifest in _removable(custom_resources_too):
         progress(f"{manifest['kind']} {manifest['metadata']['name']}")
         await place.delete(manifest["kind"], manifest["metadata"]["name"])
+
+
+async def _end_all(place: Api, clusters: list[Manifest], progress: Progress) -> None:
+    """End every cluster while there is an operator: without it, their finalizers would keep them for ever."""
+    for each in clusters:
+        progress(f"ending {each['metadata']['namespace']}/{each['metadata']['name']}")
+        await _within(place, each["metadata"]["namespace"]).delete("DaskCluster", each["metadata"]["name"])
+    deadline = time.monotonic() + _ENDING
+    while await place.everywhere("DaskCluster"):
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"The clusters have not ended within {_ENDING:g} s: the operator seems not to run.",
+                f"See: kubectl get pods -n {NAMESPACE}",
+            )
+        await asyncio.sleep(_POLL)
 
 
 def _removable(custom_resources_too: bool) -> Iterator[Manifest]:

@@ -126,8 +126,9 @@ def test_the_operator_is_installed_and_removed(
         info = connect.up("gpu")
         assert len(connect.status(info)["workers"]) == 1
         assert cli.main(["kubernetes", "uninstall"]) == 1
-        connect.down(info)
-        assert cli.main(["kubernetes", "uninstall"]) == 0
+        assert connect.alive(info)
+        assert cli.main(["kubernetes", "uninstall", "--all"]) == 0
+        wait_until(lambda: double.pods("ml") == [], what="its pods gone")
         wait_until(lambda: double.pods(operator.NAMESPACE) == [], what="the operator gone")
 
 
