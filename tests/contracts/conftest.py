@@ -1,21 +1,3 @@
-"""The cluster of ``tests.kubernetes``, here."""
+"""The cluster of ``tests.kubernetes``, for the contract of that kind of cluster."""
 
-from __future__ import annotations
-
-from tests.integration.kubernetes.profiles import project
-from tests.kubernetes.conftest import (
-    _only_on_a_double,
-    fresh_clients,
-    kubernetes,
-    kubernetes_double,
-    pytest_collection_modifyitems,
-)
-
-__all__ = [
-    "_only_on_a_double",
-    "fresh_clients",
-    "kubernetes",
-    "kubernetes_double",
-    "project",
-    "pytest_collection_modifyitems",
-]
+from tests.integration.kubernetes.conftest import *  # noqa: F403 - the same fixtures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.kubernetes.profiles import project
+from tests.integration.kubernetes.profiles import notebook, project
 from tests.kubernetes.conftest import (
     _only_on_a_double,
     fresh_clients,
@@ -16,6 +16,7 @@ __all__ = [
     "fresh_clients",
     "kubernetes",
     "kubernetes_double",
+    "notebook",
     "project",
     "pytest_collection_modifyitems",
 ]

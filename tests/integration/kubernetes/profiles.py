@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from nbcloud.clusters import connect, registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.errors import NbcloudError
+from tests.integration.notebooks import RunningNotebook, running_notebook
 from tests.kubernetes.conftest import TestNamespace
 
 Up = Callable[..., ClusterInfo]
@@ -42,7 +43,7 @@ def write(
 
 
 @pytest.fixture
-def project(kubernetes: TestNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(kubernetes: TestNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project's folder with a profile ``gpu`` of one small worker, in which the test works."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -50,6 +51,14 @@ def project(kubernetes: TestNamespace, tmp_path: Path, monkeypatch: pytest.Monke
     yield tmp_path
     for info in registry.entries():
         connect.down(info)
+
+
+@pytest.fixture
+def notebook(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNotebook]:
+    """A notebook that runs its cells on the profile's cluster."""
+    monkeypatch.setenv("NBCLOUD_CLUSTER", "gpu")
+    with running_notebook(folder=project) as running:
+        yield running
 
 
 def known(name: str = "gpu") -> KubernetesProfile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,11 @@ from nbcloud.clusters.base import ClusterInfo
 from nbcloud.dispatch.links import close_links, link_to
 from nbcloud.errors import ClusterNotFound, UsageError
 from tests.integration.kubernetes.profiles import failure, write
-from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
+from tests.integration.notebooks import RunningNotebook, Shown
 from tests.kubernetes.conftest import TestNamespace
 from tests.kubernetes.images import bare_image
 
 Wait = Callable[..., Any]
-
-
-@pytest.fixture
-def notebook(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNotebook]:
-    """A notebook that runs its cells on the profile's cluster."""
-    monkeypatch.setenv("NBCLOUD_CLUSTER", "gpu")
-    with running_notebook(folder=project) as running:
-        yield running
 
 
 def workers(info: ClusterInfo) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,6 @@ from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 from tests.kubernetes.conftest import TestNamespace
 
 Wait = Callable[..., Any]
-
-
-@pytest.fixture
-def notebook(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNotebook]:
-    """A notebook that runs its cells on the profile's cluster."""
-    monkeypatch.setenv("NBCLOUD_CLUSTER", "gpu")
-    with running_notebook(folder=project) as running:
-        yield running
 
 
 def pod_of(kubernetes: TestNamespace, component: str) -> str:
