@@ -49,8 +49,8 @@ async def _create(
     cluster = await _make_cluster(place, plan.cluster)
     try:
         owned = {"ownerReferences": [_reference(cluster)]}
-        parts = [{**part, "metadata": {**part["metadata"], **owned}} for part in plan.parts]
-        await asyncio.gather(*(place.make(part) for part in parts))
+        await asyncio.gather(*(place.make(_with(part, owned)) for part in plan.parts))
+        await place.make(_with(plan.secret, owned))
     except BaseException:
         await asyncio.shield(place.delete("DaskCluster", plan.name))
         raise
@@ -66,6 +66,10 @@ async def _may_have(place: Api, account: list[Manifest]) -> bool:
     except Refused as error:
         return error.code not in {401, 403}
     return True
+
+
+def _with(part: Manifest, metadata: dict[str, Any]) -> Manifest:
+    return {**part, "metadata": {**part["metadata"], **metadata}}
 
 
 def _reference(cluster: Manifest) -> dict[str, Any]:

@@ -45,8 +45,10 @@ class Plan:
     namespace: str
     cluster: Manifest
     """The ``DaskCluster``, which owns all the rest."""
-    files: list[Manifest]
-    """What pods mount."""
+    code: Manifest
+    """nbcloud itself, which pods mount."""
+    secret: Manifest
+    """The certificates. Made after the other parts: who finds it finds a cluster that is complete."""
     account: list[Manifest]
     """What the steward is allowed; nothing where it needs nothing, or has an account already."""
     groups: list[Manifest]
@@ -54,12 +56,12 @@ class Plan:
 
     def all(self) -> list[Manifest]:
         """Every manifest, in the order in which they are applied."""
-        return [self.cluster, *self.parts, *self.groups]
+        return [self.cluster, *self.parts, self.secret, *self.groups]
 
     @property
     def parts(self) -> list[Manifest]:
         """What is made right after the ``DaskCluster``, before the operator has made pods of that."""
-        return [*self.files, *self.account]
+        return [self.code, *self.account]
 
     def shown(self) -> list[Manifest]:
         """As `all`, without secrets and without the code."""
@@ -88,10 +90,9 @@ def plan(
     name = naming.object_name(profile, settings)
     labels = {**naming.MANAGED_BY, naming.OWNER: naming.owner(), naming.PROFILE: naming.object_label(profile)}
     made = _Manifests(name, namespace, labels, settings, account=account)
-    files = [made.secret(certificates), made.code()]
     own = made.account() if made.needs_account and not settings.service_account else []
     groups = [made.group(key, group) for key, group in settings.groups.items()]
-    return Plan(name, namespace, made.cluster(profile), files, own, groups)
+    return Plan(name, namespace, made.cluster(profile), made.code(), made.secret(certificates), own, groups)
 
 
 class _Manifests:

@@ -100,7 +100,7 @@ def test_an_interrupted_start_leaves_nothing(
 
 
 @pytest.mark.double_only
-@pytest.mark.parametrize("at", [CLUSTERS, "deployments.apps"])
+@pytest.mark.parametrize("at", [CLUSTERS, "configmaps", "secrets", "deployments.apps"])
 def test_a_killed_start_is_gone_on_with_and_leaves_nothing_in_the_end(
     shell: Callable[..., subprocess.Popen[str]], kubernetes: TestNamespace, wait_until: Wait, at: str
 ) -> None:
