@@ -23,6 +23,12 @@
     ├── TransferError
     │   ├── NotPicklable (TypeError)       an object can't travel; says which part of it
     │   └── HandleLost (LookupError)       a handle whose value is gone
+    ├── ModelError
+    │   ├── ExportError                    a model can't become ONNX; says which part of it, and where
+    │   ├── VerificationError              the ONNX model answers otherwise than the framework's
+    │   ├── ModelNotFound (LookupError)    no such model, version or alias in the registry
+    │   ├── SchemaError (ValueError)       what a model was given is not what it takes
+    │   └── BundleError                    a bundle is damaged, not signed as it must be, or not of this version
     └── StoreError (OSError)               the local store of runs can't be used
 
 Each error says what happened and where, and ``hint`` says the next thing to type. Commands are named as in a
@@ -155,6 +161,30 @@ class NotPicklable(TransferError, TypeError):
 
 class HandleLost(TransferError, LookupError):
     """A handle whose value is gone, because its session ended or was reset."""
+
+
+class ModelError(NbcloudError):
+    """Exporting, keeping, loading or running a model."""
+
+
+class ExportError(ModelError):
+    """A model can't become ONNX."""
+
+
+class VerificationError(ModelError):
+    """The ONNX model answers otherwise than the framework's model."""
+
+
+class ModelNotFound(ModelError, LookupError):
+    """No such model, version or alias."""
+
+
+class SchemaError(ModelError, ValueError):
+    """What a model was given is not what it takes."""
+
+
+class BundleError(ModelError):
+    """A bundle can't be used."""
 
 
 class StoreError(NbcloudError, OSError):

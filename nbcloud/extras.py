@@ -6,7 +6,17 @@ import importlib.util
 
 from nbcloud.errors import MissingExtra
 
-_EXTRAS = {"matplotlib": "sklearn", "sklearn": "sklearn", "dask_kubernetes": "kubernetes"}
+_EXTRAS = {
+    "matplotlib": "sklearn",
+    "sklearn": "sklearn",
+    "skl2onnx": "sklearn",
+    "onnxmltools": "boosting",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "torch",
+    "tf2onnx": "tensorflow",
+    "dask_kubernetes": "kubernetes",
+}
 """The extra that brings each package."""
 
 

@@ -1,0 +1,184 @@
+"""Trained models become verified ONNX: one file for each framework, with the same names in each.
+
+::
+
+    a model and a sample ─► adapt: which framework, what it takes
+        ─► convert: an exporter writes ONNX, in the first of its ways that
+        ─► verify: answers as the model does
+        ─► metadata into the file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nbcloud.errors import ExportError, ModelError, UsageError, VerificationError
+from nbcloud.models import onnxfile
+from nbcloud.models.export import skl
+from nbcloud.models.export.base import Conversion, Exportable, Options
+from nbcloud.models.metadata import KEY, Metadata
+from nbcloud.models.signature import Signature, Tensor
+from nbcloud.models.verify import Progress, Report, verify
+
+__all__ = ["Exported", "Options", "export"]
+
+_FRAMEWORKS: tuple[ModuleType, ...] = (skl,)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A verified ONNX file with its facts."""
+
+    path: Path
+    metadata: Metadata
+    report: Report
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        return self.metadata.signature
+
+
+def export(
+    model: Any,
+    sample: Any,
+    *,
+    name: str,
+    path: Path,
+    options: Options | None = None,
+    facts: Mapping[str, Any] | None = None,
+    meanings: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    progress: Progress = lambda _: None,
+) -> Exported:
+    """Write a model as ONNX, verified.
+
+    Parameters
+    ----------
+    model : object or path
+        Of scikit-learn, torch or Keras; or a file of a model.
+    sample : array, DataFrame, tensor, or a tuple or mapping of such
+        What it takes, a few rows of real data: types and shapes are read off it, and the comparison begins
+        with it.
+    path : Path
+        Of the file to write; a folder ``<path>.evidence`` beside it keeps what a failed comparison saw.
+    facts : mapping, optional
+        Further fields of `Metadata`: ``run``, ``metrics``, ``licence``, ``preprocessing``.
+    meanings, units : mapping, optional
+        By the names of inputs and outputs.
+
+    Raises
+    ------
+    ExportError
+        When it can't become ONNX.
+    VerificationError
+        When it does, but answers otherwise.
+    """
+    options = options or Options()
+    framework = _framework(model)
+    progress("reading the model")
+    adapted: Exportable = framework.adapt(model, sample, options)
+    evidence = path.with_name(f"{path.name}.evidence")
+    conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
+    signature = _signature(conversion, report, meanings or {}, units or {})
+    metadata = Metadata(
+        signature=signature,
+        name=name,
+        framework=adapted.framework,
+        exporter=conversion.exporter,
+        opset=conversion.opset,
+        versions=adapted.versions,
+        data_schema=_schema_hash(signature),
+        notes=conversion.notes,
+        verification=report.to_json(),
+        **(facts or {}),
+    )
+    onnxfile.set_properties(path, {KEY: metadata.to_text()})
+    return Exported(path, metadata, report)
+
+
+def _framework(model: Any) -> ModuleType:
+    for framework in _FRAMEWORKS:
+        if framework.accepts(model):
+            return framework
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    raise ExportError(
+        f"nbcloud can't export a {kind}.",
+        "It exports scikit-learn estimators, torch modules, Keras and TensorFlow models, and ONNX files.",
+    )
+
+
+def _first_right(
+    model: Exportable,
+    attempts: tuple[str, ...],
+    path: Path,
+    options: Options,
+    evidence: Path,
+    progress: Progress,
+) -> tuple[Conversion, Report]:
+    """The first way of the exporter whose result is right; the first error when none is."""
+    if options.exporter is not None:
+        if options.exporter not in attempts:
+            raise UsageError(
+                f"There is no exporter {options.exporter!r} for {model.framework} models.",
+                f"There are: {', '.join(attempts)}.",
+            )
+        attempts = (options.exporter,)
+    failed: list[ModelError] = []
+    for attempt in attempts:
+        progress(f"converting ({attempt})")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            try:
+                made = model.convert(Path(folder) / path.name, options, attempt)
+                report = verify(made, model, evidence=Path(folder) / "evidence", progress=progress)
+            except (ExportError, VerificationError) as error:
+                failed.append(_keep_evidence(error, Path(folder), evidence, path.name))
+                continue
+            for file in reversed(onnxfile.files(made.path)):  # the one that names the others last
+                file.replace(path.with_name(file.name))
+            return replace(made, path=path), report
+    wrong = [error for error in failed if isinstance(error, VerificationError)]
+    raise (wrong or failed)[0]
+
+
+def _keep_evidence(error: ModelError, folder: Path, evidence: Path, name: str) -> ModelError:
+    if not isinstance(error, VerificationError) or evidence.exists() or not (folder / "evidence").exists():
+        return error
+    shutil.copytree(folder / "evidence", evidence)
+    for file in onnxfile.files(folder / name):
+        shutil.copy(file, evidence / file.name)
+    return VerificationError(
+        error.message,
+        f"Inputs, both answers and the model are in {evidence}",
+        **{**error.data, "evidence": str(evidence)},
+    )
+
+
+def _signature(
+    conversion: Conversion, report: Report, meanings: Mapping[str, str], units: Mapping[str, str]
+) -> Signature:
+    known = {each.name for each in (*conversion.inputs, *conversion.outputs)}
+    for name in (*meanings, *units):
+        if name not in known:
+            raise UsageError(
+                f"The model has no input or output {name!r}.", f"It has: {', '.join(sorted(known))}."
+            )
+
+    def told(tensor: Tensor) -> Tensor:
+        return replace(tensor, meaning=meanings.get(tensor.name, ""), unit=units.get(tensor.name, ""))
+
+    inputs = tuple(replace(told(each), finite=report.finite_only) for each in conversion.inputs)
+    return Signature(inputs, tuple(told(each) for each in conversion.outputs))
+
+
+def _schema_hash(signature: Signature) -> str:
+    facts = [[each.name, each.dtype, each.shape, each.columns] for each in signature.inputs]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

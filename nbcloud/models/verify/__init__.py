@@ -1,0 +1,179 @@
+"""Whether an ONNX model answers as the framework's: on the samples, and on what the export did not see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbcloud.errors import SchemaError, VerificationError
+from nbcloud.models import onnxfile
+from nbcloud.models.export.base import Conversion, Exportable
+from nbcloud.models.signature import Feeds
+from nbcloud.models.verify.cases import Case, cases
+from nbcloud.models.verify.compare import TOLERANCES, Difference, difference, tied
+from nbcloud.models.verify.locate import first_wrong_step
+
+__all__ = ["Report", "verify"]
+
+Progress = Callable[[str], None]
+_LOWEST = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass
+class Report:
+    """How a verification went.
+
+    Parameters
+    ----------
+    precision : str
+        The least precise type inside of the model; its tolerance held.
+    compared : dict
+        For each case the largest difference of each output, in units of the tolerance.
+    skipped : dict
+        Cases that the framework's model itself refuses, with what it says.
+    finite_only : bool
+        Whether the models differ where there is NaN, so that NaN has to be refused.
+    """
+
+    precision: str
+    tolerance: float
+    compared: dict[str, dict[str, float]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    ties: int = 0
+    finite_only: bool = False
+
+    @property
+    def worst(self) -> float:
+        """The largest difference of all, in units of the tolerance."""
+        return max((amount for each in self.compared.values() for amount in each.values()), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "worst": self.worst}
+
+
+def verify(
+    conversion: Conversion, model: Exportable, *, evidence: Path, progress: Progress = lambda _: None
+) -> Report:
+    """Compare both models on every case.
+
+    Parameters
+    ----------
+    evidence : Path
+        A folder for inputs and both answers of the first case that differs.
+
+    Raises
+    ------
+    VerificationError
+        Names the case, the output, the place, and where it could be found the first node that differs.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(conversion.path), providers=["CPUExecutionProvider"])
+    report = Report(precision := _precision(conversion), TOLERANCES[precision])
+    for case in cases(model.inputs, model.feeds):
+        progress(f"comparing: {case.name}")
+        try:
+            expected = model.predict(case.feeds)
+        except Exception as error:
+            if case.is_sample:
+                raise VerificationError(
+                    f"The model itself refuses the sample: {type(error).__name__}: {error}",
+                    "Give a sample as the model takes it.",
+                ) from error
+            report.skipped[case.name] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            continue
+        wrong, found = _compare(session, conversion, case, expected, report)
+        if wrong is None:
+            continue
+        if case.name == "NaN" and not _has_nan(model.feeds):
+            report.finite_only = True
+            continue
+        _keep(evidence, case, found, expected, wrong)
+        step = first_wrong_step(conversion, model, case.feeds, precision)
+        where = f" The first step that differs is {step}." if step else ""
+        raise VerificationError(
+            f"The ONNX model does not answer as the model does, on {case.name!r}: output {wrong.output!r}, "
+            f"{wrong.text}.{where}",
+            f"Inputs and both answers are in {evidence}.",
+            case=case.name,
+            output=wrong.output,
+            evidence=str(evidence),
+            step=step,
+        )
+    return report
+
+
+def _compare(
+    session: Any, conversion: Conversion, case: Case, expected: Feeds, report: Report
+) -> tuple[Difference | None, Feeds]:
+    """The difference that is too large, if there is one, and what the ONNX model answered."""
+    try:
+        feeds = {each.name: each.accept(case.feeds[each.name]) for each in conversion.inputs}
+        names = [each.name for each in conversion.outputs]
+        found = dict(zip(names, session.run(names, feeds), strict=True))
+    except SchemaError as error:
+        return Difference("", np.inf, f"it takes no such input: {error.message}"), {}
+    except Exception as error:  # noqa: BLE001 - onnxruntime has many, of no common kind
+        return Difference("", np.inf, f"onnxruntime says: {str(error).splitlines()[0][:300]}"), {}
+    missing = found.keys() ^ expected.keys()
+    if missing:
+        return Difference(sorted(missing)[0], np.inf, "only one of the two models has this output"), found
+    amounts = {}
+    for name, value in found.items():
+        differs = difference(name, value, expected[name], report.precision)
+        if differs.amount > 1 and not case.is_sample and _are_ties(value, name, expected, report):
+            report.ties += 1
+            continue
+        if differs.amount > 1:
+            return differs, found
+        amounts[name] = round(differs.amount, 6)
+    report.compared[case.name] = amounts
+    return None, found
+
+
+def _are_ties(found: Any, name: str, expected: Feeds, report: Report) -> bool:
+    """Whether classes differ only in rows where the model itself can hardly decide."""
+    scores = next((expected[key] for key in ("probabilities", "scores") if key in expected), None)
+    labels = np.asarray(expected[name])
+    if name != "label" or scores is None or labels.ndim != 1:
+        return False
+    unlike = np.array([str(a) != str(b) for a, b in zip(np.ravel(found), labels, strict=True)])
+    return bool(np.all(tied(scores, report.precision)[unlike]))
+
+
+def _precision(conversion: Conversion) -> str:
+    """The least precise type of fractions inside of the model."""
+    import onnx
+
+    model = onnxfile.load(conversion.path, weights=False)
+    names = {onnx.TensorProto.DataType.Name(each.data_type).lower() for each in model.graph.initializer}
+    names |= {each.dtype for each in (*conversion.inputs, *conversion.outputs)}
+    names = {"float32" if name == "float" else "float64" if name == "double" else name for name in names}
+    # Operators of ai.onnx.ml keep their numbers in attributes, in single precision.
+    if any(opset.domain == "ai.onnx.ml" for opset in model.opset_import):
+        names.add("float32")
+    return max((name for name in names if name in _LOWEST), key=_LOWEST.index, default="float32")
+
+
+def _has_nan(feeds: Feeds) -> bool:
+    return any(value.dtype.kind == "f" and bool(np.isnan(value).any()) for value in feeds.values())
+
+
+def _keep(evidence: Path, case: Case, found: Feeds, expected: Feeds, wrong: Difference) -> None:
+    """Leave what proves it; texts as lists, since nothing may be pickled."""
+    evidence.mkdir(parents=True, exist_ok=True)
+    for name, arrays in (("inputs", case.feeds), ("onnx", found), ("framework", expected)):
+        plain = {key: np.asarray(value) for key, value in arrays.items()}
+        numbers = {key: value for key, value in plain.items() if value.dtype.kind in "fiub"}
+        np.savez(evidence / f"{name}.npz", **{key.replace("/", "_"): value for key, value in numbers.items()})
+        texts = {key: value.tolist() for key, value in plain.items() if key not in numbers}
+        if texts:
+            (evidence / f"{name}.json").write_text(json.dumps(texts, ensure_ascii=False, default=str))
+    told = {"case": case.name, "output": wrong.output, "difference": wrong.text}
+    (evidence / "difference.json").write_text(json.dumps(told, ensure_ascii=False, indent=1))

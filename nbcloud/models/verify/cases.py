@@ -1,0 +1,133 @@
+"""Inputs on which two models are compared: the samples, and shapes and values that the export did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nbcloud.models.signature import TEXT, Feeds, Tensor
+
+_SEED = 20
+_ROWS = 64
+"""Rows of a sample that a made case begins from, at most."""
+_LARGE = 1e3
+_ACCENTS = ("Ærøskøbing, naïve café", "北京大学 AI", "a", "", "  spaces  and\ttabs ", "ΑΒΓ 123 !?")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Parameters
+    ----------
+    is_sample : bool
+        Whether these are the user's own values: there, nothing is forgiven.
+    """
+
+    name: str
+    feeds: Feeds
+    is_sample: bool = False
+
+
+def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
+    """The sample, then what is made of it.
+
+    Other sizes of each dimension that varies; rows in another order, so that a batch may not have been baked
+    in; values near, between and far from those of the sample, where the models may see them one day.
+    """
+    random = np.random.default_rng(_SEED)
+    yield Case("the sample", feeds, is_sample=True)
+    varying = dict.fromkeys(size for each in inputs for size in each.shape if isinstance(size, str))
+    for size in varying:
+        length = next(
+            np.shape(feeds[each.name])[each.shape.index(size)] for each in inputs if size in each.shape
+        )
+        for other in sorted({1, 2, length + 3, max(1, length // 2)} - {length}):
+            yield Case(f"{size} = {other}", _resized(inputs, feeds, size, other))
+    few = {name: value[:_ROWS] if np.ndim(value) else value for name, value in feeds.items()}
+    if not _aligned(inputs):
+        few = feeds
+    if any(_kind(each) == "f" for each in inputs):
+        yield Case("zeros", _each(inputs, few, lambda _, value: np.zeros_like(value)))
+        yield Case("values beside the sample's", _each(inputs, few, lambda _, value: _beside(value, random)))
+        yield Case(
+            "values between the sample's", _each(inputs, few, lambda _, value: _between(value, random))
+        )
+        yield Case("large values", _each(inputs, few, lambda _, value: _far(value, random)))
+        yield Case("NaN", _each(inputs, few, lambda _, value: _holed(value, random)))
+    if any(each.dtype == TEXT for each in inputs):
+        yield Case("texts with accents", _texts(inputs, few))
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.dtype == TEXT:
+        return TEXT
+    return "f" if tensor.dtype.startswith(("float", "bfloat")) else tensor.dtype[0]
+
+
+def _aligned(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the first dimension of every input is the batch, which may be cut."""
+    first = {each.shape[0] if each.shape else 0 for each in inputs}
+    return len(first) == 1 and all(isinstance(size, str) for size in first)
+
+
+def _each(inputs: tuple[Tensor, ...], feeds: Feeds, change: Any) -> Feeds:
+    return {
+        each.name: change(each, feeds[each.name]) if _kind(each) == "f" else feeds[each.name]
+        for each in inputs
+    }
+
+
+def _resized(inputs: tuple[Tensor, ...], feeds: Feeds, size: str, length: int) -> Feeds:
+    """Every dimension of that name at another length, by repeating what there is."""
+    made = {}
+    for each in inputs:
+        value = feeds[each.name]
+        for axis, name in enumerate(each.shape):
+            if name == size:
+                value = np.take(value, np.arange(length)[::-1] % value.shape[axis], axis=axis)
+        made[each.name] = value
+    return made
+
+
+def _scale(value: Any) -> Any:
+    finite = np.where(np.isfinite(value), np.abs(value), 0)
+    top = np.max(finite, axis=0, keepdims=True) if value.ndim > 1 else np.max(finite, initial=0)
+    return np.where(top > 0, top, 1)
+
+
+def _beside(value: Any, random: np.random.Generator) -> Any:
+    """Each value a hair away: rows cross the thresholds that a sample sits on."""
+    steps = random.choice([-1, 1], size=value.shape) * np.finfo(np.float32).eps
+    return (value * (1 + 4 * steps)).astype(value.dtype)
+
+
+def _between(value: Any, random: np.random.Generator) -> Any:
+    return (random.uniform(-1, 1, size=value.shape) * _scale(value)).astype(value.dtype)
+
+
+def _far(value: Any, random: np.random.Generator) -> Any:
+    top = float(np.finfo(value.dtype).max) / 1e3 if value.dtype.kind == "f" else np.inf
+    made = random.uniform(-1, 1, size=value.shape) * np.minimum(_scale(value).astype(float) * _LARGE, top)
+    return made.astype(value.dtype)
+
+
+def _holed(value: Any, random: np.random.Generator) -> Any:
+    holes = random.random(value.shape) < 0.2
+    return np.where(holes, np.asarray(np.nan, value.dtype), value)
+
+
+def _texts(inputs: tuple[Tensor, ...], feeds: Feeds) -> Feeds:
+    made = {}
+    for each in inputs:
+        value = feeds[each.name]
+        if each.dtype == TEXT:
+            flat = value.ravel().tolist()
+            words = [*_ACCENTS, *(f"{text} {extra}" for text, extra in zip(flat, _ACCENTS, strict=False))]
+            new = [words[place % len(words)] for place in range(len(flat))]
+            value = np.array(new, dtype=object).reshape(value.shape)
+        made[each.name] = value
+    return made

@@ -1,0 +1,36 @@
+"""Where two models part: the first value inside of them that differs."""
+
+from __future__ import annotations
+
+from nbcloud.models import onnxfile
+from nbcloud.models.export.base import Conversion, Exportable
+from nbcloud.models.signature import Feeds
+from nbcloud.models.verify.compare import difference
+
+
+def first_wrong_step(conversion: Conversion, model: Exportable, feeds: Feeds, precision: str) -> str:
+    """What `Conversion.steps` calls the first value that differs; empty where none does, or none is known.
+
+    Both models are run once more, now with the values in between as outputs.
+    """
+    if not conversion.steps:
+        return ""
+    import onnxruntime
+
+    names = list(conversion.steps)
+    try:
+        seen = onnxfile.with_outputs(onnxfile.load(conversion.path), names)
+        options = onnxruntime.SessionOptions()
+        # Fused nodes would hide the values asked for.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(
+            seen.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        given = {each.name: each.accept(feeds[each.name]) for each in conversion.inputs}
+        found = dict(zip(names, session.run(names, given), strict=True))
+        for name, expected in model.intermediates(feeds, names):
+            if difference(name, found[name], expected, precision).amount > 1:
+                return conversion.steps[name]
+    except Exception:  # noqa: BLE001 - the finding itself is told; this only tells more of it
+        return ""
+    return ""
