@@ -28,7 +28,7 @@
     │   ├── VerificationError              the ONNX model answers otherwise than the framework's
     │   ├── ModelNotFound (LookupError)    no such model, version or alias in the registry
     │   ├── SchemaError (ValueError)       what a model was given is not what it takes
-    │   └── BundleError                    a bundle is damaged, not signed as it must be, or not of this version
+    │   └── BundleError                    a bundle is damaged, or not signed as it must be
     └── StoreError (OSError)               the local store of runs can't be used
 
 Each error says what happened and where, and ``hint`` says the next thing to type. Commands are named as in a

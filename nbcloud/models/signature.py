@@ -67,10 +67,12 @@ class Tensor:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Tensor:
         """The tensor of `to_json`; keys of a later nbcloud are left out."""
-        known = {key: document[key] for key in cls.__dataclass_fields__ if key in document}
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-        )
+        known: dict[str, Any] = {}
+        for key in cls.__dataclass_fields__:
+            if key in document:
+                value = document[key]
+                known[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**known)
 
     def accept(self, value: Any) -> Any:
         """The array that the model takes for ``value``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,15 @@ class SklearnModel:
     framework = "scikit-learn"
 
     def __init__(self, model: Any, sample: Any, options: Options) -> None:
+        from sklearn.exceptions import NotFittedError
         from sklearn.utils.validation import check_is_fitted
 
         try:
             check_is_fitted(model)
-        except Exception as error:
+        except (NotFittedError, TypeError) as error:
             raise ExportError(f"The model is not trained: {error}", "Call its fit() first.") from None
         self._model = model
-        self._options = options
+        self._step_numbers: dict[str, int] = {}
         self._columns: list[str] = []
         self.versions = _versions("scikit-learn", "skl2onnx", *_booster_packages(model))
         if hasattr(sample, "columns") and hasattr(sample, "dtypes"):
@@ -98,7 +99,7 @@ class SklearnModel:
         return pd.DataFrame({name: feeds[name].reshape(-1) for name in self._columns})
 
     def predict(self, feeds: Feeds) -> Feeds:
-        """The estimator's answers: ``label`` and ``probabilities`` or ``scores``; ``prediction``; ``features``."""
+        """Its answers: ``label`` with ``probabilities`` or ``scores``; ``prediction``; ``features``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _answers(self._model, self._native(feeds))
@@ -113,11 +114,12 @@ class SklearnModel:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                made = skl2onnx.convert_sklearn(
+                made, topology = skl2onnx.convert_sklearn(
                     self._model,
                     initial_types=[(each.name, _skl_type(each)) for each in inputs],
                     options=_options(self._model),
                     target_opset={"": opset, "ai.onnx.ml": ML_OPSET},
+                    intermediate=True,
                 )
         except Exception as error:
             raise _refused(self._model, error) from error
@@ -126,11 +128,29 @@ class SklearnModel:
         _rename_outputs(made, dict(zip(names, options.output_names or told, strict=False)))
         onnxfile.save(made, path)
         outputs = tuple(_output(self._model, output) for output in made.graph.output)
-        return Conversion(path, inputs, outputs, f"skl2onnx {skl2onnx.__version__}, {attempt}", opset)
+        inside = {name for node in made.graph.node for name in node.output}
+        steps = {name: told for name, (_, told) in self._steps(topology).items() if name in inside}
+        self._step_numbers = {name: number for name, (number, _) in self._steps(topology).items()}
+        return Conversion(path, inputs, outputs, f"skl2onnx {skl2onnx.__version__}, {attempt}", opset, steps)
+
+    def _steps(self, topology: Any) -> dict[str, tuple[int, str]]:
+        """The values that a pipeline's steps hand on: which step makes each, by the value's name in ONNX."""
+        made = {
+            id(operator.raw_operator): operator.outputs[0].onnx_name
+            for operator in topology.topological_operator_iterator()
+            if operator.outputs
+        }
+        return {
+            made[id(step)]: (number, f"{name!r} ({type(step).__name__})")
+            for number, (name, step) in enumerate(getattr(self._model, "steps", [])[:-1])
+            if id(step) in made
+        }
 
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """Nothing yet."""
-        return iter(())
+        """What each step of a pipeline hands on."""
+        for name in names:
+            values = self._model[: self._step_numbers[name] + 1].transform(self._native(feeds))
+            yield name, values.toarray() if hasattr(values, "toarray") else np.asarray(values)
 
 
 def _answers(model: Any, data: Any) -> Feeds:
