@@ -31,6 +31,9 @@ class Settings:
     """Registry of live clusters, their certificates and journals; belongs to this user and machine."""
     cluster: str = "local"
     """The cluster that ``%%cloud`` takes when none is named."""
+    registry: str = ""
+    """Where models are kept: a folder, or an address that fsspec knows (``s3://bucket/models``); a folder
+    beside the records when empty."""
     idle_timeout: float = 3600.0
     """Seconds without a run, after which a local cluster stops by itself; 0 never."""
     home_limit: int = 2**20
@@ -52,6 +55,7 @@ _PARSE: dict[str, Callable[[str], Any]] = {
     "data_dir": Path,
     "runtime_dir": Path,
     "cluster": str,
+    "registry": str,
     "idle_timeout": parse_seconds,
     "home_limit": parse_bytes,
     "out_limit": parse_bytes,

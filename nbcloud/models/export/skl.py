@@ -137,7 +137,7 @@ class SklearnModel:
         """The values that a pipeline's steps hand on: which step makes each, by the value's name in ONNX."""
         made = {
             id(operator.raw_operator): operator.outputs[0].onnx_name
-            for operator in topology.topological_operator_iterator()
+            for operator in topology.unordered_operator_iterator()
             if operator.outputs
         }
         return {

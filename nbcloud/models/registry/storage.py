@@ -1,0 +1,214 @@
+"""Where a registry lies: a folder, S3, GCS, … through fsspec; files are written once and whole, or not."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nbcloud.config import private_dir, settings
+from nbcloud.errors import ModelError, UsageError
+
+_KEPT = 24 * 3600.0
+"""Seconds for which a file that nothing names is kept: somebody may be about to name it."""
+
+
+class Storage:
+    """Files by their paths below a root, and large ones by their content.
+
+    Folders, S3 and GCS write a file only where none is, in one step. On other kinds of storage two who write
+    at the same moment may collide.
+
+    Parameters
+    ----------
+    root : str
+        A folder, or an address that fsspec knows: ``s3://bucket/models``.
+
+    Raises
+    ------
+    UsageError
+        When the address is of a kind whose package is not installed.
+    """
+
+    def __init__(self, root: str) -> None:
+        import fsspec
+
+        self.root = root
+        try:
+            self._files, path = fsspec.url_to_fs(root)
+        except (ImportError, ValueError) as error:
+            raise UsageError(
+                f"The registry {root!r} can't be reached: {error}.", "Install the package that it names."
+            ) from None
+        self._base = PurePosixPath(path)
+        self._local = Path(path).absolute() if "file" in _protocols(self._files) else None
+
+    # Small files
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none where there is no such folder."""
+        with _explained(self.root):
+            try:
+                found = self._files.ls(self._at(folder), detail=False, refresh=True)
+            except FileNotFoundError:
+                return []
+            except TypeError:  # a kind of storage that keeps no listings
+                found = self._files.ls(self._at(folder), detail=False)
+        names = (PurePosixPath(str(each)).name for each in found)
+        return sorted(name for name in names if name and not name.startswith("."))
+
+    def read(self, path: str) -> bytes:
+        """A whole file."""
+        with _explained(self.root):
+            return bytes(self._files.cat_file(self._at(path)))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file that is not there yet; False when somebody was sooner. It is there whole, or not."""
+        with _explained(self.root):
+            if self._local is not None:
+                return _create(self._local / path, data)
+            if self._files.exists(self._at(path)):  # which kinds that can't do it in one step would write over
+                return False
+            try:
+                self._files.pipe_file(self._at(path), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    # Files by their content
+
+    def keep(self, source: Path) -> tuple[str, int]:
+        """Keep a file under its SHA-256, which is returned with its size in bytes."""
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        at = _blob(digest)
+        with _explained(self.root):
+            if self._local is None:
+                self._files.put_file(str(source), self._at(at))
+            elif not (self._local / at).exists():
+                with _whole(self._local / at) as partial:
+                    shutil.copyfile(source, partial)
+                    partial.chmod(0o444)
+            else:
+                os.utime(self._local / at)  # new again for `sweep`
+        return digest, source.stat().st_size
+
+    def fetch(self, digest: str) -> Path:
+        """A file of this machine with that content, which is checked.
+
+        Raises
+        ------
+        ModelError
+            When it is lost, or is not what it was.
+        """
+        at = _blob(digest)
+        local = (self._local or _cache()) / at
+        if self._local is None and not local.exists():
+            with _explained(self.root), _whole(local) as partial:
+                self._files.get_file(self._at(at), str(partial))
+        if not local.exists():
+            raise ModelError(f"The registry {self.root!r} has lost a file of the model ({digest[:12]}).")
+        with local.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                return local
+        if self._local is None:
+            local.unlink()
+        raise ModelError(
+            f"A file of the model in {self.root!r} is not what it was when it was registered: {local}.",
+            "Something has changed or damaged it: register the model again.",
+        )
+
+    def sweep(self, used: set[str]) -> int:
+        """Remove what nothing names and nobody has kept for a day; returns the bytes that it took."""
+        freed = 0
+        with _explained(self.root):
+            found = self._files.find(self._at("blobs"), detail=True)
+            for path, facts in found.items():
+                name = PurePosixPath(path).name
+                if name in used or time.time() - _modified(self._files, path) < _KEPT:
+                    continue
+                self._files.rm_file(path)
+                freed += int(facts.get("size") or 0)
+        return freed
+
+    def _at(self, path: str) -> str:
+        return str(self._base / path)
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/{digest[:2]}/{digest}"
+
+
+def _cache() -> Path:
+    return private_dir(settings().data_dir / "models-cache")
+
+
+def _modified(files: Any, path: str) -> float:
+    try:
+        return float(files.modified(path).timestamp())
+    except NotImplementedError:
+        return time.time()
+
+
+def _create(path: Path, data: bytes) -> bool:
+    private_dir(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(name, path)  # unlike a renaming, it fails where something is
+        except FileExistsError:
+            return False
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _sync(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file is at ``path`` once it is whole."""
+    private_dir(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _explained(root: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise ModelError(f"The registry {root!r} can't be used: {told}.") from error
