@@ -6,14 +6,13 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
-from nbcloud.commands.answers import Answer, ago, duration, yaml_answer
+from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
@@ -82,7 +81,7 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = add_verb(verbs, "down", down, "stop a cluster, or forget a registered scheduler")
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="every cluster of this user")
-    add_verb(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
+    add_verb(verbs, "ls", _list, "list the clusters that are up", listing=True)
     parser = add_verb(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
     parser = add_verb(verbs, "scale", scale, "change the number of a cluster's workers")
@@ -119,6 +118,12 @@ def _sync(arguments: argparse.Namespace, progress: Progress) -> Answer:
     from nbcloud.commands.sync import sync
 
     return sync(arguments, progress)
+
+
+def _list(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.listing import list_clusters
+
+    return list_clusters(arguments, progress)
 
 
 def _cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -173,8 +178,8 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
         text += f": {workers} of {threads} and {size_text(info.memory)}"
     words = "\n".join(["", *skew])
     if info.id in before:
-        return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=_facts(info))
-    return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=_facts(info))
+        return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=facts_of(info))
+    return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=facts_of(info))
 
 
 def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
@@ -250,35 +255,6 @@ def _known(name: str | None) -> ClusterInfo:
     return found
 
 
-def _facts(info: ClusterInfo) -> dict[str, object]:
-    facts = asdict(info)
-    del facts["tls"], facts["options"]
-    return facts
-
-
-def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Clusters of this user, those included that only Kubernetes knows of."""
-    kubernetes.discover()
-    infos = registry.entries()
-    rows = [
-        [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
-        for info in infos
-    ]
-    text = "" if infos else "No cluster is up. Type: %cloud up"
-    return Answer(
-        text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos]
-    )
-
-
-def _health(info: ClusterInfo) -> str:
-    if not info.ready:
-        return "starting"
-    try:
-        return "up" if clusters.alive(info) else "gone"
-    except NbcloudError:
-        return "out of reach"
-
-
 def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Workers, sessions and runs of one cluster."""
     info, which = clusters.meant(arguments.cluster)
@@ -319,7 +295,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
     rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
     text = f"{which} The cluster {info.name!r} at {info.address}, started {ago(info.created)}.".strip()
-    data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
+    data = {**facts_of(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     if troubles:
         data["troubles"] = [vars(each) for each in troubles]
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
@@ -347,7 +323,7 @@ def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
     if info.kind == "kubernetes":
         group = arguments.group or "default"
         text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[-1]}"
-    return Answer(f"{which} {text}".strip(), data=_facts(info))
+    return Answer(f"{which} {text}".strip(), data=facts_of(info))
 
 
 def run_answer(found: list[Run]) -> Answer:

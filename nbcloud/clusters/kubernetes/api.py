@@ -257,13 +257,15 @@ async def connect(where: Where) -> Api:
         When it does not accept us.
     """
     key = (kubeconfig_of(where), _changed(kubeconfig_of(where)), where, id(asyncio.get_running_loop()))
-    if key not in _apis:
-        _apis[key] = await _connect(where)
+    async with _connecting.setdefault(key, asyncio.Lock()):  # two logins at once would share kr8s' files
+        if key not in _apis:
+            _apis[key] = await _connect(where)
     return _apis[key]
 
 
 _apis: dict[tuple[Any, ...], Api] = {}
 """Those that were made: each holds connections, and had to log in."""
+_connecting: dict[tuple[Any, ...], asyncio.Lock] = {}
 
 
 async def _connect(where: Where) -> Api:

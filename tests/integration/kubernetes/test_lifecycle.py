@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +69,37 @@ def test_it_is_found_again_without_the_registry(
     monkeypatch.setenv("NBCLOUD_RUNTIME_DIR", str(tmp_path / "run"))
     assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
     assert registry.entries() == []
+
+
+@pytest.mark.double_only
+def test_the_list_waits_for_no_kubernetes_that_is_out_of_reach_and_says_which(
+    project: Path, kubernetes: TestNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect.up("gpu")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        text = kubernetes.kubeconfig.read_text()
+        server = next(line for line in text.splitlines() if "server:" in line)
+        address = f"{server.partition('server:')[0]}server: https://127.0.0.1:{silent.getsockname()[1]}"
+        for name in ("far", "away"):
+            (project / name).write_text(text.replace(server, address))
+        with (project / "nbcloud.toml").open("a") as file:
+            for name in ("far", "away"):
+                file.write(f'\n[profiles.{name}]\nkind = "kubernetes"\nkubeconfig = "{project / name}"\n')
+        began = time.monotonic()
+        assert cli.main(["ls", "--json"]) == 0
+        assert time.monotonic() - began < 9  # one after the other, it would be 10 at least
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert {name: each["state"] for name, each in found.items()} == {"gpu": "up", "far": "?", "away": "?"}
+    assert "gave no answer within" in found["far"]["trouble"]
+    assert "trouble" not in found["gpu"]
+    kubernetes.double.stop_api_server()
+    try:
+        assert cli.main(["ls"]) == 0
+    finally:
+        kubernetes.double.start_api_server()
+    said = capsys.readouterr().out
+    assert "out of reach" in said
+    assert "Whether 'gpu' is up is not known: " in said
 
 
 def test_down_leaves_nothing(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:

@@ -73,6 +73,18 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert "Traceback" not in err
 
 
+def test_a_profile_whose_kubernetes_can_not_be_asked_is_listed_all_the_same(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nosuch"))
+    (tmp_path / "nbcloud.toml").write_text('[profiles.gpu]\nkind = "kubernetes"\n')
+    assert cli.main(["ls"]) == 0
+    out = capsys.readouterr().out
+    assert "?" in out.splitlines()[1]
+    assert "Whether 'gpu' is up is not known: No Kubernetes is known here" in out
+    assert cli.main(["ls", "--json"]) == 0
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)] == ["?"]
+
+
 PROFILES = """
 [profiles.gpu]
 kind = "kubernetes"
