@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
-from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
+from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
 from nbcloud.commands.parser import Parser, read_option
@@ -85,9 +85,9 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = add_verb(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
     parser = add_verb(verbs, "scale", scale, "change the number of a cluster's workers")
-    parser.add_argument("workers", type=int, help="how many")
+    parser.add_argument("workers", help="how many; auto: as many as the work needs")
     parser.add_argument("-c", "--cluster", help="its name")
-    parser.add_argument("-g", "--group", default="", help="a group of its workers (default)")
+    parser.add_argument("-g", "--group", default=DEFAULT_GROUP, help="a group of its workers (default)")
     parser = add_verb(
         verbs, "doctor", _doctor, "look whether all is there that a cluster needs", listing=True
     )
@@ -313,17 +313,28 @@ def _unfinished(link: Link) -> list[dict[str, Any]]:
 
 
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    """Add or remove workers."""
+    """Add or remove workers, or leave their number to the work again."""
+    number = _number(arguments.workers)
     info, which = clusters.meant(arguments.cluster)
-    workers = counted(arguments.workers, "worker")
-    progress(f"scaling {info.name!r} to {workers}")
-    busy = [""]
-    info = clusters.scale(info, arguments.workers, arguments.group, progress=busy.append)
-    text = f"The cluster {info.name!r} has {counted(info.workers, 'worker')}."
-    if info.kind == "kubernetes":
-        group = arguments.group or "default"
-        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[-1]}"
+    if number is None:
+        clusters.follow(info, arguments.group)
+        text = f"The group {arguments.group!r} of {info.name!r} follows the work again; see %cloud status."
+        return Answer(f"{which} {text}".strip(), data=facts_of(info))
+    progress(f"scaling {info.name!r} to {counted(number, 'worker')}")
+    told: list[str] = []
+    info = clusters.scale(info, number, arguments.group, progress=told.append)
+    text = " ".join(told) or f"The cluster {info.name!r} has {counted(info.workers, 'worker')}."
     return Answer(f"{which} {text}".strip(), data=facts_of(info))
+
+
+def _number(text: str) -> int | None:
+    """A number of workers; None for ``auto``."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise UsageError(
+            f"WORKERS {text!r}: it must be a whole number, or auto.", "Write for example: %cloud scale 2"
+        ) from None
 
 
 def run_answer(found: list[Run]) -> Answer:

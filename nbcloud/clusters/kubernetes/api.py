@@ -83,9 +83,12 @@ class Api:
     def _is_about(error: Refused, name: str) -> bool:
         return f'"{name}" not found' in error.message
 
-    async def find(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
-        """All objects of a kind with these labels."""
-        found: list[Manifest] = (await self._call("GET", kind, params=_selector(labels)))["items"]
+    async def find(
+        self, kind: str, labels: dict[str, str] | None = None, *, fields: dict[str, str] | None = None
+    ) -> list[Manifest]:
+        """All objects of a kind with these labels and fields."""
+        params = _selector(labels) | _selector(fields, "fieldSelector")
+        found: list[Manifest] = (await self._call("GET", kind, params=params))["items"]
         return found
 
     async def everywhere(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
@@ -238,8 +241,8 @@ class Api:
                     _remove_keys(self.raw)
 
 
-def _selector(labels: dict[str, str] | None) -> dict[str, str]:
-    return {"labelSelector": ",".join(f"{k}={v}" for k, v in labels.items())} if labels else {}
+def _selector(wanted: dict[str, str] | None, parameter: str = "labelSelector") -> dict[str, str]:
+    return {parameter: ",".join(f"{k}={v}" for k, v in wanted.items())} if wanted else {}
 
 
 async def connect(where: Where) -> Api:

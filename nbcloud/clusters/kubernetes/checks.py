@@ -160,7 +160,9 @@ async def _operator(place: Api) -> AsyncIterator[Finding]:
         yield Finding("operator", "warning", text, f"If it does not run elsewhere: {INSTALL.lower()}")
         return
     if not running:
-        trouble = next((found.text for pod in pods if (found := of_pod(pod, {}))), "no pod of it runs")
+        trouble = next(
+            (found.text for pod in pods if (found := of_pod(pod, {}, "the operator"))), "no pod of it runs"
+        )
         yield Finding("operator", "bad", trouble, INSTALL)
         return
     image = running[0]["spec"]["containers"][0]["image"]

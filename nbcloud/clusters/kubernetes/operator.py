@@ -187,9 +187,9 @@ async def _trouble(place: Api) -> str:
 
     pods = await place.find("Pod", {"app.kubernetes.io/name": NAME})
     for pod in pods:
-        found = of_pod(pod, {})
+        found = of_pod(pod, {}, "the operator")
         if found is not None:
-            return found.text.replace("a worker of the group ''", "the operator")
+            return found.text
         conditions = pod.get("status", {}).get("conditions", [])
         if any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
             return ""

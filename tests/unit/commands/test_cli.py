@@ -45,7 +45,11 @@ def run_on_record():
         (["runs", "nosuchtext"], 0, "No run on record is like that."),
         (["runs", "-n", "0"], 2, "-n 0: it must be at least 1."),
         (["runs", "-n", "x"], 2, "-n 'x': it must be a whole number. Write for example: -n 2"),
-        (["scale", "x"], 2, "WORKERS 'x': it must be a whole number. Write for example: nbcloud scale 2"),
+        (
+            ["scale", "x"],
+            2,
+            "WORKERS 'x': it must be a whole number, or auto. Write for example: nbcloud scale 2",
+        ),
         (["runs", "-n", "-1"], 2, "-n -1: it must be at least 1."),
         (["nosuch"], 2, "There are: up, down"),
         (["names"], 2, "is about the variables of a notebook. Type there: %cloud names"),
