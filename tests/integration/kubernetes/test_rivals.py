@@ -18,6 +18,7 @@ from nbcloud.errors import ClusterError, UsageError
 from tests.conftest import NBCLOUD, ROOT
 from tests.integration.kubernetes.profiles import failure, known, write
 from tests.integration.kubernetes.test_start import left
+from tests.integration.notebooks import RunningNotebook, Shown
 from tests.kubernetes.conftest import TestNamespace
 
 Wait = Callable[..., Any]
@@ -55,6 +56,45 @@ def test_two_machines_that_start_it_at_once_share_it(
     ended = shell("down", "gpu", machine="three").communicate(timeout=60)
     assert "Stopped: 'gpu'" in ended[0], ended
     assert left(kubernetes) == []
+
+
+@pytest.mark.double_only
+def test_a_notebook_hears_that_its_cluster_was_taken_down_in_a_shell(
+    notebook: RunningNotebook, shell: Callable[..., subprocess.Popen[str]]
+) -> None:
+    for _ in range(2):  # also after it was up again
+        assert not notebook.run("%cloud up gpu").error
+        assert notebook.run("%%cloud\nx = 41\nx + 1").result == "42"
+        assert shell("down", "gpu").wait(60) == 0
+        for _ in range(2):
+            shown = notebook.run("%%cloud\nx", limit=15)
+            assert shown.error == "ClusterNotFound"
+            assert (
+                "The cluster 'gpu' that this notebook used is not up any more: it was taken"
+                in shown.traceback
+            )
+            assert "Type: %cloud up gpu" in shown.traceback
+    ways = "from nbcloud.clusters.kubernetes import forward, thread\nimport asyncio\n"
+    shown = notebook.run(f"{ways}len(forward._forwards), len(asyncio.all_tasks(thread.loop()))")
+    assert shown.result == "(0, 0)"
+
+
+@pytest.mark.double_only
+def test_a_cell_ends_when_its_cluster_is_taken_down_in_a_shell(
+    notebook: RunningNotebook, shell: Callable[..., subprocess.Popen[str]]
+) -> None:
+    connect.up("gpu")
+    downs: list[subprocess.Popen[str]] = []
+
+    def once(shown: Shown) -> bool:
+        if shown.text() == "here\n":
+            downs.append(shell("down", "gpu"))
+        return bool(downs)
+
+    shown = notebook.run("%%cloud\nimport time\nprint('here')\ntime.sleep(600)", meanwhile=once)
+    assert shown.error == "RunLost"
+    assert "the cluster 'gpu'" in shown.traceback
+    assert downs[0].wait(60) == 0
 
 
 @pytest.mark.double_only
