@@ -85,9 +85,9 @@ class Notebook:
         try:
             link = connect(options.cluster, progress=progress)
         except ClusterNotFound as error:
-            raise (
-                error if used is None or "names" not in error.data else _ended(used.link.info.name)
-            ) from None
+            if used is not None and "names" in error.data:
+                raise _ended(used.link.info.name) from None
+            raise
         known = self._sessions.get((link.info.id, name))
         if known is not None and not known.lost and not link.lost:
             self._check_resources(known, options)
@@ -421,7 +421,7 @@ class Notebook:
 
 def _ended(cluster: str) -> ClusterNotFound:
     return ClusterNotFound(
-        f"The cluster {cluster!r} that this notebook used is not up any more: it was taken down, or ended by itself.",
+        f"The cluster {cluster!r} of this notebook is gone: it was taken down, or ended by itself.",
         f"Type: %cloud up {cluster}",
     )
 

@@ -32,6 +32,8 @@ KINDS = {
     "Service": ("v1", "services"),
     "Pod": ("v1", "pods"),
     "Event": ("v1", "events"),
+    "Node": ("v1", "nodes"),
+    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims"),
     "Deployment": ("apps/v1", "deployments"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
@@ -46,6 +48,7 @@ KINDS = {
 
 CLUSTER_WIDE = {
     "Namespace",
+    "Node",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",

@@ -69,10 +69,7 @@ def test_a_notebook_hears_that_its_cluster_was_taken_down_in_a_shell(
         for _ in range(2):
             shown = notebook.run("%%cloud\nx", limit=15)
             assert shown.error == "ClusterNotFound"
-            assert (
-                "The cluster 'gpu' that this notebook used is not up any more: it was taken"
-                in shown.traceback
-            )
+            assert "The cluster 'gpu' of this notebook is gone: it was taken down" in shown.traceback
             assert "Type: %cloud up gpu" in shown.traceback
     ways = "from nbcloud.clusters.kubernetes import forward, thread\nimport asyncio\n"
     shown = notebook.run(f"{ways}len(forward._forwards), len(asyncio.all_tasks(thread.loop()))")

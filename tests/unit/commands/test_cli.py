@@ -14,7 +14,7 @@ import pytest
 from nbcloud import __version__, cli
 from nbcloud.clusters import connect, existing, local, registry
 from nbcloud.clusters.base import ClusterInfo
-from nbcloud.clusters.kubernetes.checks import Finding
+from nbcloud.clusters.kubernetes.findings import Finding
 from nbcloud.commands import cost, verbs
 from nbcloud.commands import kubernetes as doctor
 from nbcloud.commands.answers import Answer
