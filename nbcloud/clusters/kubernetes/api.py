@@ -24,6 +24,11 @@ from nbcloud.extras import check
 
 Manifest = dict[str, Any]
 
+POLL = 0.1
+"""Seconds between two looks at what Kubernetes, or its operator, is doing."""
+ENDING = 30.0
+"""Seconds that a cluster may take to end."""
+
 KINDS = {
     "Secret": ("v1", "secrets"),
     "ConfigMap": ("v1", "configmaps"),
@@ -138,7 +143,7 @@ class Api:
                     "Give the profile another cluster_name.",
                 )
             await self.delete(kind, name)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(POLL)
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object, or make the one that is there like it."""

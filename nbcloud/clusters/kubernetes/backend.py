@@ -11,7 +11,7 @@ import time
 from nbcloud.clusters import registry, wire
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, silent
 from nbcloud.clusters.kubernetes import forward, manifests, naming, phases, thread
-from nbcloud.clusters.kubernetes.api import Manifest, connect
+from nbcloud.clusters.kubernetes.api import ENDING, POLL, Manifest, connect
 from nbcloud.clusters.kubernetes.creation import start
 from nbcloud.clusters.kubernetes.discovery import discover, find, identity, is_there
 from nbcloud.clusters.kubernetes.naming import Where
@@ -21,9 +21,6 @@ from nbcloud.errors import ClusterError, NbcloudError, UsageError
 from nbcloud.wording import counted
 
 __all__ = ["alive", "discover", "down", "dry_run", "find", "follow", "scale", "troubles", "up"]
-
-_POLL = 0.1
-_GONE = 20.0
 
 
 def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -> ClusterInfo:
@@ -190,15 +187,15 @@ async def _delete(info: ClusterInfo) -> None:
     name = info.options["object"]
     if await is_there(info):
         await place.delete("DaskCluster", name)
-    deadline = time.monotonic() + _GONE
+    deadline = time.monotonic() + ENDING
     while (left := await place.get("DaskCluster", name)) is not None and identity(left) == info.id:
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"The cluster {info.name!r} is to be deleted, but after {_GONE:g} s it is not: "
+                f"The cluster {info.name!r} is to be deleted, but after {ENDING:g} s it is not: "
                 "the operator of dask-kubernetes seems not to run.",
                 "See: nbcloud doctor",
             )
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 async def _scale(info: ClusterInfo, n: int, group: str) -> int:

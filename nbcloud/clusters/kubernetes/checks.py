@@ -11,7 +11,7 @@ from typing import Any
 from nbcloud.clusters import environment
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.kubernetes import manifests, naming, operator, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import POLL, Api, Manifest, connect
 from nbcloud.clusters.kubernetes.findings import Finding
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.clusters.kubernetes.phases import Trouble, of_pod
@@ -257,7 +257,7 @@ async def _see(place: Api, name: str, image: str) -> list[Finding]:
                 trouble = of_pod(pod, {})
                 if trouble is not None and trouble.patience < _POD_SECONDS:
                     return [Finding("image", "bad", trouble.text, trouble.hint)]
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(POLL)
     except TimeoutError:
         text = trouble.text if trouble else "it is still being pulled, perhaps"
         return [Finding("image", "unknown", f"{image} did not run within {_POD_SECONDS:g} s: {text}")]

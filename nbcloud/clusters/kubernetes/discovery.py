@@ -12,14 +12,14 @@ from dataclasses import replace
 from nbcloud.clusters import certificates, registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.kubernetes import forward, manifests, naming, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import POLL, Api, Manifest, connect
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.config import private_dir
 from nbcloud.config.profiles import KubernetesProfile, profile, readable
 from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, NbcloudError, UsageError
 
-_POLL = 0.1
-_PATIENCE = 3.0
+_COMPLETE = 3.0
+"""Seconds after which a cluster without certificates counts as one of a start that was killed."""
 
 _Made = tuple[ClusterInfo, certificates.Texts | None]
 """A cluster that Kubernetes has, with its certificates where they were asked for."""
@@ -166,7 +166,7 @@ async def _found(name: str, settings: KubernetesProfile) -> _Made | None:
 
 async def _texts(place: Api, cluster: str) -> certificates.Texts | None:
     """The certificates of a cluster; another process may be about to make them."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _COMPLETE
     while True:
         secret = await place.get("Secret", f"{cluster}-tls")
         data = (secret or {}).get("data") or {}
@@ -175,7 +175,7 @@ async def _texts(place: Api, cluster: str) -> certificates.Texts | None:
             return ca, cert, key
         if time.monotonic() > deadline:
             return None
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 def describe(name: str, settings: KubernetesProfile, place: Api, cluster: Manifest) -> ClusterInfo:
