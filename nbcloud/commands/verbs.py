@@ -13,6 +13,7 @@ from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
+from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
@@ -103,7 +104,7 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="all packages, not only those imported here")
     parser.add_argument("--install", action="store_true", help="install what is missing there")
-    parser = add_verb(verbs, "cost", _cost, "tell what a cluster's workers have cost so far", listing=True)
+    parser = add_verb(verbs, "cost", cost, "tell what a cluster's workers have cost so far", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
     add_verb(verbs, "profiles", _profiles, "list the profiles of nbcloud.toml", listing=True)
 
@@ -124,12 +125,6 @@ def _list(arguments: argparse.Namespace, progress: Progress) -> Answer:
     from nbcloud.commands.listing import list_clusters
 
     return list_clusters(arguments, progress)
-
-
-def _cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    from nbcloud.commands.cost import cost
-
-    return cost(arguments, progress)
 
 
 def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -210,6 +205,8 @@ def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress(f"completing the records of {info.name!r}")
         complete_records()
         going += _going(info)
+        if info.is_ours:
+            keep_cost(info)
         progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()

@@ -248,5 +248,14 @@ def test_what_workers_cost(
     assert cli.main(["cost", "gpu", "--json"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert 0 < first["total"] < second["total"] < 600
+    assert second["past"] == []
     assert cli.main(["cost", "gpu"]) == 0
     assert "the workers of 'gpu' have cost" in capsys.readouterr().out
+    assert cli.main(["down", "gpu"]) == 0
+    capsys.readouterr()
+    for words in (["cost", "gpu", "--json"], ["cost", "--json"]):
+        assert cli.main(words) == 0
+        past = json.loads(capsys.readouterr().out)
+        assert second["total"] < past["total"] < 3600
+        assert [each["name"] for each in past["past"]] == ["gpu"]
+    assert cli.main(["cost", "other"]) == 1
