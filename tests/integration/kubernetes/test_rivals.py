@@ -95,14 +95,14 @@ def test_a_cell_ends_when_its_cluster_is_taken_down_in_a_shell(
 
 
 @pytest.mark.double_only
-def test_what_others_made_is_left_alone(project: Path, kubernetes: TestNamespace) -> None:
+def test_what_others_made_is_left_alone(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:
     metadata = {"name": "mine-tls", "namespace": kubernetes.namespace, "labels": {"app": "shop"}}
     kubernetes.double.create("secrets", {"metadata": metadata, "data": {"tls.key": "c2VjcmV0"}})
     write(project, kubernetes, top='cluster_name = "mine"')
     error = failure(lambda: connect.up("gpu"))
     assert isinstance(error, UsageError)
     assert "a Secret 'mine-tls' that nbcloud did not make" in error.message
-    assert left(kubernetes) == ["mine-tls"]
+    wait_until(lambda: left(kubernetes) == ["mine-tls"], what="nothing left but what others made")
 
     name = "theirs"
     plain = {"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster"}
