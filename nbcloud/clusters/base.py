@@ -16,6 +16,9 @@ FORMAT = 1
 Progress = Callable[[str], None]
 """Is told each phase of a start, in a few words."""
 
+DEFAULT_GROUP = "default"
+"""The group of workers that every cluster has."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -37,6 +40,19 @@ def check_name(name: str) -> str:
             "Use up to 64 letters, digits, '-', '_' and '.', and begin with a letter or a digit.",
         )
     return name
+
+
+def check_only_group(name: str, group: str) -> None:
+    """Refuse any group but the default one, for a cluster of that name that has no other.
+
+    Raises
+    ------
+    UsageError
+    """
+    if group != DEFAULT_GROUP:
+        raise UsageError(
+            f"The cluster {name!r} has no group {group!r}: its workers are all alike.", "Leave out -g."
+        )
 
 
 @dataclass(frozen=True)
@@ -162,5 +178,13 @@ class Backend(Protocol):
     def down(self, info: ClusterInfo) -> None:
         """End what `up` began, and forget it. Does nothing when that was done before."""
 
-    def scale(self, info: ClusterInfo, n: int) -> ClusterInfo:
-        """Give it ``n`` workers, where its size is ours to choose."""
+    def scale(
+        self, info: ClusterInfo, n: int, group: str = DEFAULT_GROUP, *, progress: Progress = silent
+    ) -> ClusterInfo:
+        """Give a group of its workers ``n`` of them, where its size is ours to choose.
+
+        ``progress`` is told, in whole sentences, what is not so when this returns.
+        """
+
+    def follow(self, info: ClusterInfo, group: str = DEFAULT_GROUP) -> None:
+        """Have the number of a group's workers follow the work again, where it did before `scale`."""

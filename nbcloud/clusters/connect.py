@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from nbcloud.clusters import existing, local, registry, wire
-from nbcloud.clusters.base import Backend, ClusterInfo, Progress, TLSFiles, silent
+from nbcloud.clusters.base import DEFAULT_GROUP, Backend, ClusterInfo, Progress, TLSFiles, silent
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.config import settings
 from nbcloud.config.profiles import ExistingProfile, KubernetesProfile, LocalProfile, Profile, names, profile
@@ -218,13 +218,16 @@ def down(info: ClusterInfo) -> None:
     _BACKENDS[info.kind].down(info)
 
 
-def scale(info: ClusterInfo, n: int, group: str = "", *, progress: Progress = silent) -> ClusterInfo:
-    """Give the cluster, or one group of its workers, ``n`` workers, where its size is ours to choose."""
-    if group and info.kind != "kubernetes":
-        raise UsageError(f"The cluster {info.name!r} has no groups of workers.", "Leave out -g.")
-    if info.kind == "kubernetes":
-        return kubernetes.scale(info, n, group or "default", progress=progress)
-    return _BACKENDS[info.kind].scale(info, n)
+def scale(
+    info: ClusterInfo, n: int, group: str = DEFAULT_GROUP, *, progress: Progress = silent
+) -> ClusterInfo:
+    """Give a group of the cluster's workers ``n`` of them; see `Backend`."""
+    return _BACKENDS[info.kind].scale(info, n, group, progress=progress)
+
+
+def follow(info: ClusterInfo, group: str = DEFAULT_GROUP) -> None:
+    """Have the number of a group's workers follow the work again; see `Backend`."""
+    _BACKENDS[info.kind].follow(info, group)
 
 
 def _at(address: str, progress: Progress) -> ClusterInfo:

@@ -11,11 +11,11 @@ import uuid
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from nbcloud.clusters import registry, wire
-from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles, check_name, silent
+from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles, check_name, silent
 from nbcloud.errors import ClusterLost, ClusterNotFound, UsageError
 
 _PORT = 8786  # Dask's default for schedulers
@@ -98,8 +98,25 @@ def down(info: ClusterInfo) -> None:
     registry.remove(info.name, info.id)
 
 
-def scale(info: ClusterInfo, n: int) -> ClusterInfo:  # noqa: ARG001  # as in every backend
+def scale(
+    info: ClusterInfo,
+    n: int,  # noqa: ARG001  # as in every backend
+    group: str = DEFAULT_GROUP,
+    *,
+    progress: Progress = silent,  # noqa: ARG001
+) -> ClusterInfo:
     """Refuse: its size belongs to whoever runs it.
+
+    Raises
+    ------
+    UsageError
+        Always.
+    """
+    follow(info, group)
+
+
+def follow(info: ClusterInfo, group: str = DEFAULT_GROUP) -> NoReturn:  # noqa: ARG001
+    """Refuse, as `scale`.
 
     Raises
     ------

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.clusters import process, registry, wire
-from nbcloud.clusters.base import ClusterInfo, Progress, check_name, silent
+from nbcloud.clusters.base import (
+    DEFAULT_GROUP,
+    ClusterInfo,
+    Progress,
+    check_name,
+    check_only_group,
+    silent,
+)
 from nbcloud.config import parse_bytes, private_dir, settings
 from nbcloud.errors import ClusterError, ClusterStartError, UsageError
 from nbcloud.wording import counted
@@ -112,16 +119,24 @@ def down(info: ClusterInfo, *, timeout: float = 10.0) -> None:
             registry.forget(info.name)
 
 
-def scale(info: ClusterInfo, n: int, *, timeout: float = 60.0) -> ClusterInfo:
+def scale(
+    info: ClusterInfo,
+    n: int,
+    group: str = DEFAULT_GROUP,
+    *,
+    timeout: float = 60.0,
+    progress: Progress = silent,  # noqa: ARG001  # it is so when this returns
+) -> ClusterInfo:
     """Have ``n`` workers; a worker without a session goes before one with it.
 
     Raises
     ------
     UsageError
-        For less than one worker.
+        For less than one worker, or any group but the default one.
     ClusterLost
         When the scheduler is gone, or does not get there within ``timeout`` seconds.
     """
+    check_only_group(info.name, group)
     _at_least("workers", n, 1)
     answer = wire.ask(info, "nbcloud_scale", n=n, timeout=timeout)
     if "error" in answer:
@@ -129,6 +144,21 @@ def scale(info: ClusterInfo, n: int, *, timeout: float = 60.0) -> ClusterInfo:
             f"The cluster {info.name!r} could not be scaled to {counted(n, 'worker')}: {answer['error']}."
         )
     return registry.get(info.name) or replace(info, workers=n)
+
+
+def follow(info: ClusterInfo, group: str = DEFAULT_GROUP) -> None:
+    """Refuse: a local cluster has as many workers as it was asked for.
+
+    Raises
+    ------
+    UsageError
+        Always.
+    """
+    check_only_group(info.name, group)
+    raise UsageError(
+        f"The workers of a local cluster, such as {info.name!r}, don't follow the work.",
+        "Give a number: %cloud scale 4",
+    )
 
 
 # --- what was asked for ----------------------------------------------------------------------------------

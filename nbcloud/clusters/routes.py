@@ -18,3 +18,11 @@ async def route(info: ClusterInfo) -> str:
     from nbcloud.clusters.kubernetes.forward import local_address
 
     return await local_address(info)
+
+
+def leave(info: ClusterInfo) -> None:
+    """Close the way to a cluster that is gone."""
+    if info.kind == "kubernetes":
+        from nbcloud.clusters.kubernetes.forward import close
+
+        close(info)

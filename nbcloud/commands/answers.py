@@ -6,8 +6,10 @@ import html
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from nbcloud.clusters.base import ClusterInfo
 
 
 @dataclass
@@ -67,6 +69,13 @@ def yaml_answer(made: Sequence[Any]) -> Answer:
 
     # By way of JSON: YAML would write what occurs twice as a reference.
     return Answer(yaml.dump_all(json.loads(json.dumps(made)), sort_keys=False).rstrip(), data=made)
+
+
+def facts_of(info: ClusterInfo) -> dict[str, object]:
+    """What may be told of a cluster, as plain data."""
+    facts = asdict(info)
+    del facts["tls"], facts["options"]
+    return facts
 
 
 def ago(then: float | None) -> str:

@@ -10,6 +10,7 @@ from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import environment, registry
 from nbcloud.clusters.base import Progress
 from nbcloud.clusters.kubernetes import checks, manifests, operator, roles
+from nbcloud.clusters.kubernetes.findings import Finding
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.commands.answers import Answer, yaml_answer
 from nbcloud.config import settings
@@ -43,50 +44,50 @@ def doctor(arguments: argparse.Namespace, progress: Progress) -> Answer:
     return _answer(found)
 
 
-def _told(findings: Iterable[checks.Finding], progress: Progress) -> Iterable[checks.Finding]:
+def _told(findings: Iterable[Finding], progress: Progress) -> Iterable[Finding]:
     for finding in findings:
         progress(f"{finding.what}: {finding.text.rstrip('.')}")
         yield finding
 
 
-def _here() -> Iterable[checks.Finding]:
+def _here() -> Iterable[Finding]:
     mine = environment.here()
     dask = mine.packages.get("dask", "")
     text = f"nbcloud {__version__}, Python {mine.python}, dask {dask}"
-    yield checks.Finding("here", "ok", text)
+    yield Finding("here", "ok", text)
 
 
-def _scheduler(name: str, known: ExistingProfile, progress: Progress) -> Iterable[checks.Finding]:
+def _scheduler(name: str, known: ExistingProfile, progress: Progress) -> Iterable[Finding]:
     """Whether the scheduler answers that a profile names."""
     try:
         info = clusters.look(name, known, progress=progress)
     except NbcloudError as error:
-        yield checks.Finding("scheduler", "bad", error.message, error.hint)
+        yield Finding("scheduler", "bad", error.message, error.hint)
         return
-    yield checks.Finding("scheduler", "ok", f"answers at {info.address}, workers: {info.workers}")
+    yield Finding("scheduler", "ok", f"answers at {info.address}, workers: {info.workers}")
 
 
-def _would_be(name: str, known: LocalProfile) -> Iterable[checks.Finding]:
+def _would_be(name: str, known: LocalProfile) -> Iterable[Finding]:
     """What a local cluster would be that is not up."""
     workers = counted(known.workers, "worker") if known.workers else "as many workers as fit"
     threads = f" of {counted(known.threads, 'thread')}" if known.threads else ""
     memory = f", {size_text(known.memory)} each" if known.memory else ""
     text = f"not up; it would be {workers}{threads}{memory}, on this machine"
-    yield checks.Finding("cluster", "ok", text, f"To start it: %cloud up {name}")
+    yield Finding("cluster", "ok", text, f"To start it: %cloud up {name}")
 
 
-def _up(name: str) -> Iterable[checks.Finding]:
+def _up(name: str) -> Iterable[Finding]:
     try:
         info = clusters.resolve(name, start=False)
         sides = environment.there(info)
     except ClusterNotFound:  # it is over, and was registered still
-        yield checks.Finding("cluster", "ok", "not up", f"To start it: %cloud up {name}")
+        yield Finding("cluster", "ok", "not up", f"To start it: %cloud up {name}")
         return
     except NbcloudError as error:
-        yield checks.Finding("cluster", "bad", error.message, error.hint)
+        yield Finding("cluster", "bad", error.message, error.hint)
         return
     workers = len(sides) - 1
-    yield checks.Finding("cluster", "ok", f"up at {info.address}, workers: {workers}")
+    yield Finding("cluster", "ok", f"up at {info.address}, workers: {workers}")
     told = set()
     for where, facts in sides.items():
         whose = "the scheduler" if where == "scheduler" else "a worker"
@@ -100,7 +101,7 @@ _ABOUT = {"kopf": "the framework of the operator"}
 """What not everybody knows."""
 
 
-def _answer(found: list[checks.Finding]) -> Answer:
+def _answer(found: list[Finding]) -> Answer:
     rows = [[_what(each), each.state, each.text, each.hint] for each in found]
     data = [vars(each) for each in found]
     bad = [each for each in found if each.state == "bad"]
@@ -110,7 +111,7 @@ def _answer(found: list[checks.Finding]) -> Answer:
     return Answer(text, ["what", "state", "found", "next"], rows, data, failed=bool(bad))
 
 
-def _what(finding: checks.Finding) -> str:
+def _what(finding: Finding) -> str:
     about = _ABOUT.get(finding.what)
     return f"{finding.what} ({about})" if about else finding.what
 

@@ -6,14 +6,14 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
-from nbcloud.clusters.base import ClusterInfo, Progress, TLSFiles
+from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
-from nbcloud.commands.answers import Answer, ago, duration, yaml_answer
+from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
+from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
@@ -82,13 +82,13 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = add_verb(verbs, "down", down, "stop a cluster, or forget a registered scheduler")
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="every cluster of this user")
-    add_verb(verbs, "ls", list_clusters, "list the clusters that are up", listing=True)
+    add_verb(verbs, "ls", _list, "list the clusters that are up", listing=True)
     parser = add_verb(verbs, "status", status, "show a cluster's workers, sessions and runs", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
     parser = add_verb(verbs, "scale", scale, "change the number of a cluster's workers")
-    parser.add_argument("workers", type=int, help="how many")
+    parser.add_argument("workers", help="how many; auto: as many as the work needs")
     parser.add_argument("-c", "--cluster", help="its name")
-    parser.add_argument("-g", "--group", default="", help="a group of its workers (default)")
+    parser.add_argument("-g", "--group", default=DEFAULT_GROUP, help="a group of its workers (default)")
     parser = add_verb(
         verbs, "doctor", _doctor, "look whether all is there that a cluster needs", listing=True
     )
@@ -104,7 +104,7 @@ def _add_cluster_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("cluster", nargs="?", help="its name")
     parser.add_argument("--all", action="store_true", help="all packages, not only those imported here")
     parser.add_argument("--install", action="store_true", help="install what is missing there")
-    parser = add_verb(verbs, "cost", _cost, "tell what a cluster's workers have cost so far", listing=True)
+    parser = add_verb(verbs, "cost", cost, "tell what a cluster's workers have cost so far", listing=True)
     parser.add_argument("cluster", nargs="?", help="its name")
     add_verb(verbs, "profiles", _profiles, "list the profiles of nbcloud.toml", listing=True)
 
@@ -121,10 +121,10 @@ def _sync(arguments: argparse.Namespace, progress: Progress) -> Answer:
     return sync(arguments, progress)
 
 
-def _cost(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    from nbcloud.commands.cost import cost
+def _list(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.listing import list_clusters
 
-    return cost(arguments, progress)
+    return list_clusters(arguments, progress)
 
 
 def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -173,8 +173,8 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
         text += f": {workers} of {threads} and {size_text(info.memory)}"
     words = "\n".join(["", *skew])
     if info.id in before:
-        return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=_facts(info))
-    return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=_facts(info))
+        return Answer(f"{text} (was up already).{_ignored(info, options)}{words}", data=facts_of(info))
+    return Answer(f"{text} ({time.monotonic() - started:.1f} s).{words}", data=facts_of(info))
 
 
 def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
@@ -205,6 +205,8 @@ def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
         progress(f"completing the records of {info.name!r}")
         complete_records()
         going += _going(info)
+        if info.is_ours:
+            keep_cost(info)
         progress(f"{'stopping' if info.is_ours else 'forgetting'} {info.name!r}")
         clusters.down(info)
     complete_records()
@@ -250,35 +252,6 @@ def _known(name: str | None) -> ClusterInfo:
     return found
 
 
-def _facts(info: ClusterInfo) -> dict[str, object]:
-    facts = asdict(info)
-    del facts["tls"], facts["options"]
-    return facts
-
-
-def list_clusters(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Clusters of this user, those included that only Kubernetes knows of."""
-    kubernetes.discover()
-    infos = registry.entries()
-    rows = [
-        [info.name, info.kind, info.address, str(info.workers or ""), ago(info.created), _health(info)]
-        for info in infos
-    ]
-    text = "" if infos else "No cluster is up. Type: %cloud up"
-    return Answer(
-        text, ["name", "kind", "address", "workers", "started", "state"], rows, [_facts(i) for i in infos]
-    )
-
-
-def _health(info: ClusterInfo) -> str:
-    if not info.ready:
-        return "starting"
-    try:
-        return "up" if clusters.alive(info) else "gone"
-    except NbcloudError:
-        return "out of reach"
-
-
 def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Workers, sessions and runs of one cluster."""
     info, which = clusters.meant(arguments.cluster)
@@ -319,7 +292,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
     rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
     text = f"{which} The cluster {info.name!r} at {info.address}, started {ago(info.created)}.".strip()
-    data = {**_facts(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
+    data = {**facts_of(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     if troubles:
         data["troubles"] = [vars(each) for each in troubles]
     return Answer(text, ["", "name", "state", "size", "where"], rows, data)
@@ -337,17 +310,28 @@ def _unfinished(link: Link) -> list[dict[str, Any]]:
 
 
 def scale(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    """Add or remove workers."""
+    """Add or remove workers, or leave their number to the work again."""
+    number = _number(arguments.workers)
     info, which = clusters.meant(arguments.cluster)
-    workers = counted(arguments.workers, "worker")
-    progress(f"scaling {info.name!r} to {workers}")
-    busy = [""]
-    info = clusters.scale(info, arguments.workers, arguments.group, progress=busy.append)
-    text = f"The cluster {info.name!r} has {counted(info.workers, 'worker')}."
-    if info.kind == "kubernetes":
-        group = arguments.group or "default"
-        text = f"The group {group!r} of {info.name!r} goes to {workers}; see %cloud status. {busy[-1]}"
-    return Answer(f"{which} {text}".strip(), data=_facts(info))
+    if number is None:
+        clusters.follow(info, arguments.group)
+        text = f"The group {arguments.group!r} of {info.name!r} follows the work again; see %cloud status."
+        return Answer(f"{which} {text}".strip(), data=facts_of(info))
+    progress(f"scaling {info.name!r} to {counted(number, 'worker')}")
+    told: list[str] = []
+    info = clusters.scale(info, number, arguments.group, progress=told.append)
+    text = " ".join(told) or f"The cluster {info.name!r} has {counted(info.workers, 'worker')}."
+    return Answer(f"{which} {text}".strip(), data=facts_of(info))
+
+
+def _number(text: str) -> int | None:
+    """A number of workers; None for ``auto``."""
+    try:
+        return None if text == "auto" else int(text)
+    except ValueError:
+        raise UsageError(
+            f"WORKERS {text!r}: it must be a whole number, or auto.", "Write for example: %cloud scale 2"
+        ) from None
 
 
 def run_answer(found: list[Run]) -> Answer:

@@ -21,7 +21,7 @@ from nbcloud.dispatch.links import connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
-from nbcloud.errors import ClusterError, NbcloudError, NotPicklable, UsageError
+from nbcloud.errors import ClusterError, ClusterNotFound, NbcloudError, NotPicklable, UsageError
 from nbcloud.runs.record import Run
 from nbcloud.sessions.client.handles import Handle
 from nbcloud.wording import counted, size_text
@@ -82,7 +82,12 @@ class Notebook:
         if used is not None and not used.lost and not used.link.lost:
             self._check_resources(used, options)
             return used
-        link = connect(options.cluster, progress=progress)
+        try:
+            link = connect(options.cluster, progress=progress)
+        except ClusterNotFound as error:
+            if used is not None and "names" in error.data:
+                raise _ended(used.link.info.name) from None
+            raise
         known = self._sessions.get((link.info.id, name))
         if known is not None and not known.lost and not link.lost:
             self._check_resources(known, options)
@@ -412,6 +417,13 @@ class Notebook:
             **frames,
         )
         session.sent(parcel)
+
+
+def _ended(cluster: str) -> ClusterNotFound:
+    return ClusterNotFound(
+        f"The cluster {cluster!r} of this notebook is gone: it was taken down, or ended by itself.",
+        f"Type: %cloud up {cluster}",
+    )
 
 
 def _some(names: list[str], most: int = 6) -> str:

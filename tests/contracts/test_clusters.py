@@ -93,6 +93,15 @@ class ClusterContract:
             with pytest.raises(UsageError):
                 connect.scale(info, n)
 
+    def test_a_group_that_there_is_not_is_refused(self, info: ClusterInfo) -> None:
+        for change in (lambda: connect.scale(info, 1, "gpus"), lambda: connect.follow(info, "gpus")):
+            with pytest.raises(UsageError, match=r"no group 'gpus'|not started by nbcloud"):
+                change()
+
+    def test_workers_of_a_fixed_number_follow_no_work(self, info: ClusterInfo) -> None:
+        with pytest.raises(UsageError, match=r"follow|fixed|not started by nbcloud"):
+            connect.follow(info)
+
     def test_down_forgets_it_and_may_be_said_twice(self, info: ClusterInfo) -> None:
         self.backend.down(info)
         assert registry.entries() == []

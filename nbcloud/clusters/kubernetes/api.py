@@ -24,6 +24,11 @@ from nbcloud.extras import check
 
 Manifest = dict[str, Any]
 
+POLL = 0.1
+"""Seconds between two looks at what Kubernetes, or its operator, is doing."""
+ENDING = 30.0
+"""Seconds that a cluster may take to end."""
+
 KINDS = {
     "Secret": ("v1", "secrets"),
     "ConfigMap": ("v1", "configmaps"),
@@ -32,6 +37,8 @@ KINDS = {
     "Service": ("v1", "services"),
     "Pod": ("v1", "pods"),
     "Event": ("v1", "events"),
+    "Node": ("v1", "nodes"),
+    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims"),
     "Deployment": ("apps/v1", "deployments"),
     "Role": ("rbac.authorization.k8s.io/v1", "roles"),
     "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings"),
@@ -46,6 +53,7 @@ KINDS = {
 
 CLUSTER_WIDE = {
     "Namespace",
+    "Node",
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
@@ -83,9 +91,12 @@ class Api:
     def _is_about(error: Refused, name: str) -> bool:
         return f'"{name}" not found' in error.message
 
-    async def find(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
-        """All objects of a kind with these labels."""
-        found: list[Manifest] = (await self._call("GET", kind, params=_selector(labels)))["items"]
+    async def find(
+        self, kind: str, labels: dict[str, str] | None = None, *, fields: dict[str, str] | None = None
+    ) -> list[Manifest]:
+        """All objects of a kind with these labels and fields."""
+        params = _selector(labels) | _selector(fields, "fieldSelector")
+        found: list[Manifest] = (await self._call("GET", kind, params=params))["items"]
         return found
 
     async def everywhere(self, kind: str, labels: dict[str, str] | None = None) -> list[Manifest]:
@@ -132,7 +143,7 @@ class Api:
                     "Give the profile another cluster_name.",
                 )
             await self.delete(kind, name)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(POLL)
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Make an object, or make the one that is there like it."""
@@ -238,8 +249,8 @@ class Api:
                     _remove_keys(self.raw)
 
 
-def _selector(labels: dict[str, str] | None) -> dict[str, str]:
-    return {"labelSelector": ",".join(f"{k}={v}" for k, v in labels.items())} if labels else {}
+def _selector(wanted: dict[str, str] | None, parameter: str = "labelSelector") -> dict[str, str]:
+    return {parameter: ",".join(f"{k}={v}" for k, v in wanted.items())} if wanted else {}
 
 
 async def connect(where: Where) -> Api:
@@ -257,13 +268,15 @@ async def connect(where: Where) -> Api:
         When it does not accept us.
     """
     key = (kubeconfig_of(where), _changed(kubeconfig_of(where)), where, id(asyncio.get_running_loop()))
-    if key not in _apis:
-        _apis[key] = await _connect(where)
+    async with _connecting.setdefault(key, asyncio.Lock()):  # two logins at once would share kr8s' files
+        if key not in _apis:
+            _apis[key] = await _connect(where)
     return _apis[key]
 
 
 _apis: dict[tuple[Any, ...], Api] = {}
 """Those that were made: each holds connections, and had to log in."""
+_connecting: dict[tuple[Any, ...], asyncio.Lock] = {}
 
 
 async def _connect(where: Where) -> Api:

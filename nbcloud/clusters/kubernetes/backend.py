@@ -9,9 +9,9 @@ import sys
 import time
 
 from nbcloud.clusters import registry, wire
-from nbcloud.clusters.base import ClusterInfo, Progress, silent
+from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, silent
 from nbcloud.clusters.kubernetes import forward, manifests, naming, phases, thread
-from nbcloud.clusters.kubernetes.api import Manifest, connect
+from nbcloud.clusters.kubernetes.api import ENDING, POLL, Manifest, connect
 from nbcloud.clusters.kubernetes.creation import start
 from nbcloud.clusters.kubernetes.discovery import discover, find, identity, is_there
 from nbcloud.clusters.kubernetes.naming import Where
@@ -20,10 +20,7 @@ from nbcloud.config.profiles import KubernetesProfile
 from nbcloud.errors import ClusterError, NbcloudError, UsageError
 from nbcloud.wording import counted
 
-__all__ = ["alive", "discover", "down", "dry_run", "find", "scale", "troubles", "up"]
-
-_POLL = 0.1
-_GONE = 20.0
+__all__ = ["alive", "discover", "down", "dry_run", "find", "follow", "scale", "troubles", "up"]
 
 
 def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -> ClusterInfo:
@@ -92,10 +89,13 @@ def down(info: ClusterInfo) -> None:
     registry.discard(info)
 
 
-def scale(info: ClusterInfo, n: int, group: str = "default", *, progress: Progress = silent) -> ClusterInfo:
+def scale(
+    info: ClusterInfo, n: int, group: str = DEFAULT_GROUP, *, progress: Progress = silent
+) -> ClusterInfo:
     """Have ``n`` workers in a group; idle ones go before one with a session, pending ones before all.
 
-    One on which something runs goes when that has ended; ``progress`` is told how many stay for that.
+    One on which something runs goes when that has ended; ``progress`` is told how many stay for that, and how
+    the group comes to follow the work again.
 
     Raises
     ------
@@ -104,20 +104,53 @@ def scale(info: ClusterInfo, n: int, group: str = "default", *, progress: Progre
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise UsageError(f"The number of workers can't be {n!r}.", "Give a whole number, 0 or more.")
-    groups = info.options["groups"]
-    if group not in groups:
-        raise UsageError(
-            f"The cluster {info.name!r} has no group {group!r}.", f"There are: {', '.join(sorted(groups))}."
-        )
-    least, most = groups[group].get("minimum", 0), groups[group].get("maximum", n)
+    least, most = _span(info, group)
     if most > least and n > most:
         raise UsageError(
             f"The group {group!r} of {info.name!r} may have {most} workers at most.",
             "Its profile says so; a cluster that is up keeps what it was started with.",
         )
     busy = thread.run(_scale(info, n, group))
-    progress(f"{counted(busy, 'worker')} stay until what runs there has ended" if busy else "")
+    progress(f"The group {group!r} of {info.name!r} goes to {counted(n, 'worker')}; see %cloud status.")
+    if busy:
+        progress(f"{counted(busy, 'worker')} will go when what runs there has ended.")
+    if most > least:
+        which = "" if group == DEFAULT_GROUP else f" -g {group}"
+        progress(f"It stays at that; to follow the work again: %cloud scale auto -c {info.name}{which}")
     return info
+
+
+def follow(info: ClusterInfo, group: str = DEFAULT_GROUP) -> None:
+    """Have a group follow the work again, within the numbers of its profile.
+
+    Raises
+    ------
+    UsageError
+        For a group that there is not, or that has one number only.
+    ClusterError
+        When the cluster may not change its own number of workers.
+    """
+    least, most = _span(info, group)
+    if most == least:
+        raise UsageError(
+            f"The profile of {info.name!r} gives the group {group!r} a fixed number of workers: {least}.",
+            "Set its maximum in nbcloud.toml before the cluster's next start, or give a number.",
+        )
+    if not wire.ask(info, "nbcloud_follow", group=group):
+        raise ClusterError(
+            f"The workers of {info.name!r} can't follow the work: its account may not change their number.",
+            "See: nbcloud kubernetes rbac",
+        )
+
+
+def _span(info: ClusterInfo, group: str) -> tuple[int, int]:
+    """How many workers a group may have, at least and at most, as the cluster was started."""
+    groups = info.options["groups"]
+    if group not in groups:
+        raise UsageError(
+            f"The cluster {info.name!r} has no group {group!r}.", f"There are: {', '.join(sorted(groups))}."
+        )
+    return groups[group]["minimum"], groups[group]["maximum"]
 
 
 def troubles(info: ClusterInfo) -> list[phases.Trouble]:
@@ -154,15 +187,15 @@ async def _delete(info: ClusterInfo) -> None:
     name = info.options["object"]
     if await is_there(info):
         await place.delete("DaskCluster", name)
-    deadline = time.monotonic() + _GONE
+    deadline = time.monotonic() + ENDING
     while (left := await place.get("DaskCluster", name)) is not None and identity(left) == info.id:
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"The cluster {info.name!r} is to be deleted, but after {_GONE:g} s it is not: "
+                f"The cluster {info.name!r} is to be deleted, but after {ENDING:g} s it is not: "
                 "the operator of dask-kubernetes seems not to run.",
                 "See: nbcloud doctor",
             )
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 async def _scale(info: ClusterInfo, n: int, group: str) -> int:

@@ -6,15 +6,16 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from nbcloud.clusters import environment
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.kubernetes import manifests, naming, operator, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import POLL, Api, Manifest, connect
+from nbcloud.clusters.kubernetes.findings import Finding
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.clusters.kubernetes.phases import Trouble, of_pod
+from nbcloud.clusters.kubernetes.references import examine_references
 from nbcloud.clusters.kubernetes.refusals import INSTALL, Refused
 from nbcloud.config.profiles import KubernetesProfile
 from nbcloud.errors import NbcloudError
@@ -38,16 +39,6 @@ WANTED = [
 """For workers that follow the work, and the end of idle clusters."""
 
 _POD_SECONDS = 90.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check."""
-
-    what: str
-    state: Literal["ok", "warning", "bad", "unknown"]
-    text: str
-    hint: str = ""
 
 
 def examine(
@@ -88,6 +79,9 @@ async def _checks(
         yield finding
     async for finding in _operator(place):
         yield finding
+    if namespace.state != "bad":
+        async for finding in examine_references(place, profile, settings):
+            yield finding
     if pod and namespace.state != "bad":
         for group, image in _images(settings).items():
             progress(f"running a pod of {image}")
@@ -160,7 +154,9 @@ async def _operator(place: Api) -> AsyncIterator[Finding]:
         yield Finding("operator", "warning", text, f"If it does not run elsewhere: {INSTALL.lower()}")
         return
     if not running:
-        trouble = next((found.text for pod in pods if (found := of_pod(pod, {}))), "no pod of it runs")
+        trouble = next(
+            (found.text for pod in pods if (found := of_pod(pod, {}, "the operator"))), "no pod of it runs"
+        )
         yield Finding("operator", "bad", trouble, INSTALL)
         return
     image = running[0]["spec"]["containers"][0]["image"]
@@ -261,7 +257,7 @@ async def _see(place: Api, name: str, image: str) -> list[Finding]:
                 trouble = of_pod(pod, {})
                 if trouble is not None and trouble.patience < _POD_SECONDS:
                     return [Finding("image", "bad", trouble.text, trouble.hint)]
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(POLL)
     except TimeoutError:
         text = trouble.text if trouble else "it is still being pulled, perhaps"
         return [Finding("image", "unknown", f"{image} did not run within {_POD_SECONDS:g} s: {text}")]

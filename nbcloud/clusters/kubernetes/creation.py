@@ -9,15 +9,11 @@ from typing import Any
 from nbcloud.clusters import certificates
 from nbcloud.clusters.base import ClusterInfo, Progress
 from nbcloud.clusters.kubernetes import manifests, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import ENDING, POLL, Api, Manifest, connect
 from nbcloud.clusters.kubernetes.discovery import describe, find, register
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.clusters.kubernetes.refusals import Refused
 from nbcloud.config.profiles import KubernetesProfile
-
-_POLL = 0.1
-_ENDING = 20.0
-"""Seconds that a cluster of the same name may take to end."""
 
 
 def start(name: str, settings: KubernetesProfile, progress: Progress) -> tuple[ClusterInfo, bool]:
@@ -83,7 +79,7 @@ def _reference(cluster: Manifest) -> dict[str, Any]:
 
 async def _make_cluster(place: Api, manifest: Manifest) -> Manifest:
     """Make the ``DaskCluster``, once one of the same name that is ending has gone."""
-    deadline = time.monotonic() + _ENDING
+    deadline = time.monotonic() + ENDING
     while True:
         try:
             return await place.create(manifest)
@@ -92,4 +88,4 @@ async def _make_cluster(place: Api, manifest: Manifest) -> Manifest:
             ending = before is None or before["metadata"].get("deletionTimestamp")
             if error.code != 409 or not ending or time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)

@@ -24,6 +24,15 @@ class Group:
     """As many as Kubernetes was asked for."""
     joined: int = 0
     """As many as have come."""
+    profile: tuple[int, int] = field(init=False)
+    """Minimum and maximum to which `follow` goes back."""
+
+    def __post_init__(self) -> None:
+        self.profile = self.minimum, self.maximum
+
+    def follow(self) -> None:
+        """Have its number follow the work again, whatever it was fixed at."""
+        self.minimum, self.maximum = self.profile
 
     @property
     def is_adaptive(self) -> bool:

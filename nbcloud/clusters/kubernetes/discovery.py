@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import calendar
-import contextlib
 import json
 import time
 from dataclasses import replace
@@ -13,14 +12,17 @@ from dataclasses import replace
 from nbcloud.clusters import certificates, registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.kubernetes import forward, manifests, naming, thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import POLL, Api, Manifest, connect
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.config import private_dir
 from nbcloud.config.profiles import KubernetesProfile, profile, readable
-from nbcloud.errors import ClusterError, ClusterNotFound, NbcloudError, UsageError
+from nbcloud.errors import ClusterError, ClusterLost, ClusterNotFound, NbcloudError, UsageError
 
-_POLL = 0.1
-_PATIENCE = 3.0
+_COMPLETE = 3.0
+"""Seconds after which a cluster without certificates counts as one of a start that was killed."""
+
+_Made = tuple[ClusterInfo, certificates.Texts | None]
+"""A cluster that Kubernetes has, with its certificates where they were asked for."""
 
 
 def find(name: str, settings: KubernetesProfile | None = None) -> ClusterInfo | None:
@@ -32,44 +34,97 @@ def find(name: str, settings: KubernetesProfile | None = None) -> ClusterInfo | 
         When a cluster of that name is up on another Kubernetes, or can't be used.
     """
     settings = settings or _profile(name)
-    known = registry.get(name)
-    made = thread.run(_found(name, settings))
-    if known is not None and known.kind == "kubernetes" and (made is None or made[0].id != known.id):
-        _forget(known)
-    if made is None:
-        return None
-    info, texts = made
-    return known if known is not None and known.id == info.id else register(info, texts)
+    known = _known(name)
+    return _keep(known, thread.run(_look(name, settings, known)))
 
 
-def discover() -> list[ClusterInfo]:
-    """The clusters of all profiles that there are in Kubernetes; those that can't be asked are left out."""
-    found = []
-    for name, settings in readable().items():
-        if isinstance(settings, KubernetesProfile):
-            with contextlib.suppress(NbcloudError):
-                info = find(name, settings)
-                if info is not None:
-                    found.append(info)
-    return found
+def discover(limit: float = 5.0) -> dict[str, NbcloudError]:
+    """Ask all at once for the clusters of profiles and registry; what is found or gone is so in the registry.
+
+    Parameters
+    ----------
+    limit : float
+        Seconds after which nobody waits for an answer any more.
+
+    Returns
+    -------
+    dict
+        Why it is not known what there is, by the names of profiles and clusters of which that is so.
+    """
+    wanted: dict[str, KubernetesProfile | None] = {
+        info.name: None for info in registry.entries() if info.kind == "kubernetes"
+    }
+    wanted |= {name: each for name, each in readable().items() if isinstance(each, KubernetesProfile)}
+    if not wanted:
+        return {}
+    asked = [(name, _known(name), settings) for name, settings in wanted.items()]
+    answers = thread.run(_look_at_all(asked, limit))
+    failed = {}
+    for (name, known, _), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, NbcloudError):
+            failed[name] = answer
+        else:
+            _keep(known, answer)
+    return failed
 
 
-def _forget(known: ClusterInfo) -> None:
-    """Forget an entry, when the Kubernetes that it is of has it no more.
+async def _look_at_all(
+    asked: list[tuple[str, ClusterInfo | None, KubernetesProfile | None]], limit: float
+) -> list[_Made | NbcloudError | None]:
+    async def one(
+        name: str, known: ClusterInfo | None, settings: KubernetesProfile | None
+    ) -> _Made | NbcloudError | None:
+        try:
+            async with asyncio.timeout(limit):
+                return await _look(name, settings, known)
+        except TimeoutError:
+            return ClusterLost(
+                f"Its Kubernetes gave no answer within {limit:g} s.",
+                "Is a VPN to join, or the context another?",
+            )
+        except NbcloudError as error:
+            return error
+
+    return await asyncio.gather(*(one(name, known, settings) for name, known, settings in asked))
+
+
+async def _look(name: str, settings: KubernetesProfile | None, known: ClusterInfo | None) -> _Made | None:
+    """The cluster of a profile, or the one that is known, as Kubernetes has it; None when it has none.
 
     Raises
     ------
     ClusterError
-        When that has it still: the profile, or the kubeconfig, has changed under it.
+        When the Kubernetes of another one that is known has that still: the profile, or the kubeconfig, has
+        changed under it.
     """
-    if thread.run(is_there(known)):
+    if settings is None:
+        return (known, None) if known is not None and await is_there(known) else None
+    made = await _found(name, settings)
+    if known is not None and (made is None or made[0].id != known.id) and await is_there(known):
         where = f"the namespace {known.options['namespace']!r} of {known.options.get('server', 'Kubernetes')}"
         raise ClusterError(
             f"{known.name!r} is up already, in {where}, where the profile does not point any more.",
             f"To end it: %cloud down {known.name}",
         )
-    forward.close(known)
-    registry.discard(known)
+    return made
+
+
+def _keep(known: ClusterInfo | None, made: _Made | None) -> ClusterInfo | None:
+    """Have the registry say what Kubernetes says."""
+    if known is not None and (made is None or made[0].id != known.id):
+        forward.close(known)
+        registry.discard(known)
+    if made is None:
+        return None
+    info, texts = made
+    if texts is None or (known is not None and known.id == info.id):
+        return known
+    return register(info, texts)
+
+
+def _known(name: str) -> ClusterInfo | None:
+    known = registry.get(name)
+    return known if known is not None and known.kind == "kubernetes" else None
 
 
 def _profile(name: str) -> KubernetesProfile:
@@ -79,7 +134,7 @@ def _profile(name: str) -> KubernetesProfile:
     return settings
 
 
-async def _found(name: str, settings: KubernetesProfile) -> tuple[ClusterInfo, certificates.Texts] | None:
+async def _found(name: str, settings: KubernetesProfile) -> _Made | None:
     place = await connect(Where.of(settings))
     wanted = naming.object_name(name, settings)
     cluster = await place.get("DaskCluster", wanted)
@@ -111,7 +166,7 @@ async def _found(name: str, settings: KubernetesProfile) -> tuple[ClusterInfo, c
 
 async def _texts(place: Api, cluster: str) -> certificates.Texts | None:
     """The certificates of a cluster; another process may be about to make them."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _COMPLETE
     while True:
         secret = await place.get("Secret", f"{cluster}-tls")
         data = (secret or {}).get("data") or {}
@@ -120,7 +175,7 @@ async def _texts(place: Api, cluster: str) -> certificates.Texts | None:
             return ca, cert, key
         if time.monotonic() > deadline:
             return None
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 def describe(name: str, settings: KubernetesProfile, place: Api, cluster: Manifest) -> ClusterInfo:

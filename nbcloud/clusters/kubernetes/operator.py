@@ -19,7 +19,7 @@ from typing import Any
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.kubernetes import thread
-from nbcloud.clusters.kubernetes.api import Api, Manifest, connect
+from nbcloud.clusters.kubernetes.api import ENDING, POLL, Api, Manifest, connect
 from nbcloud.clusters.kubernetes.naming import MANAGED_BY, Where
 from nbcloud.errors import ClusterError, ClusterStartError
 
@@ -28,10 +28,10 @@ NAMESPACE = "dask-operator"
 KOPF = "kopf<1.42"
 _IMAGE = "ghcr.io/dask/dask-kubernetes-operator"
 _LABELS = {**MANAGED_BY, "app.kubernetes.io/name": NAME}
-_PATIENCE = 180.0
-_POLL = 0.5
+_STARTING = 180.0
+"""Seconds that the operator may take to start."""
 _WELL = 4.0
-_ENDING = 30.0
+"""Seconds after which it counts as up."""
 
 
 def version() -> str:
@@ -168,7 +168,7 @@ async def _install(where: Where, image: str, progress: Progress) -> None:
         progress(f"{manifest['kind']} {manifest['metadata']['name']}")
         await place.apply(manifest)
     trouble, well_since = "", 0.0
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _STARTING
     # One that ends as soon as it starts looks well for a moment.
     while not well_since or time.monotonic() - well_since < _WELL:
         trouble = await _trouble(place)
@@ -178,7 +178,7 @@ async def _install(where: Where, image: str, progress: Progress) -> None:
             raise ClusterStartError(
                 f"The operator does not come up: {trouble}.", f"See: kubectl describe pods -n {NAMESPACE}"
             )
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 async def _trouble(place: Api) -> str:
@@ -187,9 +187,9 @@ async def _trouble(place: Api) -> str:
 
     pods = await place.find("Pod", {"app.kubernetes.io/name": NAME})
     for pod in pods:
-        found = of_pod(pod, {})
+        found = of_pod(pod, {}, "the operator")
         if found is not None:
-            return found.text.replace("a worker of the group ''", "the operator")
+            return found.text
         conditions = pod.get("status", {}).get("conditions", [])
         if any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
             return ""
@@ -228,14 +228,14 @@ async def _end_all(place: Api, clusters: list[Manifest], progress: Progress) -> 
     for each in clusters:
         progress(f"ending {each['metadata']['namespace']}/{each['metadata']['name']}")
         await _within(place, each["metadata"]["namespace"]).delete("DaskCluster", each["metadata"]["name"])
-    deadline = time.monotonic() + _ENDING
+    deadline = time.monotonic() + ENDING
     while await place.everywhere("DaskCluster"):
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"The clusters have not ended within {_ENDING:g} s: the operator seems not to run.",
+                f"The clusters have not ended within {ENDING:g} s: the operator seems not to run.",
                 f"See: kubectl get pods -n {NAMESPACE}",
             )
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
 
 
 def _removable(custom_resources_too: bool) -> Iterator[Manifest]:

@@ -14,7 +14,7 @@ from nbcloud.clusters.kubernetes.refusals import INSTALL, Refused
 
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-_CRASH = {"CrashLoopBackOff"}
+_FAILED_MOUNT = "FailedMount"
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ async def look(place: Api, name: str) -> Look:
     cluster = await place.get("DaskCluster", name)
     if cluster is None:
         return Look("gone", [], {}, {})
-    pods, deployments, events = await asyncio.gather(
-        place.find("Pod", labels), place.find("Deployment", labels), _events(place)
-    )
+    pods, deployments = await asyncio.gather(place.find("Pod", labels), place.find("Deployment", labels))
+    events = await _events(place) if any(_is_pending(pod) for pod in pods) else {}
     troubles = [found for pod in pods if (found := of_pod(pod, events)) is not None]
     troubles += [found for each in deployments if (found := of_deployment(each)) is not None]
     if not deployments and not (cluster.get("status") or {}).get("phase"):
@@ -111,31 +110,43 @@ def _waiting(pod: Manifest) -> dict[str, Any] | None:
     return None
 
 
+def _is_pending(pod: Manifest) -> bool:
+    return bool(pod.get("status", {}).get("phase", "Pending") == "Pending")
+
+
 async def _events(place: Api) -> dict[str, list[Manifest]]:
-    """Warnings, by the name of what they are about."""
+    """What a pod's own status does not tell, by the pod's name; of all else there may be very many."""
     found: dict[str, list[Manifest]] = {}
     try:
-        events = await place.find("Event")
+        events = await place.find("Event", fields={"involvedObject.kind": "Pod", "reason": _FAILED_MOUNT})
     except Refused:  # not everybody may read them
         return {}
     for event in events:
-        if event.get("type") == "Warning":
-            found.setdefault(event.get("involvedObject", {}).get("name", ""), []).append(event)
+        found.setdefault(event["involvedObject"].get("name", ""), []).append(event)
     return found
 
 
 # --- one part at a time ----------------------------------------------------------------------------------
 
 
-def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
-    """What keeps a pod from running, None when nothing does."""
+def of_pod(pod: Manifest, events: dict[str, list[Manifest]], whose: str = "") -> Trouble | None:
+    """What keeps a pod from running, None when nothing does.
+
+    Parameters
+    ----------
+    pod : dict
+    events : dict
+        Those of pods that could not mount a volume, by the pods' names.
+    whose : str
+        What runs in it, in words; by default the part of a cluster that its labels name.
+    """
     status, name, about = pod.get("status", {}), pod["metadata"]["name"], _about(pod)
     if pod["metadata"].get("deletionTimestamp"):
         return None
-    whose = _whose(about)
+    whose = whose or _whose(about)
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return _unschedulable(about, condition.get("message", ""))
+            return _unschedulable(about, whose, condition.get("message", ""))
     for container in status.get("containerStatuses") or []:
         waiting = container.get("state", {}).get("waiting") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
@@ -157,11 +168,9 @@ def of_pod(pod: Manifest, events: dict[str, list[Manifest]]) -> Trouble | None:
         )
         if ended and "running" not in container.get("state", {}):
             return _crashed(about, whose, ended, container.get("restartCount", 0), name)
-    pending = status.get("phase", "Pending") == "Pending"  # else it has its volumes by now
-    for event in reversed(events.get(name, []) if pending else []):
-        if event.get("reason") == "FailedMount":
-            text = f"{whose} lacks a volume: {event.get('message', '')}"
-            return Trouble("volume", about, text, _MOUNT, 10)
+    if _is_pending(pod) and name in events:  # else it has its volumes by now
+        text = f"{whose} lacks a volume: {events[name][-1].get('message', '')}"
+        return Trouble("volume", about, text, _MOUNT, 10)
     return None
 
 
@@ -176,7 +185,7 @@ def _image_of(pod: Manifest) -> str:
     return str(pod["spec"]["containers"][0].get("image", ""))
 
 
-def _unschedulable(about: str, message: str) -> Trouble:
+def _unschedulable(about: str, whose: str, message: str) -> Trouble:
     message = message.partition(" preemption:")[0].rstrip(". ")
     lacking = sorted(set(re.findall(r"Insufficient ([\w./-]+)", message)))
     hint = "A node that fits has to be added, or become free."
@@ -186,7 +195,7 @@ def _unschedulable(about: str, message: str) -> Trouble:
         hint = "Does a node have the labels of node_selector? See: kubectl get nodes --show-labels"
     elif "untolerated taint" in message:
         hint = "Add the taint to the profile's tolerations, or use other nodes."
-    return Trouble("node", about, f"no node can take {_whose(about)}: {message}", hint)
+    return Trouble("node", about, f"no node can take {whose}: {message}", hint)
 
 
 def _config_hint(message: str) -> str:

@@ -8,12 +8,11 @@ import time
 from nbcloud.clusters import wire
 from nbcloud.clusters.base import ClusterInfo, Progress
 from nbcloud.clusters.kubernetes import forward, manifests, naming, phases, thread
-from nbcloud.clusters.kubernetes.api import Api, connect
+from nbcloud.clusters.kubernetes.api import POLL, Api, connect
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.config.profiles import KubernetesProfile
 from nbcloud.errors import ClusterError, ClusterLost, ClusterStartError
 
-_POLL = 0.1
 _ANSWER = 3.0
 _OUTAGE = 30.0
 """Seconds that the API server may be away during a start."""
@@ -42,7 +41,7 @@ def when_ready(
             if time.monotonic() - answered > _OUTAGE:
                 raise
             progress(error.message.rstrip("."))
-            time.sleep(_POLL)
+            time.sleep(POLL)
             continue
         if seen.phase == "gone":
             raise ClusterStartError(f"The cluster {info.name!r} was deleted while it started.")
@@ -64,7 +63,7 @@ def when_ready(
                 f"The cluster {info.name!r} did not come up within {settings.start_timeout:g} s: {phase}.",
                 next((trouble.hint for trouble in seen.troubles if trouble.hint), "See: nbcloud doctor"),
             )
-        time.sleep(_POLL)
+        time.sleep(POLL)
 
 
 async def _complete(place: Api, info: ClusterInfo, settings: KubernetesProfile) -> bool:

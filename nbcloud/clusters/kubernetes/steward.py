@@ -69,6 +69,7 @@ class Steward:
         self.trouble = ""
         """What keeps workers from coming, for which somebody waits."""
         scheduler.handlers["nbcloud_scale"] = self.scale
+        scheduler.handlers["nbcloud_follow"] = self.follow
         scheduler.handlers["nbcloud_cost"] = self.cost
         self._task = asyncio.create_task(self._watch(), name=EXTENSION)
 
@@ -260,6 +261,11 @@ class Steward:
         why = f"its worker went when the group {group!r} was scaled to {n}"
         await self._retire([joined[name] for name in going if name in joined], why)
         return {"going": going, "replicas": n + kept, "busy": kept}
+
+    async def follow(self, group: str) -> bool:
+        """Handle ``nbcloud_follow``: a group's number follows the work again; says whether it can."""
+        self._groups[group].follow()
+        return self._kubernetes is not None
 
     def _is_busy(self, state: WorkerState) -> bool:
         """Whether anything runs on a worker at this moment."""

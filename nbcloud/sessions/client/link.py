@@ -20,6 +20,7 @@ from distributed.comm import Comm
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.connect import alive
+from nbcloud.clusters.routes import leave
 from nbcloud.errors import ClusterLost, NbcloudError, SessionError
 from nbcloud.sessions.channel import PROTOCOL, SOON, Channel
 from nbcloud.sessions.client.greeting import CONNECT_SECONDS, arguments, greet, install
@@ -321,6 +322,8 @@ class Link:
             if not future.done():
                 future.set_exception(error)
         gone = self._is_gone()
+        if gone:
+            leave(self.info)
         for listener in listeners:
             listener({"op": "cluster_lost", "why": error.message.rstrip("."), "gone": gone})
 

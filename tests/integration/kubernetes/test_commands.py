@@ -35,7 +35,8 @@ def test_all_is_well(
     states = {what: each["state"] for what, each in found.items()}
     del states["operator"]  # which is a process of the test's own
     assert states == dict.fromkeys(
-        ("here", "Kubernetes", "namespace", "permissions", "custom resources", "image", "packages"), "ok"
+        ("here", "Kubernetes", "namespace", "permissions", "custom resources", "nodes", "image", "packages"),
+        "ok",
     )
     assert kubernetes.namespace in found["namespace"]["text"]
     if kubernetes.running:
@@ -77,6 +78,79 @@ def test_each_lack_is_found(
     write(project, kubernetes, top='namespace = "nosuch"')
     code, found = findings(capsys, "gpu", "--no-pod")
     assert (code, found["namespace"]["state"]) == (1, "bad")
+
+
+@pytest.mark.double_only
+def test_what_a_profile_names_is_looked_for(
+    project: Path,
+    kubernetes: TestNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    top = """
+service_account = "runner"
+image_pull_secrets = ["registry"]
+secrets = { TOKEN = "hub/token" }
+volumes = [{ path = "/data", claim = "data" }, { path = "/settings", config_map = "settings" }]
+"""
+    workers = 'gpus = 2\ngpu_resource = "example.com/gpu"\nsecrets = { KEY = "hub/key" }'
+    write(project, kubernetes, top=top, workers=workers)
+
+    def found() -> tuple[int, dict[str, tuple[str, str]]]:
+        """The state and text of each finding about what is named."""
+        code = cli.main(["doctor", "gpu", "--no-pod", "--json"])
+        rows = json.loads(capsys.readouterr().out)
+        about = {"service account", "image pull secret", "secret", "volume", "nodes"}
+        names = {row["what"] + row["text"].partition(" '")[2].partition("'")[0]: row for row in rows}
+        return code, {key: (row["state"], row["text"]) for key, row in names.items() if row["what"] in about}
+
+    code, lacking = found()
+    assert code == 1
+    assert {key: state for key, (state, _) in lacking.items() if state == "bad"} == dict.fromkeys(
+        ("service accountrunner", "image pull secretregistry", "secrethub", "volumedata", "volumesettings"),
+        "bad",
+    )
+    assert (
+        "warning",
+        "no node has 2 example.com/gpu for a worker of the group 'default'",
+    ) in lacking.values()
+
+    def make(resource: str, name: str, **more: Any) -> None:
+        kubernetes.double.create(
+            resource, {"metadata": {"name": name, "namespace": kubernetes.namespace}, **more}
+        )
+
+    make("serviceaccounts", "runner")
+    make("secrets", "registry", stringData={".dockerconfigjson": "{}"})
+    make("secrets", "hub", stringData={"token": "x"})
+    make("persistentvolumeclaims", "data")
+    make("configmaps", "settings", data={})
+    taint = {"key": "example.com/gpu", "effect": "NoSchedule"}
+    kubernetes.double.add_node("node-gpu", resources={"example.com/gpu": 2}, taints=[taint])
+    try:
+        code, rest = found()
+        assert code == 1
+        assert rest["secrethub"] == ("bad", "Secret 'hub' has no key 'key'")
+        assert [state for state, _ in rest.values()].count("bad") == 1
+        tolerations = 'tolerations = [{ key = "example.com/gpu", operator = "Exists" }]'
+        write(
+            project, kubernetes, top=top, workers=f'gpus = 2\ngpu_resource = "example.com/gpu"\n{tolerations}'
+        )
+        code, all_there = found()
+        assert {state for state, _ in all_there.values()} == {"ok"}
+    finally:
+        kubernetes.double.remove_node("node-gpu")
+    groups = ["", "apps", "kubernetes.dask.org", "authorization.k8s.io"]
+    rules = [{"apiGroups": groups, "resources": ["*"], "verbs": ["*"], "namespaces": [kubernetes.namespace]}]
+    monkeypatch.setenv(
+        "KUBECONFIG", str(kubernetes.double.add_user("dev", rules, namespace=kubernetes.namespace))
+    )
+    code, unknown = found()
+    assert code == 0
+    assert (
+        "unknown",
+        "you may not list nodes: whether one can take a worker is not known",
+    ) in unknown.values()
 
 
 def test_the_roles_that_rbac_prints_are_enough(
@@ -174,5 +248,14 @@ def test_what_workers_cost(
     assert cli.main(["cost", "gpu", "--json"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert 0 < first["total"] < second["total"] < 600
+    assert second["past"] == []
     assert cli.main(["cost", "gpu"]) == 0
     assert "the workers of 'gpu' have cost" in capsys.readouterr().out
+    assert cli.main(["down", "gpu"]) == 0
+    capsys.readouterr()
+    for words in (["cost", "gpu", "--json"], ["cost", "--json"]):
+        assert cli.main(words) == 0
+        past = json.loads(capsys.readouterr().out)
+        assert second["total"] < past["total"] < 3600
+        assert [each["name"] for each in past["past"]] == ["gpu"]
+    assert cli.main(["cost", "other"]) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,37 @@ def test_it_is_found_again_without_the_registry(
     assert registry.entries() == []
 
 
+@pytest.mark.double_only
+def test_the_list_waits_for_no_kubernetes_that_is_out_of_reach_and_says_which(
+    project: Path, kubernetes: TestNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect.up("gpu")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        text = kubernetes.kubeconfig.read_text()
+        server = next(line for line in text.splitlines() if "server:" in line)
+        address = f"{server.partition('server:')[0]}server: https://127.0.0.1:{silent.getsockname()[1]}"
+        for name in ("far", "away"):
+            (project / name).write_text(text.replace(server, address))
+        with (project / "nbcloud.toml").open("a") as file:
+            for name in ("far", "away"):
+                file.write(f'\n[profiles.{name}]\nkind = "kubernetes"\nkubeconfig = "{project / name}"\n')
+        began = time.monotonic()
+        assert cli.main(["ls", "--json"]) == 0
+        assert time.monotonic() - began < 9  # one after the other, it would be 10 at least
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert {name: each["state"] for name, each in found.items()} == {"gpu": "up", "far": "?", "away": "?"}
+    assert "gave no answer within" in found["far"]["trouble"]
+    assert "trouble" not in found["gpu"]
+    kubernetes.double.stop_api_server()
+    try:
+        assert cli.main(["ls"]) == 0
+    finally:
+        kubernetes.double.start_api_server()
+    said = capsys.readouterr().out
+    assert "out of reach" in said
+    assert "Whether 'gpu' is up is not known: " in said
+
+
 def test_down_leaves_nothing(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:
     info = connect.up("gpu")
     connect.down(info)
@@ -112,19 +145,20 @@ def test_scaling_spares_other_groups_and_sessions(
     assert held in workers(info)
     assert len(pods(kubernetes, f"{name}-fpga")) == 1
     assert notebook.run("%%cloud -s a --memory 600MiB\nx").result == "1"
-    assert not notebook.run("%%cloud -s a --memory 600MiB --bg\nimport time\ntime.sleep(6)\nx = 2").error
+    assert not notebook.run("%%cloud -s a --memory 600MiB --bg\nimport time\ntime.sleep(60)").error
     wait_until(lambda: any(run["state"] == "running" for run in link_to(info).ask("runs")), what="the run")
     told: list[str] = []
     connect.scale(info, 0, "fpga")
     connect.scale(info, 2)
     wait_until(lambda: len(workers(info)) == 2, limit=40, what="another worker")
-    busy_first = notebook.run("%%cloud -s b --memory 600MiB --bg\nimport time\ntime.sleep(6)")
+    busy_first = notebook.run("%%cloud -s b --memory 600MiB --bg\nimport time\ntime.sleep(60)")
     assert not busy_first.error
     wait_until(
         lambda: sum(run["state"] == "running" for run in link_to(info).ask("runs")) == 2, what="both runs"
     )
     connect.scale(info, 1, progress=told.append)
-    assert told == ["1 worker stay until what runs there has ended"]
+    assert "1 worker will go when what runs there has ended." in told
+    assert not any("scale auto" in text for text in told)
     assert len(workers(info)) == 2
     wait_until(lambda: pods(kubernetes, f"{name}-fpga") == [], what="no worker of the group")
     close_links()
@@ -170,6 +204,21 @@ def test_an_adaptive_group_follows_the_work(
     again = notebook.run("%%cloud -s a --memory 700MiB\nprint('again')")
     assert again.text() == "again\n", again.messages
     assert "its worker was given back, because it had nothing to do" in again.notes
+
+
+@pytest.mark.double_only
+def test_an_adaptive_group_that_was_scaled_follows_the_work_again_on_request(
+    project: Path, kubernetes: TestNamespace, capsys: pytest.CaptureFixture[str], wait_until: Wait
+) -> None:
+    write(project, kubernetes, workers='minimum = 0\nmaximum = 2\nidle_workers = "1s"')
+    info = connect.up("gpu")
+    assert cli.main(["scale", "1", "-c", "gpu"]) == 0
+    said = capsys.readouterr().out
+    assert "It stays at that; to follow the work again: nbcloud scale auto -c gpu" in said
+    wait_until(lambda: len(workers(info)) == 1, limit=40, what="the worker that was asked for")
+    assert cli.main(["scale", "auto", "-c", "gpu"]) == 0
+    assert "The group 'default' of 'gpu' follows the work again" in capsys.readouterr().out
+    wait_until(lambda: workers(info) == [], limit=40, what="the idle worker gone")
 
 
 @pytest.mark.double_only

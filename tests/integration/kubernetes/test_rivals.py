@@ -18,6 +18,7 @@ from nbcloud.errors import ClusterError, UsageError
 from tests.conftest import NBCLOUD, ROOT
 from tests.integration.kubernetes.profiles import failure, known, write
 from tests.integration.kubernetes.test_start import left
+from tests.integration.notebooks import RunningNotebook, Shown
 from tests.kubernetes.conftest import TestNamespace
 
 Wait = Callable[..., Any]
@@ -58,14 +59,50 @@ def test_two_machines_that_start_it_at_once_share_it(
 
 
 @pytest.mark.double_only
-def test_what_others_made_is_left_alone(project: Path, kubernetes: TestNamespace) -> None:
+def test_a_notebook_hears_that_its_cluster_was_taken_down_in_a_shell(
+    notebook: RunningNotebook, shell: Callable[..., subprocess.Popen[str]]
+) -> None:
+    for _ in range(2):  # also after it was up again
+        assert not notebook.run("%cloud up gpu").error
+        assert notebook.run("%%cloud\nx = 41\nx + 1").result == "42"
+        assert shell("down", "gpu").wait(60) == 0
+        for _ in range(2):
+            shown = notebook.run("%%cloud\nx", limit=15)
+            assert shown.error == "ClusterNotFound"
+            assert "The cluster 'gpu' of this notebook is gone: it was taken down" in shown.traceback
+            assert "Type: %cloud up gpu" in shown.traceback
+    ways = "from nbcloud.clusters.kubernetes import forward, thread\nimport asyncio\n"
+    shown = notebook.run(f"{ways}len(forward._forwards), len(asyncio.all_tasks(thread.loop()))")
+    assert shown.result == "(0, 0)"
+
+
+@pytest.mark.double_only
+def test_a_cell_ends_when_its_cluster_is_taken_down_in_a_shell(
+    notebook: RunningNotebook, shell: Callable[..., subprocess.Popen[str]]
+) -> None:
+    connect.up("gpu")
+    downs: list[subprocess.Popen[str]] = []
+
+    def once(shown: Shown) -> bool:
+        if shown.text() == "here\n":
+            downs.append(shell("down", "gpu"))
+        return bool(downs)
+
+    shown = notebook.run("%%cloud\nimport time\nprint('here')\ntime.sleep(600)", meanwhile=once)
+    assert shown.error == "RunLost"
+    assert "the cluster 'gpu'" in shown.traceback
+    assert downs[0].wait(60) == 0
+
+
+@pytest.mark.double_only
+def test_what_others_made_is_left_alone(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:
     metadata = {"name": "mine-tls", "namespace": kubernetes.namespace, "labels": {"app": "shop"}}
     kubernetes.double.create("secrets", {"metadata": metadata, "data": {"tls.key": "c2VjcmV0"}})
     write(project, kubernetes, top='cluster_name = "mine"')
     error = failure(lambda: connect.up("gpu"))
     assert isinstance(error, UsageError)
     assert "a Secret 'mine-tls' that nbcloud did not make" in error.message
-    assert left(kubernetes) == ["mine-tls"]
+    wait_until(lambda: left(kubernetes) == ["mine-tls"], what="nothing left but what others made")
 
     name = "theirs"
     plain = {"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster"}

@@ -14,7 +14,7 @@ import pytest
 from nbcloud import __version__, cli
 from nbcloud.clusters import connect, existing, local, registry
 from nbcloud.clusters.base import ClusterInfo
-from nbcloud.clusters.kubernetes.checks import Finding
+from nbcloud.clusters.kubernetes.findings import Finding
 from nbcloud.commands import cost, verbs
 from nbcloud.commands import kubernetes as doctor
 from nbcloud.commands.answers import Answer
@@ -45,7 +45,11 @@ def run_on_record():
         (["runs", "nosuchtext"], 0, "No run on record is like that."),
         (["runs", "-n", "0"], 2, "-n 0: it must be at least 1."),
         (["runs", "-n", "x"], 2, "-n 'x': it must be a whole number. Write for example: -n 2"),
-        (["scale", "x"], 2, "WORKERS 'x': it must be a whole number. Write for example: nbcloud scale 2"),
+        (
+            ["scale", "x"],
+            2,
+            "WORKERS 'x': it must be a whole number, or auto. Write for example: nbcloud scale 2",
+        ),
         (["runs", "-n", "-1"], 2, "-n -1: it must be at least 1."),
         (["nosuch"], 2, "There are: up, down"),
         (["names"], 2, "is about the variables of a notebook. Type there: %cloud names"),
@@ -71,6 +75,18 @@ def test_exit_codes_and_sentences(capsys, words, code, said):
     assert said in (out if code == 0 else err)
     assert (err if code == 0 else out) == ""
     assert "Traceback" not in err
+
+
+def test_a_profile_whose_kubernetes_can_not_be_asked_is_listed_all_the_same(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nosuch"))
+    (tmp_path / "nbcloud.toml").write_text('[profiles.gpu]\nkind = "kubernetes"\n')
+    assert cli.main(["ls"]) == 0
+    out = capsys.readouterr().out
+    assert "?" in out.splitlines()[1]
+    assert "Whether 'gpu' is up is not known: No Kubernetes is known here" in out
+    assert cli.main(["ls", "--json"]) == 0
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)] == ["?"]
 
 
 PROFILES = """

@@ -104,6 +104,14 @@ def test_a_volume_that_is_lacking_is_known_from_events() -> None:
     assert 'lacks a volume: secret "s" not found' in found.text
 
 
+def test_what_is_no_part_of_a_cluster_has_a_name_of_its_own() -> None:
+    for given in (unschedulable("0/2 nodes are available: 2 Insufficient cpu."), waiting("ErrImagePull")):
+        found = of_pod(given, {}, "the operator")
+        assert found is not None
+        assert "the operator" in found.text
+        assert "worker" not in found.text
+
+
 RESTARTED = {
     "state": {"running": {}},
     "restartCount": 1,
