@@ -15,11 +15,13 @@ _PUBLIC = {
     "CloudRun": "nbcloud.dispatch.run",
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
+    "export": "nbcloud.dispatch.export",
     "secret": "nbcloud.secret_values",
 }
-__all__ = ["CloudRun", "Handle", "NbcloudError", "__version__", "load_ipython_extension", "secret"]
+__all__ = ["CloudRun", "Handle", "NbcloudError", "__version__", "export", "load_ipython_extension", "secret"]
 
 if TYPE_CHECKING:
+    from nbcloud.dispatch.export import export
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.secret_values import secret

@@ -53,6 +53,7 @@ def export(
     *,
     name: str,
     path: Path,
+    evidence: Path | None = None,
     options: Options | None = None,
     facts: Mapping[str, Any] | None = None,
     meanings: Mapping[str, str] | None = None,
@@ -69,7 +70,9 @@ def export(
         What it takes, a few rows of real data: types and shapes are read off it, and the comparison begins
         with it.
     path : Path
-        Of the file to write; a folder ``<path>.evidence`` beside it keeps what a failed comparison saw.
+        Of the file to write.
+    evidence : Path, optional
+        A folder for what a failed comparison saw; ``<path>.evidence`` otherwise.
     facts : mapping, optional
         Further fields of `Metadata`: ``run``, ``metrics``, ``licence``, ``preprocessing``.
     meanings, units : mapping, optional
@@ -86,7 +89,7 @@ def export(
     framework = _framework(model)
     progress("reading the model")
     adapted: Exportable = framework.adapt(model, sample, options)
-    evidence = path.with_name(f"{path.name}.evidence")
+    evidence = evidence or path.with_name(f"{path.name}.evidence")
     conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
     signature = _signature(conversion, report, meanings or {}, units or {})
     metadata = Metadata(

@@ -73,7 +73,9 @@ class Storage:
         with _explained(self.root):
             if self._local is not None:
                 return _create(self._local / path, data)
-            if self._files.exists(self._at(path)):  # which kinds that can't do it in one step would write over
+            if self._files.exists(
+                self._at(path)
+            ):  # which kinds that can't do it in one step would write over
                 return False
             try:
                 self._files.pipe_file(self._at(path), data, mode="create")

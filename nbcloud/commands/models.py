@@ -1,0 +1,289 @@
+"""``nbcloud models …`` and ``nbcloud export``: models that leave the notebook."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbcloud.clusters.base import Progress
+from nbcloud.commands.answers import Answer, ago
+from nbcloud.commands.parser import Parser
+from nbcloud.errors import UsageError
+from nbcloud.wording import size_text
+
+if TYPE_CHECKING:
+    from nbcloud.models.registry import Registry, Version
+
+_COLUMNS = ["version", "aliases", "stage", "framework", "size", "variants", "metrics", "made"]
+
+
+def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """Add ``models`` with its actions."""
+    text = "list models, versions; move aliases, tag, compare, delete"
+    parser = verbs.add_parser("models", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(function=_models)
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser, required=True)
+    reference = "digits, digits/3 or digits@champion"
+
+    def add(
+        action: str, act: Callable[[argparse.Namespace, Registry], Answer], text: str, **words: str
+    ) -> Parser:
+        made: Parser = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(act=act)
+        for word, meaning in words.items():
+            made.add_argument(word, help=meaning)
+        made.add_argument("--registry", help="another registry: a folder, or an address (s3://bucket/models)")
+        made.add_argument("--json", action="store_true", help="answer with JSON")
+        return made
+
+    add("ls", _list, "list the models, or the versions of one").add_argument(
+        "name", nargs="?", help="a model"
+    )
+    add("show", _show, "tell all about a version", model=reference)
+    add("alias", _alias, "have an alias mean a version from now on", model=reference, alias="champion")
+    add("unalias", _unalias, "take an alias away", name="the model", alias="champion")
+    add("rollback", _roll_back, "have an alias mean what it meant before", name="the model", alias="champion")
+    made = add("tag", _tag, "set a tag of a version", model=reference, key="the tag")
+    made.add_argument("value", nargs="?", help="its value; takes the tag away when it is left out")
+    add(
+        "stage",
+        _stage,
+        "say how far a version is approved",
+        model=reference,
+        stage="none, staging, production, archived",
+    )
+    add("diff", _diff, "tell what differs between two versions", before=reference, after=reference)
+    add("history", _history, "tell all that happened to a model", name="the model")
+    add(
+        "get",
+        _get,
+        "copy a version's ONNX file",
+        model=f"{reference}, digits/3#int8",
+        path="a file or a folder",
+    )
+    made = add(
+        "rm",
+        _remove,
+        "delete a version or a variant to which nothing points",
+        model="digits/3, digits/3#int8",
+    )
+    made.add_argument("-y", "--yes", action="store_true", help="do it")
+
+
+def _models(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.models.registry import Registry
+
+    progress("asking the registry")
+    answer: Answer = arguments.act(arguments, Registry(arguments.registry))
+    return answer
+
+
+def _list(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    if arguments.name:
+        versions = registry.versions(arguments.name)[::-1]
+        return Answer(
+            "", _COLUMNS, [_row(version) for version in versions], [_data(each) for each in versions]
+        )
+    rows, data = [], []
+    for name in registry.names():
+        versions = registry.versions(name)
+        newest = versions[-1]
+        aliases = ", ".join(f"@{alias} → {meant}" for alias, meant in registry.state(name).current.items())
+        rows.append([name, str(len(versions)), aliases, newest.metadata.framework, ago(newest.entry.created)])
+        data.append({"name": name, "versions": len(versions), "newest": _data(newest)})
+    text = "" if rows else f"The registry {registry.root!r} has no model yet. To make one: nbcloud.export(…)"
+    return Answer(text, ["model", "versions", "aliases", "framework", "newest"], rows, data)
+
+
+def _row(version: Version) -> list[str]:
+    entry, metadata = version.entry, version.metadata
+    return [
+        str(version.number),
+        " ".join(f"@{alias}" for alias in version.aliases),
+        "" if entry.stage == "none" else entry.stage,
+        metadata.framework,
+        size_text(entry.size),
+        ", ".join(entry.variants),
+        ", ".join(f"{key} {value:.4g}" for key, value in metadata.metrics.items()),
+        ago(entry.created),
+    ]
+
+
+def _data(version: Version) -> dict[str, Any]:
+    entry, metadata = version.entry, version.metadata
+    return {
+        "uri": version.uri,
+        "name": version.name,
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "stage": entry.stage,
+        "tags": entry.tags,
+        "created": entry.created,
+        "by": entry.by,
+        "run": entry.run,
+        "files": [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in entry.files],
+        "variants": {name: variant.facts for name, variant in entry.variants.items()},
+        "bundles": entry.bundles,
+        "framework": metadata.framework,
+        "exporter": metadata.exporter,
+        "opset": metadata.opset,
+        "versions": metadata.versions,
+        "metrics": metadata.metrics,
+        "licence": metadata.licence,
+        "notes": metadata.notes,
+        "verification": metadata.verification,
+        **metadata.signature.to_json(),
+    }
+
+
+def _show(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.get(arguments.model)
+    entry, metadata = version.entry, version.metadata
+    verified = metadata.verification
+    rows = [
+        ["model", version.uri + "".join(f" @{alias}" for alias in version.aliases)],
+        ["stage", entry.stage],
+        *[["takes", _described(each)] for each in metadata.signature.inputs],
+        *[["gives", _described(each)] for each in metadata.signature.outputs],
+        ["made by", f"{metadata.framework}, {metadata.exporter}, opset {metadata.opset}"],
+        ["verified", _verified(verified)] if verified else ["verified", ""],
+        *[[f"metric {key}", f"{value:.6g}"] for key, value in metadata.metrics.items()],
+        *[[f"tag {key}", value] for key, value in entry.tags.items()],
+        *[
+            ["variant", f"{name}: {size_text(sum(f.size for f in each.files))}"]
+            for name, each in entry.variants.items()
+        ],
+        *[
+            ["bundle", f"{each.get('file', '')} ({each.get('variant') or 'as it is'})"]
+            for each in entry.bundles
+        ],
+        *[["note", note] for note in metadata.notes],
+        ["licence", metadata.licence],
+        ["run", entry.run],
+        ["registered", f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.created))} by {entry.by}"],
+        *[
+            ["file", f"{file.name}, {size_text(file.size)}, sha256 {file.sha256[:16]}…"]
+            for file in entry.files
+        ],
+    ]
+    return Answer("", ["", ""], [row for row in rows if row[1]], _data(version))
+
+
+def _described(tensor: Any) -> str:
+    more = [tensor.meaning, tensor.unit and f"in {tensor.unit}"]
+    if tensor.labels:
+        shown = ", ".join(map(str, tensor.labels[:10])) + (", …" if len(tensor.labels) > 10 else "")
+        more.append(f"classes: {shown}")
+    if tensor.columns:
+        more.append(
+            f"columns: {', '.join(tensor.columns[:10])}" + (", …" if len(tensor.columns) > 10 else "")
+        )
+    return "; ".join([str(tensor), *(each for each in more if each)])
+
+
+def _verified(report: dict[str, Any]) -> str:
+    cases = len(report.get("compared", {}))
+    worst = report.get("worst", 0.0) * report.get("tolerance", 0.0)
+    precision = report.get("precision")
+    return f"on {cases} cases; the largest difference is {worst:.2g} of the outputs' size ({precision})"
+
+
+def _alias(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.set_alias(arguments.model, arguments.alias.removeprefix("@"))
+    return Answer(
+        f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} now.",
+        data=_data(version),
+    )
+
+
+def _unalias(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    registry.remove_alias(arguments.name, arguments.alias.removeprefix("@"))
+    return Answer(f"{arguments.name} has no @{arguments.alias.removeprefix('@')} any more.", data={})
+
+
+def _roll_back(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.roll_back(arguments.name, arguments.alias.removeprefix("@"))
+    text = f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} again."
+    return Answer(text, data=_data(version))
+
+
+def _tag(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.set_tag(arguments.model, arguments.key, arguments.value)
+    done = "is taken away from" if arguments.value is None else f"is {arguments.value!r} at"
+    return Answer(f"The tag {arguments.key!r} {done} {version.uri}.", data=_data(version))
+
+
+def _stage(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.set_stage(arguments.model, arguments.stage)
+    return Answer(f"The stage of {version.uri} is {arguments.stage!r}.", data=_data(version))
+
+
+def _diff(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    from nbcloud.models.registry.difference import differences
+
+    before, after = registry.get(arguments.before), registry.get(arguments.after)
+    found = differences(before, after)
+    rows = [[each.what, *_both(each.before, each.after)] for each in found]
+    data = [{"what": each.what, "before": each.before, "after": each.after} for each in found]
+    text = "" if rows else f"{before.uri} and {after.uri} are the same."
+    return Answer(text, ["", before.uri, after.uri], rows, data)
+
+
+def _both(before: Any, after: Any) -> tuple[str, str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+        return "", f"{len(changed)} of {len(after)} differ"
+    return _text(before), _text(after)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _history(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    events = registry.history(arguments.name)
+    rows = []
+    for event in events:
+        which = event.get("alias") or event.get("stage") or event.get("key") or event.get("variant") or ""
+        rows.append([ago(event["time"]), event["kind"], str(event.get("version") or ""), which, event["by"]])
+    return Answer("", ["when", "what", "version", "", "by"], rows, events)
+
+
+def _get(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    from nbcloud.models import onnxfile
+    from nbcloud.models.registry.reference import Reference
+
+    version = registry.get(arguments.model)
+    source = version.path(Reference.parse(arguments.model).variant)
+    target = Path(arguments.path)
+    if target.is_dir():
+        target /= f"{version.name}-{version.number}.onnx"
+    if target.exists():
+        raise UsageError(f"{target} is there already.", "Give another path, or remove it.")
+    for file in onnxfile.files(source)[1:]:  # which the model's file names
+        shutil.copyfile(file, target.with_name(file.name))
+    shutil.copyfile(source, target)
+    return Answer(f"{version.uri} is in {target}.", data={"path": str(target)})
+
+
+def _remove(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    if not arguments.yes:
+        registry.get(arguments.model)
+        raise UsageError(
+            f"This would delete {arguments.model} for good.",
+            f"To do it: %cloud models rm {arguments.model} -y",
+        )
+    freed = registry.delete(arguments.model)
+    return Answer(f"{arguments.model} is deleted; {size_text(freed)} are free.", data={"freed": freed})
+
+
+def exported(version: Version) -> Answer:
+    """What an export says."""
+    metadata = version.metadata
+    text = f"{version.uri}: verified {_verified(metadata.verification)}."
+    notes = "".join(f"\n{note}" for note in metadata.notes)
+    return Answer(text + notes, data=_data(version))

@@ -1,0 +1,200 @@
+"""``nbcloud.export``: a trained model becomes a verified version in the registry, wherever it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbcloud.dispatch.recorder import open_store
+from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.extras import check
+from nbcloud.runs.record import Run, RunState, environment_facts
+from nbcloud.sessions.client.handles import Handle
+
+if TYPE_CHECKING:
+    from nbcloud.clusters.base import Progress
+    from nbcloud.models.registry import Version
+
+_MODEL, _SAMPLE, _RESULT = "_nbcloud_model", "_nbcloud_sample", "_nbcloud_exported"
+
+
+def export(
+    model: Any,
+    sample: Any,
+    name: str,
+    *,
+    opset: int | None = None,
+    exporter: str | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | bool | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    labels: Sequence[int | str] | None = None,
+    meanings: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    licence: str = "",
+    run: str = "",
+    tags: Mapping[str, str] | None = None,
+    registry: str | None = None,
+    progress: Progress | None = None,
+) -> Version:
+    """Export a trained model to ONNX, verify it, and register it as the next version of ``name``.
+
+    Parameters
+    ----------
+    model : object, Handle or path
+        A scikit-learn estimator or pipeline, a torch module, a Keras or TensorFlow model; a handle, whose
+        model is exported where it is, so that only the ONNX file comes home; or a file: ``.onnx``,
+        ``.keras``, ``.h5``, a SavedModel.
+    sample : array, DataFrame, tensor, or a tuple or mapping of such
+        A few rows of real data, as the model takes them. Types and shapes are read off it; the comparison
+        with the framework begins with it, and goes on with other sizes and values.
+    name : str
+        The model's name in the registry.
+    opset, exporter, dynamic, input_names, output_names, labels
+        What is found out otherwise; see `nbcloud.models.export.Options`.
+    meanings, units : mapping, optional
+        For people, by the names of inputs and outputs.
+    metrics : mapping, optional
+        What is known of how good it is: ``{"accuracy": 0.97}``.
+    run : str, optional
+        The run that trained it.
+    registry : str, optional
+        Another registry than that of the settings.
+
+    Returns
+    -------
+    Version
+
+    Raises
+    ------
+    ExportError
+        When a part of it can't become ONNX; names the part.
+    VerificationError
+        When the ONNX model answers otherwise than the framework's: nothing is registered, and what proves it
+        is kept.
+    """
+    check("onnxruntime", "to export models")
+    from nbcloud.models.registry import Registry
+    from nbcloud.models.registry.reference import check_name
+
+    check_name(name, "a model")
+    target = Registry(registry)
+    if _in_a_pod() and "://" not in target.root:
+        raise UsageError(
+            "The registry is a folder, which would end with this pod.",
+            "Export from the notebook: nbcloud.export(handle, sample, name), "
+            "or set registry to shared storage (s3://…).",
+        )
+    options = {
+        "opset": opset,
+        "exporter": exporter,
+        "dynamic": dynamic,
+        "input_names": input_names,
+        "output_names": output_names,
+        "labels": labels,
+    }
+    facts = {"run": run, "metrics": dict(metrics or {}), "licence": licence}
+    with tempfile.TemporaryDirectory(prefix="nbcloud-export-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "model.onnx"
+        told = {"facts": facts, "meanings": meanings, "units": units}
+        if isinstance(model, Handle):
+            path = _where_it_lives(model, sample, name, options, told, Path(folder))
+            return target.add(path, name, run=run, tags=tags)
+        with _recorded(name, model) as record:
+            _export_here(model, sample, name, path, options, told, progress)
+            version = target.add(path, name, run=run or record.id, tags=tags)
+            record.tags["model"] = version.uri
+    return version
+
+
+def _export_here(
+    model: Any,
+    sample: Any,
+    name: str,
+    path: Path,
+    options: dict[str, Any],
+    told: dict[str, Any],
+    progress: Progress | None,
+) -> None:
+    from nbcloud.config import private_dir, settings
+    from nbcloud.models.export import Options
+    from nbcloud.models.export import export as convert
+
+    kept = private_dir(settings().data_dir / "evidence") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    extra: dict[str, Any] = {} if progress is None else {"progress": progress}
+    convert(model, sample, name=name, path=path, evidence=kept, options=Options(**options), **told, **extra)
+
+
+def _where_it_lives(
+    handle: Handle, sample: Any, name: str, options: dict[str, Any], told: dict[str, Any], folder: Path
+) -> Path:
+    """Run the export as a cell of the session that has the model."""
+    from nbcloud.models.parcel import unpack
+
+    handle.check()
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or shell.find_cell_magic("cloud") is None:
+        raise UsageError(
+            f"{handle.name} is a handle, which is exported from its notebook.",
+            "Type there: %load_ext nbcloud",
+        )
+    code = (
+        "from nbcloud.models.parcel import pack as _nbcloud_pack\n"
+        f"{_RESULT} = _nbcloud_pack({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, **{told!r})\n"
+        "print()"
+    )
+    session = handle._session
+    line = f"-s {session.name} -c {session.link.info.name} -o {_RESULT} --name export-{name}"  # type: ignore[attr-defined]
+    shell.user_ns.update({_MODEL: handle, _SAMPLE: sample})
+    try:
+        shell.run_cell_magic("cloud", line, code)
+        found = shell.user_ns.get(_RESULT)
+        files = found.get() if isinstance(found, Handle) else found
+        if files is None:
+            raise UsageError(f"The export of {handle.name} did not end.", "See its outputs above.")
+        return unpack(files, folder)
+    finally:
+        for made in (_MODEL, _SAMPLE, _RESULT):
+            shell.user_ns.pop(made, None)
+
+
+def _in_a_pod() -> bool:
+    return "nbcloud.sessions.kernel.app" in sys.modules and "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+@contextlib.contextmanager
+def _recorded(name: str, model: Any) -> Any:
+    """An export in this process is a run, too."""
+    run = Run(
+        name=f"export-{name}",
+        kind="export",
+        code=f"nbcloud.export({type(model).__name__}, name={name!r})",
+        session="(this process)",
+        versions=environment_facts(),
+    )
+    with open_store() as store:
+        store.begin(run)
+        run = store.update(run.id, state=RunState.RUNNING, started=time.time())
+        try:
+            yield run
+        except BaseException as error:
+            known = isinstance(error, NbcloudError)
+            stopped = isinstance(error, KeyboardInterrupt)
+            store.finish(
+                run.changed(
+                    state=RunState.CANCELLED if stopped else RunState.FAILED,
+                    finished=time.time(),
+                    error={"ename": type(error).__name__, "evalue": str(error)},
+                    message=str(error) if known else "",
+                )
+            )
+            raise
+        store.finish(run.changed(state=RunState.DONE, finished=time.time()))
