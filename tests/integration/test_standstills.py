@@ -16,25 +16,25 @@ from tests.integration.notebooks import RunningNotebook, Shown, pids, works
 
 def test_a_kernel_that_stands_still_is_ended_by_the_second_interrupt(notebook: RunningNotebook) -> None:
     _, kernel = pids(notebook)
-    steps = iter((lambda: os.kill(kernel, signal.SIGSTOP), notebook.interrupt, notebook.interrupt))
-    waited = []
+    looks = []
 
-    def step(shown: Shown) -> bool:
-        waited.append(1)
-        if "begun" not in shown.text() or len(waited) % 10:
-            return False
-        action = next(steps, None)
-        if action is not None:
-            action()
-        return action is None
+    def look(shown: Shown) -> bool:
+        if "begun" in shown.text():
+            looks.append(1)
+            if len(looks) == 1:
+                os.kill(kernel, signal.SIGSTOP)
+            elif len(looks) % 20 == 0:  # every second; clicks in quick succession are one interrupt
+                notebook.interrupt()
+        return False
 
-    shown = notebook.run("%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(60)", meanwhile=step)
+    shown = notebook.run("%%cloud\nimport time\nprint('begun', flush=True)\ntime.sleep(60)", meanwhile=look)
     assert (shown.text(), shown.error) == ("begun\n", "RunCancelled")
     works(notebook)
 
 
 def test_a_worker_that_stands_still_is_told_and_can_be_left(own_notebook: RunningNotebook) -> None:
     worker, _ = pids(own_notebook)
+    own_notebook.run("from nbcloud.jupyter import cell\ncell._GIVE_UP = 1")
     interrupts = []
 
     def look(shown: Shown) -> bool:
