@@ -11,8 +11,9 @@ from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
+from nbcloud.dispatch.feed import SKIPPED
 from nbcloud.dispatch.recorder import Recorder, open_store
-from nbcloud.dispatch.run import SKIPPED, failure
+from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.outputs import TextFlow, compose
 from nbcloud.wording import counted

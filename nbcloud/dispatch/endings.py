@@ -70,10 +70,10 @@ def end_own(notebook: Notebook, cluster: str | None = None) -> list[Ended]:
 
 def _end(notebook: Notebook, name: str, cluster: str | None) -> Ended | None:
     here = None if cluster is None else clusters.resolve(cluster, start=False).id
-    mine = (session for session in notebook.open_sessions() if session.name == name)
+    mine = (session for session in notebook.sessions.alive() if session.name == name)
     known = next((session for session in mine if here in {None, session.link.info.id}), None)
     if known is not None:
-        notebook.reset(known)
+        notebook.sessions.reset(known)
         return Ended(name, "ready", known.link.info.name)
     try:
         link = connect(cluster, start=False)

@@ -34,7 +34,9 @@ class Plan:
 def plan(notebook: Notebook, code: str, options: CellOptions) -> Plan:
     """Work out a cell's inputs without sending or starting anything."""
     cell = analyze(code)
-    session = None if options.fresh else notebook.find(session_name(notebook.identity.session, options))
+    session = (
+        None if options.fresh else notebook.sessions.find(session_name(notebook.identity.session, options))
+    )
     if session is not None:
         inputs, remote = session.inputs, session.names
     else:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from nbcloud.dispatch.feed import TICK, Event, Feed
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import (
     NbcloudError,
@@ -23,23 +22,12 @@ from nbcloud.errors import (
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.runlog import DROPPED, FINISHED, STARTED
+from nbcloud.sessions.runlog import DROPPED, STARTED
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
 
-Event = tuple[str, Any]
-"""``("missing", hashes)``, ``("silent", facts)``, ``("left", None)`` or ``("end", None)``."""
-
-SKIPPED = "nbcloud_skipped"
-"""A message in place of streams that its reader had no time for: how much it was, and its last text."""
-
 CANCELLED: dict[str, Any] = {"state": "cancelled", "why": "it was cancelled"}
-_OWN = {STARTED, FINISHED}
-_LIVE_BYTES = 2**23
-_TAIL = 2**12
-_AT_ONCE = 500
-_TICK = 1.0
 
 
 class CloudRun:
@@ -62,14 +50,10 @@ class CloudRun:
         self.id = run.id
         self.state = run.state
         self.message = ""
-        self.last = 0
-        self._recorded = recorded
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
-        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._feed = Feed(run.id, recorder, recorded, self._note)
         self._started = 0.0
-        self._given = 0
-        self._taken = 0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
         self.sent = 0
@@ -90,20 +74,20 @@ class CloudRun:
         """One message of the journal about this run."""
         match message["op"]:
             # Straight from its host, where a gap is left to the journal; or from the journal, without gaps.
-            case "messages" if message.get("first", 0) <= self.last + 1:
-                self._take(message["last"], message["lines"])
-            case "end" if message.get("last", 0) <= self.last:
+            case "messages" if message.get("first", 0) <= self._feed.last + 1:
+                self._feed.add(message["last"], message["lines"])
+            case "end" if message.get("last", 0) <= self._feed.last:
                 self._finish(message)
             case "missing":
                 hashes = json.loads(message["content"])["missing"]
                 if self.on_missing is not None:
                     threading.Thread(target=self.on_missing, args=(hashes,), daemon=True).start()
                 else:
-                    self._events.put(("missing", hashes))
+                    self._feed.say(("missing", hashes))
             case "silent":
-                self._events.put(("silent", message))
+                self._feed.say(("silent", message))
             case "reconnected" | "detached" | "ended" if not self._ended.is_set():
-                asked = self.link.ask_soon("read", run=self.id, after=self.last)
+                asked = self.link.ask_soon("read", run=self.id, after=self._feed.last)
                 asked.add_done_callback(lambda answered: self._read_on(answered, message.get("why", "")))
             case "cluster_lost" if message["gone"]:
                 self._finish(_lost(message["why"]))
@@ -123,43 +107,7 @@ class CloudRun:
         self.state, self.message = RunState.LOST, f"{why}; it may still be going (%cloud attach {self.id})"
         self._recorder.change(self.id, extra={**self.record.extra, "client": ""})
         self._ended.set()
-        self._events.put(("end", None))
-
-    def _take(self, last: int, lines: bytes) -> None:
-        if last <= self.last:
-            return
-        # Another reader of this process may have asked for the run from its start: then old lines come again.
-        known, self.last = self.last, last
-        pieces = [(json.loads(line), line) for line in lines.splitlines(keepends=True)]
-        pieces = [(message, line) for message, line in pieces if message["n"] > known]
-        self._keep(pieces)
-        # When whoever shows it is far behind: the record has it all.
-        behind = self._given - self._taken > _LIVE_BYTES
-        skipped: list[str] = []
-        for message, line in pieces:
-            self._note(message)
-            if message["msg_type"] in _OWN:
-                continue
-            if behind and message["msg_type"] == "stream":
-                skipped.append(message["content"]["text"])
-            else:
-                self._give(message, len(line))
-        if skipped:
-            text = "".join(skipped)
-            content = {"characters": len(text), "lines": text.count("\n"), "tail": text[-_TAIL:]}
-            self._give({"msg_type": SKIPPED, "content": content}, _TAIL)
-
-    def _give(self, message: dict[str, Any], size: int) -> None:
-        message["size"] = size
-        self._given += size
-        self._events.put(("line", message))
-
-    def _keep(self, pieces: list[tuple[dict[str, Any], bytes]]) -> None:
-        """Put on record what is not there yet."""
-        new = [line for message, line in pieces if message["n"] > self._recorded]
-        if new:
-            self._recorder.lines(self.id, b"".join(new))
-            self._recorded = self.last
+        self._feed.say(("end", None))
 
     def _note(self, message: dict[str, Any]) -> None:
         kind, content = message["msg_type"], message["content"]
@@ -185,7 +133,7 @@ class CloudRun:
         self.link.forget(self.id, self.listen)
         self.state = RunState(message["state"])
         self.message = message["why"] or self.message
-        if message.get("refused") and not self.last:
+        if message.get("refused") and not self._feed.last:
             why = message["why"]
             if self.session is not None:
                 why = self.session.lost = self.session.lost or why
@@ -226,7 +174,7 @@ class CloudRun:
             exit_info={"code": message["exit_code"]} if message["exit_code"] is not None else None,
         )
         self._ended.set()
-        self._events.put(("end", None))
+        self._feed.say(("end", None))
         if self.on_end is not None:
             self.on_end(self)
 
@@ -237,21 +185,11 @@ class CloudRun:
 
         Waits for ``patience`` seconds, and a second at most.
         """
-        messages: list[dict[str, Any]] = []
-        with contextlib.suppress(queue.Empty):
-            kind, value = self._events.get(timeout=min(patience, _TICK))
-            while kind == "line":
-                messages.append(value)
-                self._taken += value["size"]
-                if len(messages) == _AT_ONCE:
-                    return messages, None
-                kind, value = self._events.get_nowait()
-            return messages, (kind, value)
-        return messages, None
+        return self._feed.take(patience)
 
     def leave(self) -> None:
         """Tell the one who shows it to stop; the run goes on."""
-        self._events.put(("left", None))
+        self._feed.say(("left", None))
 
     @property
     def end(self) -> tuple[dict[str, Any], list[Any]]:
@@ -267,7 +205,7 @@ class CloudRun:
         """Wait for the end; whether it has come."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ended.wait(
-            _TICK if deadline is None else max(0.0, min(_TICK, deadline - time.monotonic()))
+            TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
         ):
             if deadline is not None and time.monotonic() >= deadline:
                 return False

@@ -47,7 +47,7 @@ class CellRunner:
         self.comms = CommRelay(shell)
         show_errors_once(shell)
         self.departure = Departure(shell)
-        self.notebook.on_outside = self._outside
+        self.notebook.sessions.on_outside = self._outside
         self._overheard: dict[str, LaterOutput] = {}
         """By the session's id."""
         shell.events.register("pre_run_cell", self._collect)
@@ -195,7 +195,7 @@ class CellRunner:
                         "still waiting. Interrupt twice to leave the run to itself."
                     )
                 if interrupts.killed is not None and time.monotonic() - interrupts.killed > _GIVE_UP:
-                    self.notebook.abandon(session)
+                    self.notebook.sessions.abandon(session)
                     shown.close()
                     raise RunLost(
                         f"The cluster does not answer; run {run.id} may still be going.",
@@ -220,7 +220,7 @@ class CellRunner:
             report = session.receive(end["names"], buffers)
             self._tell_results(report, options)
         if left:
-            self.notebook.reset(session, "it ended by exit()")
+            self.notebook.sessions.reset(session, "it ended by exit()")
             notice(f"The session {session.name!r} ended by exit(); the next cell starts a new one.")
         error = failure(run)
         if error is None:

@@ -159,7 +159,7 @@ def _sessions(magics: Magics) -> list[str]:
     found: set[str] = set()
     # Completion never starts anything, and never fails.
     with contextlib.suppress(Exception):
-        for session in magics.runner.notebook.open_sessions():
+        for session in magics.runner.notebook.sessions.alive():
             found |= {facts["name"] for facts in session.link.ask("sessions", timeout=1)}
     return sorted(found)
 
@@ -180,6 +180,6 @@ def _names(magics: Magics, *, remote: bool) -> list[str]:
     shell = magics.shell
     names = {name for name in shell.user_ns if not name.startswith("_") and name not in shell.user_ns_hidden}
     if remote:
-        for session in magics.runner.notebook.open_sessions():
+        for session in magics.runner.notebook.sessions.alive():
             names |= session.names
     return sorted(names)

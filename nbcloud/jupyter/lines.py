@@ -98,12 +98,12 @@ class LineCommands:
 
     def _session(self, name: str | None) -> Session:
         notebook = self._runner().notebook
-        found = notebook.find(name) or notebook.reopen(name)
+        found = notebook.sessions.find(name) or notebook.sessions.reopen(name)
         if found is not None:
             return found
         if name is None:
             raise SessionNotFound("This notebook has no session yet.", "The first %%cloud cell starts one.")
-        others = ", ".join(session.name for session in notebook.open_sessions()) or "none"
+        others = ", ".join(session.name for session in notebook.sessions.alive()) or "none"
         raise SessionNotFound(
             f"This notebook has no session {name!r}; open: {others}.", f"To start one: %%cloud -s {name}"
         )
@@ -164,9 +164,9 @@ class LineCommands:
         progress("waiting for the session")
         notebook = self._runner().notebook
         session = arguments.session and (
-            notebook.find(arguments.session) or notebook.reopen(arguments.session)
+            notebook.sessions.find(arguments.session) or notebook.sessions.reopen(arguments.session)
         )
-        session = session or notebook.session(CellOptions(session=arguments.session), progress)
+        session = session or notebook.sessions.of_cell(CellOptions(session=arguments.session), progress)
         parcel = session.push(arguments.names, notebook.limits())
         return Answer(f"There now: {', '.join(sorted(parcel.names))}.", data=parcel.records)
 

@@ -6,7 +6,7 @@ import html
 import sys
 from typing import Any
 
-from nbcloud.dispatch.run import SKIPPED
+from nbcloud.dispatch.feed import SKIPPED
 from nbcloud.errors import RemoteError
 from nbcloud.jupyter.comms import CommRelay
 from nbcloud.jupyter.pacing import PacedOutput

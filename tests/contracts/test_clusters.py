@@ -50,7 +50,9 @@ class ClusterContract:
         yield info
         self.backend.down(info)
 
-    def test_is_complete_alive_and_registered(self, info: ClusterInfo) -> None:
+    # A cluster is dear to start: each of these looks at one from several sides.
+
+    def test_is_complete_registered_and_found(self, info: ClusterInfo, up: Callable[[], ClusterInfo]) -> None:
         assert info.ready
         assert info.kind == self.kind
         assert self.backend.alive(info)
@@ -59,26 +61,18 @@ class ClusterContract:
         assert info.memory > 0
         assert registry.get(info.name) == info
         assert registry.entries() == [info]
-
-    def test_is_plain_data(self, info: ClusterInfo) -> None:
-        assert ClusterInfo.from_json(info.to_json()) == info
+        assert ClusterInfo.from_json(info.to_json()) == info, "it is plain data"
         assert pickle.loads(pickle.dumps(info)) == info
-
-    def test_up_again_finds_the_same(self, info: ClusterInfo, up: Callable[[], ClusterInfo]) -> None:
+        assert connect.resolve(info.name) == info
+        assert connect.resolve(info.address) == info
         again = up()
         assert (again.name, again.address) == (info.name, info.address)
         assert len(registry.entries()) == 1
 
-    def test_is_found_by_name_and_by_address(self, info: ClusterInfo) -> None:
-        assert connect.resolve(info.name) == info
-        assert connect.resolve(info.address) == info
-
-    def test_a_dask_client_computes_on_it(self, info: ClusterInfo) -> None:
+    def test_computes_and_tells_its_workers(self, info: ClusterInfo) -> None:
         address = asyncio.run(route(info))
         with distributed.Client(address, security=info.security(), set_as_default=False) as client:
             assert client.submit(pow, 2, 10).result(timeout=20) == 1024
-
-    def test_tells_its_workers(self, info: ClusterInfo) -> None:
         status = connect.status(info)
         assert status["address"].startswith(info.address[:3])
         assert len(status["workers"]) == info.workers
@@ -87,32 +81,26 @@ class ClusterContract:
         assert worker["nthreads"] == info.threads
         assert worker["memory_limit"] == info.memory
         assert set(worker) >= {"name", "memory", "cpu", "resources", "pid", "last_seen"}
-
-    def test_fewer_workers_than_there_can_be_are_refused(self, info: ClusterInfo) -> None:
         for n in (self.least - 1, -1):
             with pytest.raises(UsageError):
                 connect.scale(info, n)
-
-    def test_a_group_that_there_is_not_is_refused(self, info: ClusterInfo) -> None:
         for change in (lambda: connect.scale(info, 1, "gpus"), lambda: connect.follow(info, "gpus")):
             with pytest.raises(UsageError, match=r"no group 'gpus'|not started by nbcloud"):
                 change()
-
-    def test_workers_of_a_fixed_number_follow_no_work(self, info: ClusterInfo) -> None:
         with pytest.raises(UsageError, match=r"follow|fixed|not started by nbcloud"):
             connect.follow(info)
 
-    def test_down_forgets_it_and_may_be_said_twice(self, info: ClusterInfo) -> None:
+    def test_down_forgets_it_may_be_said_twice_and_spares_a_later_one_of_its_name(
+        self, info: ClusterInfo
+    ) -> None:
+        self.backend.down(replace(info, id="00000000", pid=None))
+        assert registry.get(info.name) == info
+        assert self.backend.alive(info)
         self.backend.down(info)
         assert registry.entries() == []
         with pytest.raises(ClusterNotFound):
             connect.resolve(info.name, start=False)
         self.backend.down(info)
-
-    def test_down_spares_a_later_cluster_of_the_same_name(self, info: ClusterInfo) -> None:
-        self.backend.down(replace(info, id="00000000", pid=None))
-        assert registry.get(info.name) == info
-        assert self.backend.alive(info)
 
 
 class TestLocal(ClusterContract):

@@ -159,3 +159,29 @@ def running_notebook(
         manager.shutdown_kernel(now=True)
         manager.cleanup_resources()
         shutil.rmtree(private, ignore_errors=True)
+
+
+def when(text: str, action: Callable[[], object]) -> Callable[[Shown], bool]:
+    """Do something once a cell has printed ``text``."""
+
+    def look(shown: Shown) -> bool:
+        if text not in shown.text():
+            return False
+        action()
+        return True
+
+    return look
+
+
+def works(notebook: RunningNotebook) -> Shown:
+    """The next cell runs."""
+    shown = notebook.run("%%cloud\n20 + 1")
+    assert shown.result == "21", shown.messages
+    return shown
+
+
+def pids(notebook: RunningNotebook) -> tuple[int, int]:
+    """Processes of the session's worker and kernel."""
+    shown = notebook.run("%%cloud\nimport os\nprint(os.getppid(), os.getpid())")
+    worker, kernel = shown.text().split()
+    return int(worker), int(kernel)

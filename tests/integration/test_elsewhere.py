@@ -23,10 +23,10 @@ def cell(text):
     result = shell.run_cell("%%cloud\\n" + text)
     assert result.success, text
 def gang_session():
-    return shell.magics_manager.registry["CloudMagics"].runner.notebook.find_gang()
+    return shell.magics_manager.registry["CloudMagics"].runner.notebook.sessions.find_gang()
 shell.user_ns["sent"] = np.arange(3_000_000)
 cell("assert sent.sum() == 4499998500000\\nsent[0] = 1\\nmade = sent * 2")
-session = shell.magics_manager.registry["CloudMagics"].runner.notebook.find()
+session = shell.magics_manager.registry["CloudMagics"].runner.notebook.sessions.find()
 assert not session.shared, "the spool must be out of reach for this test to mean anything"
 assert shell.user_ns["made"].get().sum() == 2 * (4499998500000 + 1)
 shell.run_cell("%%cloud -o made\\npass")

@@ -77,7 +77,7 @@ def test_each_rank_knows_its_place_and_keeps_its_variables(gang_notebook: Runnin
     assert gang_notebook.run("given").result == "[1, 2, 0]"
     assert lines(gang_notebook.run("%%cloud --workers 2\nprint(given)")) == ["[0] [1, 2, 0]", "[1] [1, 2, 1]"]
     assert "has 2 workers" in gang_notebook.run("%%cloud --workers 3\n1").traceback
-    where = "get_ipython().magics_manager.registry['CloudMagics'].runner.notebook.find_gang().name"
+    where = "get_ipython().magics_manager.registry['CloudMagics'].runner.notebook.sessions.find_gang().name"
     name = gang_notebook.run(where).result.strip("'")
     assert "To run on all of them: --workers 2" in gang_notebook.run(f"%%cloud -s {name}\n1").traceback
     assert "ended" in gang_notebook.run("%cloud reset").result

@@ -5,8 +5,6 @@ import os
 import pytest
 
 from nbcloud.dispatch.identity import identify, is_running, process_mark
-from nbcloud.dispatch.notebook import Notebook
-from nbcloud.errors import ClusterNotFound
 
 
 def test_a_notebook_is_the_same_after_a_restart_and_not_its_neighbour(monkeypatch):
@@ -49,14 +47,3 @@ def test_a_process_is_told_from_a_later_one_with_its_number(other_process):
     child.kill()
     child.wait()
     assert not is_running(mark)
-
-
-def test_nothing_is_started_by_looking(shell):
-    notebook = Notebook(shell.user_ns, shell)
-    assert notebook.find() is None
-    assert notebook.find("other") is None
-    assert notebook.reopen() is None
-    assert notebook.open_sessions() == []
-    assert notebook.told() == []
-    notebook.close()
-    assert ClusterNotFound
