@@ -7,6 +7,7 @@ import sys
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.models import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verb
@@ -28,6 +29,13 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser = add_verb(verbs, "kubernetes", kubernetes, "install the operator, print roles")
     _add_actions(parser)
+    parser = add_verb(
+        verbs, "export", export_file, "export a model's file to ONNX, verified, into the registry"
+    )
+    parser.add_argument("model", metavar="FILE", help=".onnx, .keras, .h5, or the folder of a SavedModel")
+    parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
+    parser.add_argument("--name", required=True, help="the model's name in the registry")
+    add_export_options(parser)
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )

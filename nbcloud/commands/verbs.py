@@ -14,6 +14,7 @@ from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
+from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
@@ -39,6 +40,7 @@ def add_verbs(parser: Parser) -> argparse._SubParsersAction[Parser]:
     verbs = parser.add_subparsers(metavar="COMMAND", dest="verb", parser_class=Parser)
     _add_cluster_verbs(verbs)
     _add_run_verbs(verbs)
+    add_model_verbs(verbs)
     return verbs
 
 

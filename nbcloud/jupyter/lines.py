@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.models import add_export_options, export
 from nbcloud.commands.notices import nothing_shown
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verbs
@@ -77,6 +79,11 @@ class LineCommands:
             parser = add(name, verb, text)
             parser.add_argument("names", nargs="+", metavar="NAME")
             parser.add_argument("-s", "--session", help="another session")
+        parser = add("export", self._export, "export a model to ONNX, verified, into the registry")
+        parser.add_argument("model", help="the variable that has it, or its handle")
+        parser.add_argument("sample", help="a variable: a few rows of what it takes")
+        parser.add_argument("name", help="the model's name in the registry")
+        add_export_options(parser)
         parser = add("reset", self._reset, "end the notebook's session; its variables are gone")
         parser.add_argument(
             "name", nargs="?", metavar="SESSION", help="another session, any that %%cloud status shows"
@@ -138,6 +145,15 @@ class LineCommands:
             self._logs(argparse.Namespace(run=run.id), progress)
             return
         runner.show_attached(attached)
+
+    def _export(self, arguments: argparse.Namespace, progress: Progress) -> Answer:
+        namespace = self._shell.user_ns
+        for name in (arguments.model, arguments.sample):
+            if name not in namespace:
+                near = difflib.get_close_matches(name, [each for each in namespace if each[:1] != "_"], n=1)
+                hint = f"Did you mean {near[0]}?" if near else "Give the names of variables of this notebook."
+                raise UsageError(f"There is no variable {name!r} here.", hint)
+        return export(namespace[arguments.model], namespace[arguments.sample], arguments, progress)
 
     def _names(self, arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG002
         listed = self._session(arguments.session).list_names()

@@ -50,7 +50,9 @@ def custom_resources() -> list[Manifest]:
     import yaml
 
     folder = _chart() / "crds"
-    return [part for path in sorted(folder.glob("*.yaml")) for part in yaml.safe_load_all(path.read_text())]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the plain one takes seconds
+    paths = sorted(folder.glob("*.yaml"))
+    return [part for path in paths for part in yaml.load_all(path.read_text(), Loader=loader)]
 
 
 def _rules() -> list[dict[str, Any]]:
