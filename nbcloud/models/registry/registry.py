@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -145,7 +146,7 @@ class Registry:
             return found[0][1]
         folder = private_dir(settings().data_dir / "models-cache" / "together" / files[0].sha256)
         for name, blob in found:
-            _link(blob, folder / name)
+            _copy(blob, folder / name)
         return folder / MODEL
 
     # Changing
@@ -379,18 +380,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _link(blob: Path, path: Path) -> None:
-    """Have a file at a path, without a copy where that can be."""
+def _copy(blob: Path, path: Path) -> None:
+    """Have a file at a path: a copy, because onnx refuses weights that are links."""
     if path.exists():
         return
     handle, name = tempfile.mkstemp(dir=path.parent)
     os.close(handle)
-    partial = Path(name)
-    partial.unlink()
-    try:
-        os.link(blob, partial)
-    except OSError:  # another disk, or a disk without links
-        import shutil
-
-        shutil.copyfile(blob, partial)
-    partial.replace(path)
+    shutil.copyfile(blob, name)
+    Path(name).replace(path)
