@@ -16,6 +16,7 @@ from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answe
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
+from nbcloud.commands.uses import uses_text
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.dispatch.attach import complete_records
@@ -268,6 +269,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             counted(worker["nthreads"], "thread"),
             size_text(worker["memory_limit"]),
             "",
+            "",
         ]
         for worker in facts["workers"]
     ]
@@ -278,6 +280,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             "busy" if session["active"] else session["state"],
             counted(len(session["names"]), "name"),
             session["worker"],
+            "",
         ]
         for session in sessions
     ]
@@ -288,16 +291,17 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             run["state"],
             counted(run["messages"], "message"),
             names.get(run["session"], run["session"]),
+            uses_text(run.get("uses", [])),
         ]
         for run in unfinished
     ]
     troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
-    rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
+    rows += [["pod", each.about, each.kind, "", each.text, ""] for each in troubles]
     text = f"{which} The cluster {info.name!r} at {info.address}, started {ago(info.created)}.".strip()
     data = {**facts_of(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     if troubles:
         data["troubles"] = [vars(each) for each in troubles]
-    return Answer(text, ["", "name", "state", "size", "where"], rows, data)
+    return Answer(text, ["", "name", "state", "size", "where", "uses"], rows, data)
 
 
 def _unfinished(link: Link) -> list[dict[str, Any]]:
