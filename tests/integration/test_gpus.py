@@ -136,7 +136,9 @@ def test_what_a_run_takes_is_on_record(notebook: RunningNotebook, capsys: pytest
     assert "usage" not in used["short"]
 
 
-def test_what_a_run_takes_is_shown_while_it_runs(notebook: RunningNotebook, wait_until: Callable[..., Any]) -> None:
+def test_what_a_run_takes_is_shown_while_it_runs(
+    notebook: RunningNotebook, wait_until: Callable[..., Any]
+) -> None:
     assert notebook.run("%%cloud --bg --name busy\nwhile True: pass").error == ""
 
     def uses() -> list[dict[str, float]]:

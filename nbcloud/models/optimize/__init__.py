@@ -115,7 +115,7 @@ def _measure(
     skipped: dict[str, str],
     progress: Progress,
 ) -> list[Measured]:
-    """Each form in turn, and all of them once more: of its latencies each keeps the lower, noise only adds."""
+    """Each form in turn, and all once more: of its latencies each keeps the lower, since noise only adds."""
     found: dict[str, tuple[dict[str, Any], Feeds]] = {}
     for turn in range(_ROUNDS):
         for way, path in [*made.items()]:

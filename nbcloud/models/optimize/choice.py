@@ -138,8 +138,8 @@ class Choice:
         )
         providers = ", ".join(self.full.providers)
         text = (
-            f"For {self.target.name}; measured here ({platform.machine()}, {threads}, {providers}), one row at a "
-            f"time, on {self._rows} rows."
+            f"For {self.target.name}; measured here ({platform.machine()}, {threads}, {providers}), "
+            f"one row at a time, on {self._rows} rows."
         )
         return f"{text} {self.target.note}".strip()
 
