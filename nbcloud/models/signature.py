@@ -38,7 +38,7 @@ class Tensor:
         For an output of classes: the classes. For one of scores: the class of each place in the last
         dimension.
     finite : bool
-        Whether NaN is refused, because the model would answer it wrongly.
+        Whether NaN is refused: the model does not take it, or would answer wrongly.
     meaning, unit : str
         For people.
     """
@@ -91,7 +91,7 @@ class Tensor:
             if isinstance(wanted, int) and size != wanted:
                 raise self._refused(f"has the shape {list(array.shape)}")
         if self.finite and array.dtype.kind == "f" and np.isnan(array).any():
-            raise self._refused("has NaN, which this model would answer wrongly")
+            raise self._refused("has NaN, which this model does not take")
         return array
 
     def _cast(self, array: Any) -> Any:

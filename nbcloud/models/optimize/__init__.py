@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ModelError, UsageError
-from nbcloud.models.metadata import Metadata
+from nbcloud.models import onnxfile
+from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
 from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, metric, size
 from nbcloud.models.optimize.targets import TARGETS, Target, target
@@ -89,6 +89,7 @@ def optimize(
         made[way] = folder / f"{way}.onnx"
         try:
             make(way, source, made[way])
+            onnxfile.set_properties(made[way], {KEY: metadata.to_text()})
         except NotApplicable as error:
             skipped[way] = str(error)
             del made[way]
@@ -149,8 +150,3 @@ def _measure(
         )
         for way, (seen, answers) in found.items()
     ]
-
-
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for forms of a model, gone with the object."""
-    return tempfile.TemporaryDirectory(prefix="nbcloud-optimize-")

@@ -44,6 +44,8 @@ class Choice:
         Full precision first.
     skipped : dict
         Forms that could not be made or did not run, with the reason.
+    variant : str
+        What the best one is called in the registry, where it was kept there.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Choice:
         self.skipped = skipped
         self.target = target
         self.limits = limits
+        self.variant = ""
         self._rows = rows
 
     @property
@@ -141,7 +144,8 @@ class Choice:
             f"For {self.target.name}; measured here ({platform.machine()}, {threads}, {providers}), "
             f"one row at a time, on {self._rows} rows."
         )
-        return f"{text} {self.target.note}".strip()
+        kept = f"Kept as {self.variant}." if self.variant else ""
+        return " ".join(part for part in (text, self.target.note, kept) if part)
 
     def __str__(self) -> str:
         lines = [list(_COLUMNS), *self.rows()]

@@ -18,6 +18,7 @@ from nbcloud.models.signature import Feeds
 
 _CALIBRATED = 128
 """Rows that a calibration looks at, at most."""
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BLOCK = 32
 """Weights that share one scale in ``int4``."""
 
@@ -77,17 +78,20 @@ def static(method: str) -> Callable[[Source, Path], None]:
     def make(source: Source, path: Path) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        _needs(_plain(source.path), _has("MatMul", "Gemm", "Conv"), "has no matrix products or convolutions")
-        quantize_static(
-            _prepared(source.path, path),
-            path,
-            _reader(source.rows),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QInt8 if source.signed else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[method],
-        )
+        _needs(_plain(source.path), _has(*_PRODUCTS), "has no matrix products or convolutions")
+        settings: dict[str, Any] = {
+            "quant_format": QuantFormat.QDQ,
+            "per_channel": True,
+            "activation_type": QuantType.QInt8 if source.signed else QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+            "calibrate_method": CalibrationMethod[method],
+        }
+        ready = _prepared(source.path, path)
+        try:
+            quantize_static(ready, path, _reader(source.rows), **settings)
+        except Exception:  # noqa: BLE001 - it stumbles over classes, texts, and biases that are not one row
+            settings["extra_options"] = {"QDQDisableWeightAdjustForInt32Bias": True}
+            quantize_static(ready, path, _reader(source.rows), op_types_to_quantize=[*_PRODUCTS], **settings)
 
     return make
 
