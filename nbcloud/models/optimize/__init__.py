@@ -100,9 +100,7 @@ def optimize(
 def _ways(where: Target, only: Sequence[str] | None) -> list[str]:
     for way in only or ():
         if way not in WAYS:
-            raise UsageError(
-                f"There is no way {way!r} to make a model smaller.", f"There are: {', '.join(WAYS)}."
-            )
+            raise UsageError(f"There is no form {way!r} of models.", f"There are: {', '.join(WAYS)}.")
     # Full precision is what the others are compared with.
     return list(dict.fromkeys(["fp32", *(only if only is not None else where.ways)]))
 

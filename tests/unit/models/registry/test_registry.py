@@ -33,7 +33,7 @@ def model_file(path: Path, factor: float = 2.0, **facts) -> Path:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
         [helper.make_tensor("factor", TensorProto.FLOAT, [1], [factor])],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnxfile.save(model, path)
     onnxfile.set_properties(path, {KEY: Metadata(SIGNATURE, framework="onnx", **facts).to_text()})
     return path
