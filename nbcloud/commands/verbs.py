@@ -12,6 +12,7 @@ from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
+from nbcloud.clusters.kubernetes.changes import changed
 from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
@@ -188,7 +189,7 @@ def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
         if wanted is not None and wanted != getattr(info, option)
     }
     workers = differ.pop("workers", None)
-    sentences = [""]
+    sentences = ["", *_not_as_the_profile(info)]
     if differ:
         flags = ", ".join(f"--{option.replace('_', '-')}" for option in differ)
         sentences.append(f"{flags} can't be changed while it is up; to start anew: %cloud down {info.name}")
@@ -196,6 +197,14 @@ def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
         which = "" if info.name == settings().cluster else f" -c {info.name}"
         sentences.append(f"To have {counted(workers, 'worker')}: %cloud scale {workers}{which}")
     return "\n".join(sentences)
+
+
+def _not_as_the_profile(info: ClusterInfo) -> list[str]:
+    known = profile(info.name)
+    if not isinstance(known, KubernetesProfile):
+        return []
+    found = changed(info.options.get("settings", {}), known)
+    return [f"{'; '.join(found)}. To take that on: %cloud down {info.name}, then up"] if found else []
 
 
 def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
