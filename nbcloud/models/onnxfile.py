@@ -24,12 +24,17 @@ def save(model: Any, path: Path) -> None:
 
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
-    if model.ByteSize() < _SINGLE_FILE:
+    if not is_large(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
     onnx.save_model(
         model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name
     )
+
+
+def is_large(model: Any) -> bool:
+    """Whether its weights need a file of their own."""
+    return bool(model.ByteSize() >= _SINGLE_FILE)
 
 
 def files(path: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from nbcloud.errors import ExportError, ModelError, UsageError, VerificationError
 from nbcloud.models import onnxfile
-from nbcloud.models.export import skl
+from nbcloud.models.export import skl, torch
 from nbcloud.models.export.base import Conversion, Exportable, Options
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.signature import Signature, Tensor
@@ -30,7 +30,7 @@ from nbcloud.models.verify import Progress, Report, verify
 
 __all__ = ["Exported", "Options", "export"]
 
-_FRAMEWORKS: tuple[ModuleType, ...] = (skl,)
+_FRAMEWORKS: tuple[ModuleType, ...] = (skl, torch)
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,13 @@ def _first_right(
 ) -> tuple[Conversion, Report]:
     """The first way of the exporter whose result is right; the first error when none is."""
     if options.exporter is not None:
-        if options.exporter not in attempts:
+        known = dict.fromkeys(attempt.partition(",")[0] for attempt in attempts)
+        if options.exporter not in known:
             raise UsageError(
                 f"There is no exporter {options.exporter!r} for {model.framework} models.",
-                f"There are: {', '.join(attempts)}.",
+                f"There are: {', '.join(known)}.",
             )
-        attempts = (options.exporter,)
+        attempts = tuple(each for each in attempts if each.partition(",")[0] == options.exporter)
     failed: list[ModelError] = []
     for attempt in attempts:
         progress(f"converting ({attempt})")

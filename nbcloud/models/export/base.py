@@ -51,6 +51,8 @@ class Conversion:
         order of computation: ``{"variable1": "the step 'scale' (StandardScaler)"}``.
     notes : list of str
         What the user should know.
+    precision : str
+        The type that the framework's model computes in, where the ONNX model's says too little.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Conversion:
     opset: int
     steps: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    precision: str = ""
 
 
 class Exportable(Protocol):

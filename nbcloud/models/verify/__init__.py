@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def verify(
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(conversion.path), providers=["CPUExecutionProvider"])
-    report = Report(precision := _precision(conversion), TOLERANCES[precision])
-    for case in cases(model.inputs, model.feeds):
+    report = Report(precision := conversion.precision or _precision(conversion), TOLERANCES[precision])
+    shapes = {each.name: each.shape for each in conversion.inputs}
+    inputs = tuple(replace(each, shape=shapes[each.name]) for each in model.inputs)
+    for case in cases(inputs, model.feeds):
         progress(f"comparing: {case.name}")
         try:
             expected = model.predict(case.feeds)

@@ -53,6 +53,7 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
     if not _aligned(inputs):
         few = feeds
     if any(_kind(each) == "f" for each in inputs):
+        yield Case("the other sign", _each(inputs, few, lambda _, value: -value))
         yield Case("zeros", _each(inputs, few, lambda _, value: np.zeros_like(value)))
         yield Case("values beside the sample's", _each(inputs, few, lambda _, value: _beside(value, random)))
         yield Case(

@@ -11,8 +11,10 @@ import numpy as np
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 """Largest difference by type, relative to the largest magnitude in the output's column: rounding grows with
 the numbers that were added up, not with their sum."""
-_LEAST = 1e-3
+_LEAST = 0.03
 """Of the largest magnitude in the whole output: columns smaller than that are measured against it."""
+_ROWS = 8
+"""Rows from which on a column tells how large its numbers are; with fewer, the whole output does."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def difference(
     away = np.where(finite, np.abs(found - expected), 0)
     sizes = np.where(finite, np.abs(expected), 0)
     top = float(sizes.max())
-    columns = sizes.max(axis=tuple(range(sizes.ndim - 1)), keepdims=True) if sizes.ndim > 1 else top
+    columns = sizes.max(axis=tuple(range(sizes.ndim - 1)), keepdims=True)
+    columns = columns if sizes.ndim > 1 and sizes.size // sizes.shape[-1] >= _ROWS else top
     amounts = away / (tolerance * np.maximum(columns, max(_LEAST * top, 1e-30)))
     worst = float(amounts.max())
     return Difference(name, worst, _first(amounts == worst, found, expected))
