@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nbcloud.errors import BundleError
+from nbcloud.errors import BundleError, ModelError
 from nbcloud.models.bundle.archive import MANIFEST, SIGNATURE, Archive
 from nbcloud.models.metadata import Metadata
 
@@ -131,10 +131,15 @@ class Manifest:
             document = json.loads(content)
             _check_format(archive, document["format"])
             manifest = cls._read(document)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise archive.damaged(
-                f"has a manifest that can't be read ({type(error).__name__}: {error})"
+        except BundleError:
+            raise
+        except ModelError as error:
+            raise BundleError(
+                f"{archive.path.name} has a manifest of no use: {error.message}", error.hint
             ) from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            told = f"has a manifest that can't be read ({type(error).__name__}: {error})"
+            raise archive.damaged(told) from None
         _check_files(archive, manifest)
         return manifest
 
