@@ -12,6 +12,20 @@
 These files run on Python 3.9, and travel in every bundle.
 """
 
-from nbcloud.inference.edge.model import EdgeModel, load
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["EdgeModel", "load"]
+
+if TYPE_CHECKING:
+    from nbcloud.inference.edge.model import EdgeModel, load
+
+
+def __getattr__(name: str) -> Any:
+    # Not at once: without numpy, the command line has a sentence to say.
+    if name in __all__:
+        from nbcloud.inference.edge import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

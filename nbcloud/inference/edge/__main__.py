@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nbcloud.errors import NbcloudError, UsageError
-from nbcloud.inference.edge import commands
+from nbcloud.errors import MissingExtra, NbcloudError, UsageError
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+
+_COMMANDS = {
+    "run": "answer inputs",
+    "verify": "check a bundle, and let it pass its self-test",
+    "info": "say what a bundle is",
+    "serve": "answer by HTTP, with the Open Inference Protocol",
+    "store": "keep bundles: one is active, and the one before it is there",
+    "deliver": "send what was queued about answers",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,7 +48,10 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
         words = ["run", *words]
     try:
         arguments = _parser(bundle).parse_args(words)
-        failed: bool = arguments.function(arguments)
+        _check_packages()
+        from nbcloud.inference.edge import commands
+
+        failed: bool = getattr(commands, arguments.command)(arguments)
         sys.stdout.flush()
         return _FAILED if failed else 0
     except NbcloudError as error:
@@ -55,13 +67,21 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
         return 0
 
 
+def _check_packages() -> None:
+    for package in ("numpy", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(
+                f"{package} is needed to run models, and is not installed here.",
+                f"Type: {sys.executable} -m pip install numpy onnxruntime",
+            )
+
+
 def _parser(bundle: str) -> argparse.ArgumentParser:
     program = f"python {bundle}" if bundle else "python -m nbcloud.inference.edge"
     top = _Parser(prog=program, description="Models on this device.")
     verbs = top.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
-    for name, (function, text) in _COMMANDS.items():
+    for name, text in _COMMANDS.items():
         parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        parser.set_defaults(function=function)
         if name == "store":
             _add_store(parser, bundle)
         elif name == "deliver":
@@ -143,15 +163,6 @@ def _add_deliver(parser: argparse.ArgumentParser) -> None:
         "--ca", type=Path, metavar="FILE", help="PEM file that the receiver's certificate is of"
     )
 
-
-_COMMANDS = {
-    "run": (commands.run, "answer inputs"),
-    "verify": (commands.verify, "check a bundle, and let it pass its self-test"),
-    "info": (commands.info, "say what a bundle is"),
-    "serve": (commands.serve, "answer by HTTP, with the Open Inference Protocol"),
-    "store": (commands.store, "keep bundles: one is active, and the one before it is there"),
-    "deliver": (commands.deliver, "send what was queued about answers"),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

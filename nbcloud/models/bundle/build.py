@@ -87,7 +87,8 @@ def bundle(
     ModelError
         When the file is no model of nbcloud's.
     """
-    check("onnxruntime", "to make bundles")
+    for package in ("onnx", "onnxruntime"):
+        check(package, "to make bundles")
     metadata, ir, opsets = _facts(model)
     metadata = replace(
         metadata,

@@ -22,7 +22,7 @@ def to_member(array: Any) -> tuple[str, bytes]:
         document = {"shape": list(array.shape), "texts": [str(each) for each in array.ravel().tolist()]}
         return ".json", json.dumps(document, ensure_ascii=False).encode()
     file = io.BytesIO()
-    np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(file, np.asarray(array, order="C"), version=(1, 0), allow_pickle=False)
     return ".npy", file.getvalue()
 
 

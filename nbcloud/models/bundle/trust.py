@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,8 @@ _PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 def default_folder() -> Path:
-    """The folder of trusted keys: ``NBCLOUD_TRUSTED_KEYS``, or the user's own."""
-    given = os.environ.get("NBCLOUD_TRUSTED_KEYS")
-    return Path(given) if given else Path.home() / ".config" / "nbcloud" / "trusted"
+    """The user's own folder of trusted keys."""
+    return Path.home() / ".config" / "nbcloud" / "trusted"
 
 
 def fingerprint(public: bytes) -> str:

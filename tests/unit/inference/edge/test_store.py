@@ -173,7 +173,7 @@ def test_only_signed_ones_where_there_are_trusted_keys(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     public.rename(folder / public.name)
     store = Store(tmp_path / "store")
-    with pytest.raises(BundleError, match="flowers.nbundle is not signed, and must be"):
+    with pytest.raises(BundleError, match=r"flowers.nbundle is not signed, and must be"):
         store.add(make(tmp_path))
     name = store.activate(store.add(make(tmp_path, sign=tmp_path / "key.pem")))
     assert store.open().signer == "key"
@@ -184,7 +184,7 @@ def test_a_bundle_that_is_damaged_is_not_taken_in(tmp_path: Path) -> None:
     path = make(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
     store = Store(tmp_path / "store")
-    with pytest.raises(BundleError, match="flowers.nbundle is no bundle, or is cut off"):
+    with pytest.raises(BundleError, match=r"flowers.nbundle is no bundle, or is cut off"):
         store.add(path)
     with pytest.raises(BundleError, match="There is no file"):
         store.add(tmp_path / "none.nbundle")
@@ -194,14 +194,14 @@ def test_a_bundle_that_is_damaged_is_not_taken_in(tmp_path: Path) -> None:
 
 def test_what_there_is_not(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    with pytest.raises(ModelNotFound, match="No version in .* is active. Type: store activate VERSION"):
+    with pytest.raises(ModelNotFound, match=r"No version in .* is active. Type: store activate VERSION"):
         store.open()
-    with pytest.raises(ModelNotFound, match="There is no version 'x' in .* There are: none"):
+    with pytest.raises(ModelNotFound, match=r"There is no version 'x' in .* There are: none"):
         store.activate("x")
     with pytest.raises(ModelNotFound, match="has no version before the active one"):
         store.rollback()
     (store.folder / "state.json").write_text("{")
-    with pytest.raises(StoreError, match="state.json can't be read"):
+    with pytest.raises(StoreError, match=r"state.json can't be read"):
         store.state()
 
 
