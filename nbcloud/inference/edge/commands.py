@@ -11,16 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbcloud.errors import NbcloudError, UsageError
-from nbcloud.inference.edge import inputs, server
+from nbcloud.inference.edge import inputs
 from nbcloud.inference.edge.model import EdgeModel, load
-from nbcloud.inference.edge.store import Store
-from nbcloud.inference.edge.telemetry import Queue, Telemetry
 from nbcloud.models.signature import Feeds
+
+if TYPE_CHECKING:
+    from nbcloud.inference.edge.store import Store
+    from nbcloud.inference.edge.telemetry import Telemetry
+
+# What only some commands need is imported there: a bundle's files are compiled anew at each start.
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -34,6 +38,8 @@ def run(arguments: argparse.Namespace) -> bool:
     with contextlib.ExitStack() as stack:
         telemetry: Telemetry | None = None
         if arguments.telemetry:
+            from nbcloud.inference.edge.telemetry import Queue, Telemetry
+
             telemetry = stack.enter_context(Telemetry(Queue(arguments.telemetry), model))
         several = arguments.input in ("-", "camera") or Path(arguments.input).is_dir()
         if not several:
@@ -143,6 +149,8 @@ def _steps(steps: list[dict[str, Any]]) -> str:
 
 def serve(arguments: argparse.Namespace) -> bool:
     """Answer by HTTP until Ctrl-C."""
+    from nbcloud.inference.edge import server
+
     model = _model(arguments)
     model.warm_up(1)
     token = ""
@@ -166,6 +174,8 @@ def serve(arguments: argparse.Namespace) -> bool:
 
 def store(arguments: argparse.Namespace) -> bool:
     """Keep bundles."""
+    from nbcloud.inference.edge.store import Store
+
     kept = Store(arguments.store)
     action = arguments.action
     if action == "add":
@@ -214,6 +224,8 @@ def _status(kept: Store, *, as_json: bool) -> bool:
 
 def deliver(arguments: argparse.Namespace) -> bool:
     """Send what was queued."""
+    from nbcloud.inference.edge.telemetry import Queue
+
     if not arguments.folder.is_dir():
         raise UsageError(f"There is no folder {arguments.folder}.", "Give that of --telemetry.")
     count = Queue(arguments.folder).deliver(arguments.to, arguments.device, ca=arguments.ca)
@@ -239,6 +251,8 @@ def _model(arguments: argparse.Namespace) -> EdgeModel:
     path = Path(arguments.bundle)
     if not path.is_dir():
         return load(path, trusted=arguments.trusted, **options)
+    from nbcloud.inference.edge.store import Store
+
     if arguments.trusted is not None:
         raise UsageError("A store has its own trusted keys.", f"Put them into {path / 'trusted'}.")
     return Store(path).open(**options)
