@@ -41,13 +41,18 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Be the only process that changes what ``path`` stands for; the lock ends with the process.
+
+    Parameters
+    ----------
+    wait : bool
+        Until another process is done, which is soon.
 
     Raises
     ------
     StoreError
-        When another process is.
+        When another process is, and is not waited for.
     """
     with path.open("a") as file:
         try:
@@ -56,7 +61,7 @@ def locked(path: Path) -> Iterator[None]:
             yield
             return
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise StoreError(
                 f"Another process changes {path.parent} at this moment.", "Try again when it is done."

@@ -3,6 +3,7 @@
 ::
 
     telemetry/1763862495123456789.jsonl    one event a line; the newest file is appended to
+    telemetry/1763862471987654321.ready    complete, and to be delivered
 
 Files are delivered whole, the oldest first, and removed only after that. A device that stops between the two
 delivers a file again, under the same ``batch``, and the receiver drops what it has.
@@ -29,6 +30,7 @@ from nbcloud.inference.edge.model import EdgeModel
 
 LIMIT = 4 * 2**20
 """Bytes of a queue, by default."""
+_OPEN, _READY = ".jsonl", ".ready"
 _PARTS = 8
 """A full queue loses its oldest file, one of so many."""
 _WINDOW = 100
@@ -56,19 +58,20 @@ class Queue:
         Raises
         ------
         StoreError
-            When the event alone is too large, or another process writes.
+            When the event alone is too large.
         """
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
         if len(line) > self._limit // _PARTS:
             raise StoreError(f"An event of {len(line):,} bytes is too large for the queue {self.folder}.")
-        with locked(self.folder / "lock"), self._current(len(line)).open("ab") as file:
+        with locked(self.folder / "lock", wait=True), self._current(len(line)).open("ab") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
     def files(self) -> list[Path]:
         """All files, the oldest first."""
-        return sorted(self.folder.glob("*.jsonl"))
+        found = [path for path in self.folder.iterdir() if path.suffix in (_OPEN, _READY)]
+        return sorted(found, key=lambda path: path.stem)
 
     def events(self, path: Path) -> list[Any]:
         """What a file tells; a line that the device could not finish is left out."""
@@ -97,29 +100,33 @@ class Queue:
         """
         if "://" in to and urlsplit(to).scheme != "https":
             raise UsageError(f"{to} is neither an https URL nor a folder.", "Telemetry goes by https only.")
-        delivered = 0
-        with locked(self.folder / "lock"):
-            for path in self.files():
-                events = self.events(path)
-                if events:
-                    batch = {"device": device, "batch": path.stem, "events": events}
-                    _send(to, json.dumps(batch).encode(), f"{device}-{path.stem}.json", ca)
-                path.unlink()
-                delivered += len(events)
-        return delivered
+        with locked(self.folder / "delivery"):
+            # Answers go on, and are told in new files, however slow the link is.
+            with locked(self.folder / "lock", wait=True):
+                for path in self.files():
+                    path.rename(path.with_suffix(_READY))
+            return sum(self._send(path, to, device, ca) for path in sorted(self.folder.glob(f"*{_READY}")))
+
+    def _send(self, path: Path, to: str, device: str, ca: Path | None) -> int:
+        events = self.events(path)
+        if events:
+            batch = {"device": device, "batch": path.stem, "events": events}
+            _send(to, json.dumps(batch).encode(), f"{device}-{path.stem}.json", ca)
+        path.unlink(missing_ok=True)
+        return len(events)
 
     def _current(self, more: int) -> Path:
         """The file to append to, after room was made."""
         files = self.files()
         while files and sum(path.stat().st_size for path in files) + more > self._limit:
-            files.pop(0).unlink()
-        if files:
+            files.pop(0).unlink(missing_ok=True)
+        if files and files[-1].suffix == _OPEN:
             newest = files[-1]
             if newest.stat().st_size + more <= self._limit // _PARTS and not _is_torn(newest):
                 return newest
         # Names must grow, also when the clock of a device goes back.
         last = int(files[-1].stem) if files else 0
-        return self.folder / f"{max(time.time_ns(), last + 1):020}.jsonl"
+        return self.folder / f"{max(time.time_ns(), last + 1):020}{_OPEN}"
 
 
 def _is_torn(path: Path) -> bool:

@@ -205,6 +205,21 @@ def test_what_there_is_not(tmp_path: Path) -> None:
         store.state()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of the system")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    import resource
+
+    store, bundle = Store(tmp_path / "store"), make(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"can't be written: File too large\. Look at its disk"):
+            store.add(bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((store.folder / "incoming").iterdir())
+
+
 def test_two_updates_do_not_meet(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     bundle = make(tmp_path)

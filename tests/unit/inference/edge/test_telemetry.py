@@ -61,6 +61,17 @@ def test_what_was_delivered_is_gone_and_what_was_not_stays(tmp_path: Path) -> No
     assert {batch["device"] for batch in batches} == {"d1"}
 
 
+def test_answers_go_on_while_telemetry_is_delivered(
+    tmp_path: Path, receiver: tuple[str, Path, type[Receiver]]
+) -> None:
+    url, authority, handler = receiver
+    queue = Queue(tmp_path / "queue")
+    queue.append({"number": 1})
+    handler.seen = staticmethod(lambda: queue.append({"number": 2}))
+    assert queue.deliver(url, "d1", ca=authority) == 1
+    assert [event["number"] for event in told(queue)] == [2]
+
+
 @pytest.mark.parametrize("to", ["http://example.com/x", "ftp://example.com", "file:///tmp"])
 def test_it_goes_by_https_only(tmp_path: Path, to: str) -> None:
     with pytest.raises(UsageError, match="is neither an https URL nor a folder"):
@@ -70,8 +81,10 @@ def test_it_goes_by_https_only(tmp_path: Path, to: str) -> None:
 class Receiver(http.server.BaseHTTPRequestHandler):
     batches: list[Any]
     status = 200
+    seen = staticmethod(lambda: None)
 
     def do_POST(self) -> None:
+        self.seen()
         self.batches.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(self.status)
         self.send_header("Content-Length", "0")
