@@ -18,7 +18,7 @@ from nbcloud.models.bundle import archive, postprocess, preprocess
 from nbcloud.models.bundle.archive import Source
 from nbcloud.models.bundle.golden import to_member
 from nbcloud.models.bundle.keys import sign as sign_with
-from nbcloud.models.bundle.manifest import File, Golden, Manifest, Target
+from nbcloud.models.bundle.manifest import File, Golden, Manifest, Requirements
 from nbcloud.models.bundle.runtime import runtime
 from nbcloud.models.bundle.sbom import sbom
 from nbcloud.models.metadata import Metadata
@@ -28,7 +28,8 @@ _SBOM = "sbom.cdx.json"
 _MODEL = "model"
 _GOLDEN = "golden"
 _ROWS = 16
-_TOLERANCE = 1e-3
+_TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
+"""By the least precise numbers in a model: processors round and saturate small integers differently."""
 _RUNTIMES = (
     # Largest opset, IR and opset of ai.onnx.ml, and the first onnxruntime that knows them.
     (15, 8, 2, "1.10"),
@@ -52,12 +53,12 @@ def bundle(
     sign: Path | None = None,
     name: str = "",
     version: str = "1",
-    variant: str = "fp32",
+    variant: str = "",
     target: str = "edge",
     preprocessing: Sequence[Mapping[str, Any]] | None = None,
     postprocessing: Sequence[Mapping[str, Any]] = (),
     labels: Mapping[str, Sequence[int | str]] | None = None,
-    tolerance: float = _TOLERANCE,
+    tolerance: float | None = None,
     licence: str = "",
 ) -> Manifest:
     """Make the one file that is shipped to a device.
@@ -77,8 +78,11 @@ def bundle(
         What is done before and after the model, declared; preprocessing is the export's by default.
     labels : mapping, optional
         The classes of outputs, where the model does not know them.
-    tolerance : float
-        Largest difference of a device's answers, relative to the largest magnitude in the column.
+    variant : str, optional
+        ``fp32``, ``fp16`` or ``int8`` by default, as the model's numbers are.
+    tolerance : float, optional
+        Largest difference of a device's answers, relative to the largest magnitude in the column; by default
+        1e-3 for fp32, more for less precise numbers.
 
     Raises
     ------
@@ -89,7 +93,10 @@ def bundle(
     """
     for package in ("onnx", "onnxruntime"):
         check(package, "to make bundles")
-    metadata, ir, opsets = _facts(model)
+    metadata, proto = _facts(model)
+    ir, opsets = proto.ir_version, {each.domain or "ai.onnx": each.version for each in proto.opset_import}
+    precision = _precision(proto)
+    allowed = _TOLERANCES[precision] if tolerance is None else tolerance
     metadata = replace(
         metadata,
         signature=_labelled(metadata.signature, labels or {}),
@@ -107,9 +114,9 @@ def bundle(
     sample = Golden(
         _added(members, f"{_GOLDEN}/inputs", given),
         _added(members, f"{_GOLDEN}/outputs", answers),
-        {key: tolerance for key, value in answers.items() if np.asarray(value).dtype.kind in "fc"},
+        {key: allowed for key, value in answers.items() if np.asarray(value).dtype.kind in "fc"},
     )
-    made_for = Target(target, _oldest_runtime(ir, opsets), ir, opsets)
+    made_for = Requirements(target, _oldest_runtime(ir, opsets), ir, opsets)
     licence = licence or metadata.licence
     members[_SBOM] = sbom(
         metadata, made_for, name=name, version=version, licence=licence, sha256=onnxfile.digest(model)
@@ -117,7 +124,7 @@ def bundle(
     manifest = Manifest(
         name=name,
         version=version,
-        variant=variant,
+        variant=variant or precision,
         model=f"{_MODEL}/{model.name}",
         metadata=metadata,
         golden=sample,
@@ -149,8 +156,8 @@ def _write(path: Path, members: dict[str, Source], manifest: Manifest, key: Path
         unfinished.unlink(missing_ok=True)
 
 
-def _facts(path: Path) -> tuple[Metadata, int, dict[str, int]]:
-    """What the file says of itself, its IR version and its operator sets."""
+def _facts(path: Path) -> tuple[Metadata, Any]:
+    """What the file says of itself, and the model without weights that are beside it."""
     if not path.is_file():
         raise UsageError(f"There is no file {path}.", "Give the ONNX file of an export.")
     try:
@@ -163,8 +170,17 @@ def _facts(path: Path) -> tuple[Metadata, int, dict[str, int]]:
             f"{path} does not say what it takes, because nbcloud did not export it.",
             "Export it first: export() of nbcloud takes ONNX files, too, with a sample.",
         )
-    opsets = {each.domain or "ai.onnx": each.version for each in model.opset_import}
-    return metadata, model.ir_version, opsets
+    return metadata, model
+
+
+def _precision(model: Any) -> str:
+    """The least precise numbers that the model's weights are."""
+    import onnx
+
+    kinds = {onnx.TensorProto.DataType.Name(each.data_type) for each in model.graph.initializer}
+    if kinds & {"INT8", "UINT8", "INT4", "UINT4"}:
+        return "int8"
+    return "fp16" if kinds & {"FLOAT16", "BFLOAT16"} else "fp32"
 
 
 def _labelled(signature: Signature, labels: Mapping[str, Sequence[int | str]]) -> Signature:

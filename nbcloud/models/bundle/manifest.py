@@ -37,7 +37,7 @@ class Golden:
 
 
 @dataclass(frozen=True)
-class Target:
+class Requirements:
     """What a bundle is made for.
 
     Parameters
@@ -89,7 +89,7 @@ class Manifest:
     model: str
     metadata: Metadata
     golden: Golden
-    target: Target
+    target: Requirements
     files: dict[str, File]
     postprocessing: list[dict[str, Any]] = field(default_factory=list)
     licence: str = ""
@@ -156,7 +156,7 @@ class Manifest:
                 _texts(golden["outputs"]),
                 {str(name): float(value) for name, value in golden["tolerances"].items()},
             ),
-            target=Target(
+            target=Requirements(
                 _text(target["name"]),
                 _text(target["onnxruntime"]),
                 int(target["ir"]),

@@ -7,13 +7,15 @@ import uuid
 from typing import Any
 
 from nbcloud import __version__
-from nbcloud.models.bundle.manifest import Target
+from nbcloud.models.bundle.manifest import Requirements
 from nbcloud.models.metadata import Metadata
 
 _PACKAGES = {"sklearn": "scikit-learn", "tensorflow_cpu": "tensorflow-cpu"}
 
 
-def sbom(metadata: Metadata, target: Target, *, name: str, version: str, licence: str, sha256: str) -> bytes:
+def sbom(
+    metadata: Metadata, target: Requirements, *, name: str, version: str, licence: str, sha256: str
+) -> bytes:
     """The document; without times, so that the same model gives the same bytes.
 
     Parameters

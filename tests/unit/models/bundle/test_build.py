@@ -129,6 +129,23 @@ def test_a_newer_opset_needs_a_newer_onnxruntime(tmp_path: Path) -> None:
     assert bundle(model, tmp_path / "newer.nbundle", golden=SAMPLE).target.onnxruntime == "1.18"
 
 
+def test_less_precise_numbers_may_differ_more(tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    model = onnx_file(tmp_path / "flowers.onnx")
+    quantize_dynamic(model, tmp_path / "int8.onnx")
+    small = onnxfile.load(tmp_path / "int8.onnx")
+    small.metadata_props.extend(onnxfile.load(model).metadata_props)
+    onnxfile.save(small, tmp_path / "int8.onnx")
+    manifest = bundle(tmp_path / "int8.onnx", tmp_path / "int8.nbundle", golden=SAMPLE)
+    assert (manifest.variant, manifest.golden.tolerances) == ("int8", {"probabilities": 0.05})
+    load(tmp_path / "int8.nbundle").self_test()
+    exact = bundle(
+        tmp_path / "int8.onnx", tmp_path / "exact.nbundle", golden=SAMPLE, tolerance=0, variant="q8"
+    )
+    assert (exact.variant, exact.golden.tolerances) == ("q8", {"probabilities": 0})
+
+
 def test_a_private_key_is_for_its_owner_only(tmp_path: Path, key: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert (tmp_path / "key.pub.pem").exists()
