@@ -42,6 +42,8 @@ class Conversion:
 
     Parameters
     ----------
+    inputs : tuple of Tensor
+        Of the graph: what ``preprocessing`` makes is among them, not what that takes.
     outputs : tuple of Tensor
         In the order of the ONNX file.
     exporter : str
@@ -51,6 +53,8 @@ class Conversion:
         order of computation: ``{"variable1": "the step 'scale' (StandardScaler)"}``.
     notes : list of str
         What the user should know.
+    preprocessing : list of dict
+        Steps before the graph, which the file then needs (see `nbcloud.models.steps`).
     """
 
     path: Path
@@ -60,6 +64,7 @@ class Conversion:
     opset: int
     steps: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    preprocessing: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Exportable(Protocol):

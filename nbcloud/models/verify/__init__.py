@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import SchemaError, VerificationError
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Exportable
 from nbcloud.models.signature import Feeds
 from nbcloud.models.verify.cases import Case, cases
@@ -114,7 +114,8 @@ def _compare(
 ) -> tuple[Difference | None, Feeds]:
     """The difference that is too large, if there is one, and what the ONNX model answered."""
     try:
-        feeds = {each.name: each.accept(case.feeds[each.name]) for each in conversion.inputs}
+        given = steps.apply(conversion.preprocessing, case.feeds)
+        feeds = {each.name: each.accept(given[each.name]) for each in conversion.inputs}
         names = [each.name for each in conversion.outputs]
         found = dict(zip(names, session.run(names, feeds), strict=True))
     except SchemaError as error:
