@@ -74,7 +74,17 @@ def verify(
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(conversion.path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says is told once, by the error
+    try:
+        session = onnxruntime.InferenceSession(
+            str(conversion.path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise VerificationError(
+            f"onnxruntime can't load the ONNX model: {str(error).splitlines()[0][:300]}",
+            "Export with another exporter=, or use other layers there.",
+        ) from error
     report = Report(precision := _precision(conversion), TOLERANCES[precision])
     for case in cases(model.inputs, model.feeds):
         progress(f"comparing: {case.name}")

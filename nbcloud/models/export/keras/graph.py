@@ -26,6 +26,17 @@ _TENSORFLOW_LOG = re.compile(
 _FRAMES = ("Exception encountered", "in user code", "File ")
 
 
+_OPTIMIZERS = {
+    "optimize_transpose",
+    "fold_constants",
+    "loop_optimizer",
+    "global_pool_optimizer",
+    "remove_identity",
+    "remove_back_to_back",
+}
+"""Those of tf2onnx's that onnxruntime has not itself: each copies the whole model, again and again."""
+
+
 def convert(
     call: Callable[..., Sequence[Any]],
     inputs: tuple[Tensor, ...],
@@ -69,22 +80,30 @@ def convert(
 
     with quiet() as told:
         try:
-            import tf2onnx
+            from tf2onnx import convert as converter
+            from tf2onnx import tf_loader
+            from tf2onnx.optimizer import _get_optimizers
 
-            function = tf.function(named, input_signature=specs, autograph=False)
             with plain_operations():
-                function.get_concrete_function(*specs)
-            made, _ = tf2onnx.convert.from_function(
-                function,
-                input_signature=specs,
+                function = tf.function(named, input_signature=specs, autograph=False)
+                concrete = function.get_concrete_function()
+            given = [tensor.name for tensor in concrete.inputs[: len(specs)]]
+            gives = [tensor.name for tensor in concrete.outputs]
+            # Its own from_function takes eager constants that a layer holds for inputs.
+            made, _ = converter._convert_common(
+                tf_loader.from_function(concrete, given, gives),
+                input_names=given,
+                output_names=gives,
                 opset=opset or OPSET,
+                continue_on_error=True,
                 custom_op_handlers=operators(),
+                optimizers={name: each for name, each in _get_optimizers().items() if name in _OPTIMIZERS},
             )
         except Exception as error:
             raise refused(error, told, layers) from error
     check_operators(made, layers)
-    names = {spec.name: each.name for spec, each in zip(specs, inputs, strict=True)}
-    name_all(made, names, dict(zip(made_outputs, outputs, strict=True)), inputs)
+    names = {name: each.name for name, each in zip(given, inputs, strict=True)}
+    name_all(made, names, dict(zip(gives, outputs, strict=True)), inputs)
     onnxfile.save(made, path)
     return made
 

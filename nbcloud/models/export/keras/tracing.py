@@ -11,12 +11,15 @@ from typing import Any
 def plain_operations() -> Iterator[None]:
     """Have Keras trace what tf2onnx can read.
 
-    Keras compiles grouped convolutions by XLA, which tf2onnx sees as a call of something unknown; and maps
-    functions by rewriting them, of which tf2onnx makes wrong shapes. Both mean the same without.
+    Keras compiles grouped convolutions by XLA, which tf2onnx sees as a call of something unknown; maps
+    functions by rewriting them, of which tf2onnx makes wrong shapes; and its TimeDistributed, when the
+    number of steps is not known, counts the batch in its place.
     """
+    import keras
     import tensorflow as tf
 
-    function, mapped = tf.function, tf.vectorized_map
+    distributed = keras.layers.TimeDistributed
+    function, mapped, call = tf.function, tf.vectorized_map, distributed.call
 
     def uncompiled(*args: Any, **options: Any) -> Any:
         options.pop("jit_compile", None)
@@ -27,11 +30,34 @@ def plain_operations() -> Iterator[None]:
         kinds = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), first)
         return tf.map_fn(each, elements, fn_output_signature=kinds)
 
-    tf.function, tf.vectorized_map = uncompiled, loop
+    tf.function, tf.vectorized_map, distributed.call = uncompiled, loop, _distributed
     try:
         yield
     finally:
-        tf.function, tf.vectorized_map = function, mapped
+        tf.function, tf.vectorized_map, distributed.call = function, mapped, call
+
+
+def _distributed(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    """Every step of every row as a row of its own."""
+    import tensorflow as tf
+
+    outer = tf.shape(inputs)[:2]
+
+    def rows(value: Any) -> Any:
+        return tf.reshape(value, tf.concat([[outer[0] * outer[1]], tf.shape(value)[2:]], 0))
+
+    def told(value: Any, shape: Any) -> Any:
+        value.set_shape(shape)
+        return value
+
+    options = {}
+    if self.layer._call_has_mask_arg and mask is not None:
+        options["mask"] = rows(mask)
+    if self.layer._call_has_training_arg:
+        options["training"] = training
+    given = self.layer.call(told(rows(inputs), [None, *inputs.shape[2:]]), **options)
+    back = tf.reshape(given, tf.concat([outer, tf.shape(given)[1:]], 0))
+    return told(back, [*inputs.shape[:2], *given.shape[1:]])
 
 
 def operators() -> dict[str, tuple[Any, list[Any]]]:
