@@ -15,7 +15,8 @@ from nbcloud.models.export.base import Options
 from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
 
 _AXES = {2: ("length",), 3: ("length", "channels"), 4: ("height", "width", "channels")}
-_MADE_UP = re.compile(r"(keras_tensor|input_layer)(_\d+)?(CLONE)?")
+UNKNOWN = "?"
+MADE_UP = re.compile(r"(keras_tensor|input_layer)(_\d+)?(CLONE)?")
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ def of_graph(graph: Any, sample: Any) -> Arguments:
                 "Build the model with a dense input.",
             )
         name = path if not path.isdigit() else ""
-        if not name and not _MADE_UP.fullmatch(tensor.name):
+        if not name and not MADE_UP.fullmatch(tensor.name):
             name = tensor.name
         name = name or ("input" if len(found) == 1 else f"input_{number}")
         dtype = TEXT if tensor.dtype == "string" else tensor.dtype
-        inputs.append(Tensor(name, dtype, tuple("" if size is None else size for size in tensor.shape)))
+        inputs.append(Tensor(name, dtype, tuple(UNKNOWN if size is None else size for size in tensor.shape)))
     made = Arguments(structure, tuple(inputs))
     if _is_table(sample) and len(inputs) == 1:
         columns = tuple(str(column) for column in sample.columns)
@@ -225,7 +226,7 @@ def with_sizes(inputs: tuple[Tensor, ...], feeds: Feeds) -> tuple[Tensor, ...]:
     for each in inputs:
         sizes = list(each.shape)
         for axis, size in enumerate(sizes):
-            if size != "":
+            if size != UNKNOWN:
                 continue
             names = _AXES.get(len(sizes), ())
             name = "batch" if axis == 0 else names[axis - 1] if axis <= len(names) else f"size{axis}"

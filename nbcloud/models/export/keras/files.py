@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -47,9 +48,10 @@ def load(path: Path) -> Any:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
         told = str(error).strip().split("\n")[0].rstrip(".")
-        if "Could not locate" in told or "Unknown layer" in told:
+        own = re.search(r"(?:Could not locate class|Unknown layer:) '(\w+)'", str(error))
+        if own:
             raise ExportError(
-                f"{path.name} has a layer of your own: {told[:200]}.",
+                f"{path.name} has a layer of your own, {own[1]}, which is not known here.",
                 "Import the module that registers it (keras.saving.register_keras_serializable) first, "
                 "or export the model itself instead of its file.",
             ) from error

@@ -123,7 +123,7 @@ def _function(model: Any) -> Any:
         )
     if callable(model):
         own: Any = type(model).__call__
-        return own.__get__(model) if hasattr(own, "get_concrete_function") else model
+        return own.__get__(model, type(model)) if hasattr(own, "get_concrete_function") else model
     raise ExportError(
         f"The {type(model).__name__} has neither a signature nor a __call__.",
         "Save it with one: tf.saved_model.save(model, path, signatures=function)",
@@ -156,8 +156,10 @@ def _of_signature(concrete: Any, sample: Any) -> arguments.Arguments:
                 f"The input {path!r} of the signature is not a tensor of a known rank ({spec}).",
                 "Give the function an input_signature with the rank of each tensor.",
             )
-        name = spec.name or path or f"input_{number}"
-        shape = tuple("" if size is None else size for size in spec.shape)
+        name = spec.name or path
+        if not name or name.isdigit() or arguments.MADE_UP.fullmatch(name):
+            name = "input" if len(found) == 1 else f"input_{number}"
+        shape = tuple(arguments.UNKNOWN if size is None else size for size in spec.shape)
         inputs.append(Tensor(name, TEXT if spec.dtype == tf.string else spec.dtype.name, shape))
     structure = (tuple(arguments.placeholders(each) for each in args), arguments.placeholders(kwargs))
     made = arguments.Arguments(structure, tuple(inputs))

@@ -54,6 +54,7 @@ class KerasModel:
             text.refuse(model)
             self._arguments = arguments.of_sample(model.call, sample, keras.backend.floatx())
         _refuse_state(model)
+        _refuse_bfloat16(model)
         self.feeds = self._arguments.feeds(sample)
         answer = self._first_answer()
         self.inputs = self._dynamic(options)
@@ -170,7 +171,7 @@ class KerasModel:
     def _traced(self, cut: text.Cut) -> Any:
         def call(*values: Any) -> list[Any]:
             if cut.steps:
-                answer = cut.model(list(values), training=False)
+                answer = cut.model.call(list(values), training=False)
             else:
                 args, kwargs = self._arguments.native(values)
                 answer = self._model(*args, training=False, **kwargs)
@@ -216,7 +217,7 @@ class KerasModel:
                 known = static[number][axis] if static and axis < len(static[number]) else None
                 if axis == 0 and batch:
                     shape.append("batch")
-                elif known is not None or (not sizes and self._graph is None):
+                elif known is not None or not (sizes or batch) or (not sizes and self._graph is None):
                     shape.append(int(size))
                 else:
                     shape.append(sizes.get(size, f"{name}_{axis}"))
@@ -298,6 +299,17 @@ def _refuse_state(model: Any) -> None:
                 f"The layer {layer.name!r} ({type(layer).__name__}) keeps its state from call to call, "
                 "which an ONNX model can't.",
                 "Build it with stateful=False, or give its state as an input and an output.",
+                part=layer.name,
+            )
+
+
+def _refuse_bfloat16(model: Any) -> None:
+    for layer in model._flatten_layers():
+        if "bfloat16" in str(layer.compute_dtype):
+            raise ExportError(
+                f"The layer {layer.name!r} ({type(layer).__name__}) computes in bfloat16, which onnxruntime "
+                "can't on processors.",
+                "Build the model with keras.config.set_dtype_policy('float32'), and set its weights there.",
                 part=layer.name,
             )
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,11 @@ def convert(
     extras.check("tensorflow", f"to export Keras models of the backend {backend}")
     with tempfile.TemporaryDirectory(prefix="nbcloud-keras-") as folder:
         file = Path(folder) / "model.keras"
-        asked = {"outputs": list(outputs), "opset": opset, **Signature(inputs, ()).to_json()}
+        asked = {**Signature(inputs, ()).to_json(), "outputs": list(outputs), "opset": opset}
         try:
-            model.save(file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.save(file)
         except Exception as error:
             raise graph.refused(error, [], []) from error
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -70,14 +70,19 @@ def cut(graph: Any, inputs: tuple[Tensor, ...]) -> Cut:
         output = node.output_tensors[0]
         steps.append(step(layer, source, gives, output.dtype))
         tensors.append(output)
-        made.append(Tensor(gives, output.dtype, _sizes(output.shape, source)))
+        # Keras declares a dimension of 1 for counts of tokens, and gives none.
+        bag = layer.get_config().get("split") and layer.get_config()["output_mode"] != "int"
+        shape = (output.shape[0], output.shape[-1]) if bag else output.shape
+        made.append(Tensor(gives, output.dtype, _sizes(shape, source)))
     used = {id(node.input_tensors[0]) for node in looked}
     for tensor in graph.inputs:
         others = [node for node in nodes if any(each is tensor for each in node.input_tensors)]
         if id(tensor) not in used or any(not _looks_up(node.operation) for node in others):
             tensors.append(tensor)
             made.append(sources[id(tensor)])
-    return Cut(keras.Model(tensors, graph._outputs_struct), tuple(made), steps)
+    behind = keras.Model(tensors, graph._outputs_struct)
+    behind._adjust_input_rank = lambda values: values
+    return Cut(behind, tuple(made), steps)
 
 
 def refuse(model: Any) -> None:
