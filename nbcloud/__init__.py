@@ -16,14 +16,25 @@ _PUBLIC = {
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
     "export": "nbcloud.dispatch.export",
+    "load": "nbcloud.inference.load",
     "secret": "nbcloud.secret_values",
 }
-__all__ = ["CloudRun", "Handle", "NbcloudError", "__version__", "export", "load_ipython_extension", "secret"]
+__all__ = [
+    "CloudRun",
+    "Handle",
+    "NbcloudError",
+    "__version__",
+    "export",
+    "load",
+    "load_ipython_extension",
+    "secret",
+]
 
 if TYPE_CHECKING:
     from nbcloud.dispatch.export import export
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
+    from nbcloud.inference.load import load
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
 

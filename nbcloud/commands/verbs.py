@@ -12,10 +12,12 @@ from nbcloud.clusters import connect as clusters
 from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
+from nbcloud.clusters.kubernetes.changes import changed
 from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
+from nbcloud.commands.uses import uses_text
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.dispatch.attach import complete_records
@@ -187,7 +189,7 @@ def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
         if wanted is not None and wanted != getattr(info, option)
     }
     workers = differ.pop("workers", None)
-    sentences = [""]
+    sentences = ["", *_not_as_the_profile(info)]
     if differ:
         flags = ", ".join(f"--{option.replace('_', '-')}" for option in differ)
         sentences.append(f"{flags} can't be changed while it is up; to start anew: %cloud down {info.name}")
@@ -195,6 +197,14 @@ def _ignored(info: ClusterInfo, options: dict[str, Any]) -> str:
         which = "" if info.name == settings().cluster else f" -c {info.name}"
         sentences.append(f"To have {counted(workers, 'worker')}: %cloud scale {workers}{which}")
     return "\n".join(sentences)
+
+
+def _not_as_the_profile(info: ClusterInfo) -> list[str]:
+    known = profile(info.name)
+    if not isinstance(known, KubernetesProfile):
+        return []
+    found = changed(info.options.get("settings", {}), known)
+    return [f"{'; '.join(found)}. To take that on: %cloud down {info.name}, then up"] if found else []
 
 
 def down(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -268,6 +278,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             counted(worker["nthreads"], "thread"),
             size_text(worker["memory_limit"]),
             "",
+            "",
         ]
         for worker in facts["workers"]
     ]
@@ -278,6 +289,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             "busy" if session["active"] else session["state"],
             counted(len(session["names"]), "name"),
             session["worker"],
+            "",
         ]
         for session in sessions
     ]
@@ -288,16 +300,17 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             run["state"],
             counted(run["messages"], "message"),
             names.get(run["session"], run["session"]),
+            uses_text(run.get("uses", [])),
         ]
         for run in unfinished
     ]
     troubles = kubernetes.troubles(info) if info.kind == "kubernetes" else []
-    rows += [["pod", each.about, each.kind, "", each.text] for each in troubles]
+    rows += [["pod", each.about, each.kind, "", each.text, ""] for each in troubles]
     text = f"{which} The cluster {info.name!r} at {info.address}, started {ago(info.created)}.".strip()
     data = {**facts_of(info), "workers": facts["workers"], "sessions": sessions, "runs": unfinished}
     if troubles:
         data["troubles"] = [vars(each) for each in troubles]
-    return Answer(text, ["", "name", "state", "size", "where"], rows, data)
+    return Answer(text, ["", "name", "state", "size", "where", "uses"], rows, data)
 
 
 def _unfinished(link: Link) -> list[dict[str, Any]]:

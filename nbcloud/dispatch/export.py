@@ -146,11 +146,9 @@ def _where_it_lives(
             f"{handle.name} is a handle, which is exported from its notebook.",
             "Type there: %load_ext nbcloud",
         )
-    code = (
-        "from nbcloud.models.parcel import pack as _nbcloud_pack\n"
-        f"{_RESULT} = _nbcloud_pack({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, **{told!r})\n"
-        "print()"
-    )
+    # No import statement, which would bind a name in both namespaces.
+    pack = "__import__('nbcloud.models.parcel', fromlist=['pack']).pack"
+    code = f"{_RESULT} = {pack}({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, **{told!r})\nprint()"
     session = handle._session
     line = f"-s {session.name} -c {session.link.info.name} -o {_RESULT} --name export-{name}"  # type: ignore[attr-defined]
     shell.user_ns.update({_MODEL: handle, _SAMPLE: sample})

@@ -218,7 +218,7 @@ class CellRunner:
             notice(end["trouble"])
         if "names" in end:
             report = session.receive(end["names"], buffers)
-            self._tell_results(report, options)
+            self._tell_results(report, options, raised=run.state is not RunState.DONE)
         if left:
             self.notebook.sessions.reset(session, "it ended by exit()")
             notice(f"The session {session.name!r} ended by exit(); the next cell starts a new one.")
@@ -244,9 +244,11 @@ class CellRunner:
                 notice(f"{name} is defined here, but the cell's text does not name it. To send it: -i {name}")
         return cell_error(error["ename"], error["evalue"], error["traceback"], shown=shown)
 
-    def _tell_results(self, report: list[dict[str, Any]], options: CellOptions) -> None:
+    def _tell_results(
+        self, report: list[dict[str, Any]], options: CellOptions, *, raised: bool = False
+    ) -> None:
         missing = [entry["name"] for entry in report if entry["kind"] == "missing"]
-        if missing:
+        if missing and not raised:  # else what it raised says more
             raise UsageError(
                 f"-o {missing[0]}: the cell has run, and left no variable {missing[0]!r}.",
                 "What it left: %cloud names",

@@ -38,7 +38,7 @@ class Tensor:
         For an output of classes: the classes. For one of scores: the class of each place in the last
         dimension.
     finite : bool
-        Whether NaN is refused, because the model would answer it wrongly.
+        Whether NaN is refused: the model does not take it, or would answer wrongly.
     meaning, unit : str
         For people.
     """
@@ -91,15 +91,15 @@ class Tensor:
             if isinstance(wanted, int) and size != wanted:
                 raise self._refused(f"has the shape {list(array.shape)}")
         if self.finite and array.dtype.kind == "f" and np.isnan(array).any():
-            raise self._refused("has NaN, which this model would answer wrongly")
+            raise self._refused("has NaN, which this model does not take")
         return array
 
     def _cast(self, array: Any) -> Any:
         if self.dtype == TEXT:
             flat = array.ravel().tolist()
-            wrong = next((item for item in flat if not isinstance(item, str)), None)
-            if wrong is not None:
-                raise self._refused(f"has {wrong!r}, which is no text")
+            wrong = [item for item in flat if not isinstance(item, str)]
+            if wrong:
+                raise self._refused(f"has {wrong[0]!r}, which is no text")
             return array if array.dtype == object else array.astype(object)
         if array.dtype.kind in "OUS":
             raise self._refused(f"has texts or mixed values ({array.dtype})")
@@ -222,18 +222,20 @@ def _column(tensor: Tensor, name: str, series: Any) -> Any:
     try:
         if tensor.dtype == TEXT:
             values = series.to_numpy(dtype=object)
-            wrong = next((item for item in values if not isinstance(item, str)), None)
-            if wrong is not None:
+            wrong = [item for item in values if not isinstance(item, str)]
+            if wrong:
                 raise SchemaError(
-                    f"The column {name!r} has {wrong!r}, which is no text.",
+                    f"The column {name!r} has {wrong[0]!r}, which is no text.",
                     "Fill or drop such rows.",
                     column=name,
                 )
             return values
-        if getattr(series.dtype, "kind", "O") in "OUS" or str(series.dtype) in ("str", "string", "category"):
-            series = series.astype("float64") if _dtype(tensor.dtype).kind == "f" else series.astype("int64")
-        missing = {"na_value": np.nan} if series.isna().any() and _dtype(tensor.dtype).kind == "f" else {}
-        return series.to_numpy(dtype=_dtype(tensor.dtype), **missing)
+        wanted = _dtype(tensor.dtype)
+        missing = {"na_value": np.nan} if series.isna().any() and wanted.kind == "f" else {}
+        values = series.to_numpy(dtype=wanted, **missing)
+        if wanted.kind in "iub" and not bool((series == values).all()):
+            raise ValueError("some values are no whole numbers, or too large")
+        return values
     except (ValueError, TypeError) as error:
         if isinstance(error, SchemaError):
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,3 +134,18 @@ def test_what_a_run_takes_is_on_record(notebook: RunningNotebook, capsys: pytest
     assert used["busy"]["usage"]["cpus"]["max"] > 0.3
     assert used["busy"]["usage"]["memory"]["max"] > 2**24
     assert "usage" not in used["short"]
+
+
+def test_what_a_run_takes_is_shown_while_it_runs(
+    notebook: RunningNotebook, wait_until: Callable[..., Any]
+) -> None:
+    assert notebook.run("%%cloud --bg --name busy\nwhile True: pass").error == ""
+
+    def uses() -> list[dict[str, float]]:
+        status = ast.literal_eval(notebook.run("%cloud status --json").result)
+        return [each for run in status["runs"] for each in run["uses"]]
+
+    wait_until(lambda: uses() and uses()[0]["cpus"] > 0.3, what="usage of the run")
+    assert uses()[0]["memory"] > 2**24
+    assert "CPUs, " in notebook.run("%cloud status").result
+    notebook.run("%cloud cancel busy")

@@ -24,6 +24,8 @@ def test_public_names() -> None:
         "Handle",
         "NbcloudError",
         "__version__",
+        "export",
+        "load",
         "load_ipython_extension",
         "secret",
     }

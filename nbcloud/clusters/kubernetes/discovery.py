@@ -205,6 +205,7 @@ def describe(name: str, settings: KubernetesProfile, place: Api, cluster: Manife
             "namespace": place.namespace,
             "server": place.server,
             "groups": groups,
+            "settings": facts.get("settings", {}),
         },
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import nbcloud
 from nbcloud.clusters.certificates import Texts
 from nbcloud.clusters.kubernetes import naming
+from nbcloud.clusters.kubernetes.changes import started_with
 from nbcloud.clusters.kubernetes.pods import Pods, threads
 from nbcloud.clusters.kubernetes.roles import steward_rules
 from nbcloud.clusters.kubernetes.source import ARCHIVE, archive
@@ -179,7 +180,12 @@ class _Manifests:
             }
             for key, group in settings.all_groups().items()
         }
-        facts = {"version": nbcloud.__version__, "profile": profile, "groups": groups}
+        facts = {
+            "version": nbcloud.__version__,
+            "profile": profile,
+            "groups": groups,
+            "settings": started_with(settings),
+        }
         manifest["metadata"] = {
             **self._metadata(),
             "annotations": {naming.FACTS: json.dumps(facts)},

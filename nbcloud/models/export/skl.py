@@ -30,10 +30,10 @@ def accepts(model: Any) -> bool:
     return base is not None and isinstance(model, base.BaseEstimator)
 
 
-def adapt(model: Any, sample: Any, options: Options) -> SklearnModel:
+def adapt(model: Any, sample: Any, options: Options) -> SklearnModel:  # noqa: ARG001 - as every framework's
     """The model with its sample."""
     extras.check("skl2onnx", _PURPOSE)
-    return SklearnModel(model, sample, options)
+    return SklearnModel(model, sample)
 
 
 class SklearnModel:
@@ -48,7 +48,7 @@ class SklearnModel:
 
     framework = "scikit-learn"
 
-    def __init__(self, model: Any, sample: Any, options: Options) -> None:
+    def __init__(self, model: Any, sample: Any) -> None:
         from sklearn.exceptions import NotFittedError
         from sklearn.utils.validation import check_is_fitted
 

@@ -6,10 +6,10 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import private_dir, settings
 from nbcloud.errors import ModelNotFound, UsageError
@@ -20,10 +20,11 @@ from nbcloud.models.registry.reference import SCHEME, Reference, check_name
 from nbcloud.models.registry.state import Entry, File, State, Variant
 from nbcloud.models.registry.storage import Storage
 
+if TYPE_CHECKING:
+    from nbcloud.models.optimize import Choice
+
 STAGES = ("none", "staging", "production", "archived")
 MODEL = "model.onnx"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,88 @@ class Version:
     def path(self, variant: str = "") -> Path:
         """Its ONNX file, on this machine and checked; with its weights beside it where they are apart."""
         return self.registry.path(self, variant)
+
+    def optimize(
+        self,
+        target: str,
+        data: Any,
+        expected: Any = None,
+        *,
+        metric: str | Callable[[Any, Any], float] | None = None,
+        max_drop: float | None = None,
+        max_size: int | None = None,
+        max_latency: float | None = None,
+        only: Sequence[str] | None = None,
+        keep: bool = True,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Choice:
+        """Make smaller and faster forms for a target, run and measure each, and keep the best as a variant.
+
+        Parameters
+        ----------
+        target : str
+            ``cpu-x86``, ``edge-arm64``, ``edge-arm32``, ``jetson``, ``web``, ``cloud-gpu``; ``edge``.
+        data : array, DataFrame, mapping
+            Real data, as the model takes it: it calibrates 8-bit forms, and all are measured on it.
+        expected : array, optional
+            What would be right, for each row of the data.
+        metric : str or callable, optional
+            ``accuracy``, ``r2``, or a function of the answers by their names and what is expected; higher is
+            better.
+        max_drop : float, optional
+            Of the metric below full precision; of the agreement with it where nothing is expected.
+        max_size : int, optional
+            Bytes.
+        max_latency : float, optional
+            Seconds for one row, the median.
+        only : sequence of str, optional
+            Forms to try, rather than all that are worth it there.
+        keep : bool
+            Whether the best becomes a variant in the registry.
+
+        Returns
+        -------
+        Choice
+            The table; ``best`` and, when it was kept, ``variant``.
+
+        Raises
+        ------
+        ModelError
+            When no form is within the limits; says which comes nearest.
+        """
+        from nbcloud.models.optimize import Limits, optimize
+
+        with tempfile.TemporaryDirectory(prefix="nbcloud-optimize-", ignore_cleanup_errors=True) as folder:
+            choice = optimize(
+                self.path(),
+                self.metadata,
+                Path(folder),
+                target_name=target,
+                data=data,
+                right=expected,
+                asked_metric=metric,
+                limits=Limits(max_drop, max_size, max_latency),
+                only=only,
+                progress=progress,
+            )
+            if keep:
+                best = choice.best
+                name = _free(
+                    f"{choice.target.name}-{best.way}", self.registry.get(self._reference).entry.variants
+                )
+                facts = {
+                    "target": choice.target.name,
+                    "form": best.way,
+                    **best.facts(),
+                    "note": choice.note(),
+                }
+                self.registry.add_variant(self._reference, name, best.path, facts)
+                choice.variant = f"{self.uri}#{name}"
+        return choice
+
+    @property
+    def _reference(self) -> str:
+        return f"{self.name}/{self.number}"
 
     def __repr__(self) -> str:
         names = "".join(f" @{alias}" for alias in self.aliases)
@@ -374,6 +457,13 @@ def _users(state: State, entry: Entry, variant: str) -> list[str]:
         found = [f"the alias @{alias} means" for alias in state.aliases_of(entry.number)] + found
         found += [f"the variant {each!r} was made of" for each in entry.variants]
     return found
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    """The name, or with a number behind it the first that is not taken."""
+    names = set(taken)
+    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
+    return next(each for each in (name, *numbered) if each not in names)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from nbcloud.errors import SchemaError, VerificationError
 from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Exportable
 from nbcloud.models.signature import Feeds
-from nbcloud.models.verify.cases import Case, cases
+from nbcloud.models.verify.cases import NAN, Case, cases
 from nbcloud.models.verify.compare import TOLERANCES, Difference, difference, tied
 from nbcloud.models.verify.locate import first_wrong_step
 
@@ -37,7 +37,7 @@ class Report:
     skipped : dict
         Cases that the framework's model itself refuses, with what it says.
     finite_only : bool
-        Whether the models differ where there is NaN, so that NaN has to be refused.
+        Whether the model refuses NaN, or the ONNX model answers it otherwise: then it has to be refused.
     """
 
     precision: str
@@ -97,11 +97,12 @@ def verify(
                     "Give a sample as the model takes it.",
                 ) from error
             report.skipped[case.name] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            report.finite_only = report.finite_only or case.name == NAN
             continue
         wrong, found = _compare(session, conversion, case, expected, report)
         if wrong is None:
             continue
-        if case.name == "NaN" and not _has_nan(model.feeds):
+        if case.name == NAN and not _has_nan(model.feeds):
             report.finite_only = True
             continue
         _keep(evidence, case, found, expected, wrong)

@@ -14,6 +14,8 @@ _SEED = 20
 _ROWS = 64
 """Rows of a sample that a made case begins from, at most."""
 _LARGE = 1e3
+NAN = "NaN"
+"""The case with holes in its numbers."""
 _ACCENTS = ("Ærøskøbing, naïve café", "北京大学 AI", "a", "", "  spaces  and\ttabs ", "ΑΒΓ 123 !?")
 
 
@@ -57,7 +59,7 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
             "values between the sample's", _each(inputs, few, lambda _, value: _between(value, random))
         )
         yield Case("large values", _each(inputs, few, lambda _, value: _far(value, random)))
-        yield Case("NaN", _each(inputs, few, lambda _, value: _holed(value, random)))
+        yield Case(NAN, _each(inputs, few, lambda _, value: _holed(value, random)))
     if any(each.dtype == TEXT for each in inputs):
         yield Case("texts with accents", _texts(inputs, few))
 

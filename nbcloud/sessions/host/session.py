@@ -192,7 +192,10 @@ class HostedSession:
         self.kernel.send(run.frames)
         if not anew:
             run.begin(self.facts)
-            self._usage = Usage(self.kernel.pid, self._devices)
+            told = {"op": "usage", "session": self.name, "run": run.id}
+            self._usage = Usage(
+                self.kernel.pid, self._devices, lambda now: self._journal.post({**told, "usage": now})
+            )
             self._following = self._spawn(self._usage.follow())
 
     async def _stop_after(self, run: HostedRun, seconds: float, why: str) -> None:

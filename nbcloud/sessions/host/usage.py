@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +45,13 @@ class Usage:
         The kernel's; its children count, too.
     devices : list of str
         The session's GPUs.
+    tell : callable, optional
+        Is given each sample: ``cpus``, ``memory``, and ``gpus`` where there are some.
     """
 
     pid: int
     devices: list[str] = field(default_factory=list)
+    tell: Callable[[dict[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         self._watch = Watch(self.devices)
@@ -55,6 +59,7 @@ class Usage:
         self._when = 0.0
         self._cpus, self._memory = _Spread(), _Spread()
         self._gpus: dict[str, dict[str, _Spread]] = {}
+        self._latest: dict[str, Any] = {}
 
     async def follow(self) -> None:
         """Look again and again, until cancelled."""
@@ -62,6 +67,8 @@ class Usage:
         while True:
             # In a thread: on a machine with thousands of processes it takes its time to find the children.
             await asyncio.to_thread(self.look)
+            if self.tell is not None and self._latest:
+                self.tell(self._latest)
             await asyncio.sleep(EVERY)
 
     def look(self) -> None:
@@ -81,7 +88,11 @@ class Usage:
             seconds = sum(value - self._spent.get(key, 0.0) for key, value in spent.items())
             self._cpus.add(seconds / (now - before))
             self._memory.add(memory)
-            for device, seen in self._watch.look().items():
+            found = self._watch.look()
+            self._latest = {"cpus": round(seconds / (now - before), 2), "memory": memory}
+            if found:
+                self._latest["gpus"] = [{"device": device, **seen} for device, seen in found.items()]
+            for device, seen in found.items():
                 spreads = self._gpus.setdefault(device, {})
                 for name, value in seen.items():
                     spreads.setdefault(name, _Spread()).add(value)

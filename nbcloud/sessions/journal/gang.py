@@ -144,6 +144,8 @@ class Gangs:
             case "missing" if known is not None and not known.told_missing:
                 known.told_missing = True
                 self._table.missing(gang, message)
+            case "usage" if run is not None:
+                run.usage[rank] = message["usage"]
             case "end" if run is not None and known is not None:
                 self._ended(gang, run, known, rank, message)
             case "outside":

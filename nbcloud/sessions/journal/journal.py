@@ -251,6 +251,8 @@ class Journal(SchedulerPlugin):
                 self.table.keep(session, message)
             case "missing":
                 self.table.missing(session, message)
+            case "usage" if message["run"] in session.runs:
+                session.runs[message["run"]].usage[0] = message["usage"]
             case "end":
                 self.table.ended(session, message)
             case "unknown":

@@ -114,6 +114,8 @@ class JournaledRun:
     end: dict[str, Any] | None = None
     ended: float | None = None
     """When, by the clock of the machine that it was on."""
+    usage: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What it takes now, by rank; 0 for a run on one worker."""
 
     def facts(self) -> dict[str, Any]:
         """What a client is told."""
@@ -126,6 +128,7 @@ class JournaledRun:
             "created": self.created,
             "ended": self.ended,
             "messages": self.log.count,
+            "uses": [{"rank": rank, **now} for rank, now in sorted(self.usage.items())],
         }
 
 

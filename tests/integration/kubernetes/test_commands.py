@@ -251,6 +251,10 @@ def test_what_workers_cost(
     assert second["past"] == []
     assert cli.main(["cost", "gpu"]) == 0
     assert "the workers of 'gpu' have cost" in capsys.readouterr().out
+    write(project, kubernetes, workers="price = 2.0")
+    assert cli.main(["up", "gpu"]) == 0
+    told = "workers.price is 3600.0 there, and 2.0 in the profile. To take that on: nbcloud down gpu, then up"
+    assert told in capsys.readouterr().out
     assert cli.main(["down", "gpu"]) == 0
     capsys.readouterr()
     for words in (["cost", "gpu", "--json"], ["cost", "--json"]):

@@ -192,12 +192,15 @@ def test_an_adaptive_group_follows_the_work(
     write(project, kubernetes, workers=adaptive)
     info = connect.up("gpu")
     assert workers(info) == []
-    first = notebook.start("%%cloud -s a --memory 700MiB\nprint('a')")
-    shown = notebook.finish(first)
-    assert shown.text() == "a\n", shown.messages
-    assert notebook.run("%%cloud -s b --memory 700MiB --bg\nimport time\ntime.sleep(6)").error == ""
+    for name in "ab":
+        code = (
+            f"import pathlib, time\nwhile not pathlib.Path({str(project / name)!r}).exists(): time.sleep(0.1)"
+        )
+        assert notebook.run(f"%%cloud -s {name} --memory 700MiB --bg\n{code}").error == ""
     wait_until(lambda: len(workers(info)) == 2, limit=40, what="two workers")
+    (project / "a").touch()
     wait_until(lambda: len(workers(info)) == 1, limit=40, what="the idle one gone")
+    (project / "b").touch()
     wait_until(lambda: workers(info) == [], limit=40, what="no worker")
     group = f"{info.options['object']}-default"
     wait_until(lambda: pods(kubernetes, group) == [], what="no pod")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from nbcloud.errors import ExportError, SchemaError, UsageError, VerificationError
+from nbcloud.inference.predictor import Predictor
 from nbcloud.models import steps
 from nbcloud.models.export import Exported, Options, export
 from nbcloud.models.signature import Tensor
@@ -173,6 +174,10 @@ def test_a_vocabulary_is_kept_beside_the_graph(exported: Export) -> None:
     assert step["vocabulary"] == list("北京大学")
     assert told(steps.outer([step], made.signature.inputs)) == ["text: str[batch, 1]"]
     assert "texts with accents" in made.report.compared
+    texts = np.array([["北"], ["学 b 大"]], object)
+    np.testing.assert_allclose(
+        Predictor(made.path).predict(texts), model(tf.constant(texts.tolist())).numpy(), rtol=1e-4
+    )
 
 
 def test_counts_of_words_and_two_vocabularies_of_one_text(exported: Export) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ def model_file(path: Path, factor: float = 2.0, **facts) -> Path:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
         [helper.make_tensor("factor", TensorProto.FLOAT, [1], [factor])],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnxfile.save(model, path)
     onnxfile.set_properties(path, {KEY: Metadata(SIGNATURE, framework="onnx", **facts).to_text()})
     return path
@@ -188,40 +188,38 @@ def test_differences_name_operators_metrics_and_weights(digits: Registry, tmp_pa
     assert set(found) == {"metric accuracy", "weights' values"}
 
 
-def _add(root: str, path: str, times: int) -> None:
-    registry = Registry(root)
-    for _ in range(times):
-        registry.add(Path(path), "busy")
+_ADD = """
+from pathlib import Path
+from nbcloud.models.registry import Registry
+registry = Registry({root!r})
+for _ in range({times}):
+    registry.add(Path({path!r}), "busy")
+"""
 
 
-def test_many_processes_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
-    root, path = str(tmp_path / "registry"), str(model_file(tmp_path / "m.onnx"))
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_add, args=(root, path, 5)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert [version.number for version in Registry(root).versions("busy")] == list(range(1, 16))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_a_killed_writer_leaves_a_registry_that_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_many_processes_at_once_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_process: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
     root, path = str(tmp_path / "registry"), str(model_file(tmp_path / "m.onnx"))
-    context = multiprocessing.get_context("spawn")
+    started = [other_process(_ADD.format(root=root, path=path, times=5)) for _ in range(3)]
+    assert [each.wait(60) for each in started] == [0, 0, 0]
+    assert [version.number for version in Registry(root).versions("busy")] == list(range(1, 16))
+
+
+def test_a_killed_writer_leaves_a_registry_that_works(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other_process: Callable[[str], subprocess.Popen[str]],
+    wait_until: Callable[..., Any],
+) -> None:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
+    root, path = str(tmp_path / "registry"), str(model_file(tmp_path / "m.onnx"))
     for number in range(4):
-        process = context.Process(target=_add, args=(root, path, 10_000))
-        process.start()
-        deadline = time.monotonic() + 30
-        while len(_log(root)) <= 7 * number and time.monotonic() < deadline:
-            time.sleep(0.003)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        writer = other_process(_ADD.format(root=root, path=path, times=10_000))
+        wait_until(lambda least=7 * number: len(_log(root)) > least, what="events")
+        writer.kill()
+        writer.wait()
         before = [version.number for version in Registry(root).versions("busy")]
         assert before == list(range(1, len(before) + 1))
         assert Registry(root).add(Path(path), "busy").number == len(before) + 1

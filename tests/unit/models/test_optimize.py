@@ -1,0 +1,161 @@
+"""Forms of a model: made, run and measured for real, and one of them chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nbcloud.errors import ModelError, UsageError
+from nbcloud.models import onnxfile
+from nbcloud.models.metadata import KEY, Metadata
+from nbcloud.models.optimize import Choice, Limits, optimize
+from nbcloud.models.optimize.measure import Measured, agreement
+from nbcloud.models.optimize.targets import TARGETS
+from nbcloud.models.registry import Registry
+from nbcloud.models.signature import Signature, Tensor
+
+SIGNATURE = Signature((Tensor("x", "float32", ("batch", 64)),), (Tensor("scores", "float32", ("batch", 4)),))
+METADATA = Metadata(SIGNATURE, framework="onnx")
+DATA = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(1)
+    weights = {"a": random.normal(size=(64, 256)) / 8, "b": random.normal(size=(256, 4)) / 16}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "a"], ["hidden"]),
+            helper.make_node("Relu", ["hidden"], ["active"]),
+            helper.make_node("MatMul", ["active", "b"], ["scores"]),
+        ],
+        "layers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    made = tmp_path_factory.mktemp("model") / "m.onnx"
+    onnxfile.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), made)
+    onnxfile.set_properties(made, {KEY: METADATA.to_text()})
+    return made
+
+
+@pytest.fixture(scope="module")
+def right(path: Path) -> np.ndarray:
+    scores = onnxruntime.InferenceSession(path).run(None, {"x": DATA})[0]
+    return scores.argmax(axis=1)
+
+
+@pytest.fixture(scope="module")
+def choice(path: Path, right: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+    folder = tmp_path_factory.mktemp("forms")
+    return optimize(
+        path, METADATA, folder, target_name="edge", data=DATA, right=right, limits=Limits(max_drop=0.05)
+    )
+
+
+def test_every_form_of_the_target_is_measured_and_smaller_than_full_precision(choice: Choice) -> None:
+    forms = {form.way: form for form in choice.measured}
+    assert choice.skipped == {}
+    assert set(forms) == set(TARGETS["edge-arm64"].ways)
+    assert choice.full.accuracy == choice.full.agreement == 1.0
+    for way, most in (("fp16", 0.6), ("int8-dynamic", 0.4), ("int8-static", 0.4), ("int4", 0.3)):
+        assert forms[way].size < most * choice.full.size, way
+        assert 0.9 < forms[way].agreement <= 1
+    assert all(0 < form.median <= form.p99 for form in choice.measured)
+    assert choice.best.way in forms
+    assert choice.drop(choice.best) <= 0.05
+    assert choice.pareto
+
+
+def test_forms_say_of_themselves_what_the_model_does_and_answer_as_measured(
+    choice: Choice, right: np.ndarray
+) -> None:
+    for form in choice.measured:
+        session = onnxruntime.InferenceSession(form.path)
+        assert Metadata.of(session.get_modelmeta().custom_metadata_map) == METADATA
+        found = session.run(None, {"x": DATA})[0].argmax(axis=1)
+        assert np.mean(found == right) == form.accuracy, form.way
+
+
+def test_the_table_is_for_people_and_for_browsers(choice: Choice) -> None:
+    assert "chosen" in str(choice)
+    assert "1 thread" in str(choice)
+    assert choice._repr_html_().count("<tr>") == 1 + len(choice.measured)
+
+
+def measured(way: str, size: int, median: float, agreement: float) -> Measured:
+    return Measured(
+        way, Path(), size, median, median, 0, None, agreement, False, 1, ("CPUExecutionProvider",)
+    )
+
+
+def chosen(**limits: float) -> Choice:
+    forms = [
+        measured("fp32", 100, 1.0, 1.0),
+        measured("fast", 50, 0.2, 0.8),
+        measured("small", 20, 0.6, 0.95),
+    ]
+    return Choice(forms, {}, TARGETS["web"], Limits(**limits), rows=1)
+
+
+def test_limits_choose() -> None:
+    assert chosen().best.way == "fast"
+    assert chosen(max_drop=0.1).best.way == "small"
+    assert chosen(max_drop=0.01).best.way == "fp32"
+    assert chosen(max_size=30).best.way == "small"
+    with pytest.raises(ModelError) as caught:
+        _ = chosen(max_drop=0.01, max_size=60).best
+    assert "No form of the model is within the limits; fp32 comes nearest: 100 B, not 60 B." in str(
+        caught.value
+    )
+
+
+def test_agreement_is_by_class_or_within_a_hundredth() -> None:
+    assert agreement({"s": np.array([[1.0, 2], [3, 1]])}, {"s": np.array([[1.0, 9], [1, 3]])}) == 0.5
+    assert agreement({"y": np.array([1.0, 50.4])}, {"y": np.array([1.2, 50.0])}) == 1.0
+    assert agreement({"y": np.array([1.0, 52.0])}, {"y": np.array([1.2, 50.0])}) == 0.5
+    assert agreement({"label": np.array(["a", "b"])}, {"label": np.array(["a", "c"])}) == 0.5
+
+
+def test_what_crashes_onnxruntime_is_a_row_that_says_so(path: Path, tmp_path: Path) -> None:
+    broken = onnx.load(path)
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(broken.SerializeToString())
+    with pytest.raises(ModelError, match=r"onnxruntime does not run it: .*NoSuchOperator"):
+        optimize(bad, METADATA, tmp_path, target_name="web", data=DATA, limits=Limits(), only=["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"target_name": "edge-arm46"}, "Did you mean 'edge-arm64'"),
+        ({"only": ["int9"]}, "There is no form 'int9'"),
+        ({"right": [1, 2]}, "200 rows of data, and 2"),
+        ({"data": DATA[:0]}, "The data has no rows"),
+        ({"right": np.zeros(200), "asked_metric": "f1", "only": ["fp32"]}, "There is no metric 'f1'"),
+    ],
+)
+def test_what_can_not_be_is_refused(path: Path, tmp_path: Path, asked: dict, told: str) -> None:
+    known = {"target_name": "edge", "data": DATA, "limits": Limits()}
+    with pytest.raises(UsageError) as caught:
+        optimize(path, METADATA, tmp_path, **{**known, **asked})
+    assert told in str(caught.value)
+
+
+def test_the_best_form_becomes_a_variant(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path))
+    registry = Registry()
+    version = registry.add(path, "layers")
+    for expected in ("models:/layers/1#web-int8-dynamic", "models:/layers/1#web-int8-dynamic-2"):
+        found = version.optimize("web", DATA, only=["int8-dynamic"], max_size=path.stat().st_size // 2)
+        assert found.variant == expected
+    kept = registry.get(expected).entry.variants["web-int8-dynamic"]
+    assert kept.facts["target"] == "web"
+    assert kept.files[0].size == found.best.size
