@@ -139,7 +139,14 @@ def check_operators(model: Any, layers: Sequence[str] = ()) -> None:
 def owner(name: str, layers: Sequence[str]) -> str:
     """The layer in whose scope a node stands."""
     parts = name.split(":")[0].split("/")
-    return next((part for part in reversed(parts) if part in layers), "")
+    # What is traced again has a number behind each name, the model's own included.
+    again = re.search(r"_\d+$", parts[0])
+    for part in reversed(parts):
+        if again and part.removesuffix(again[0]) in layers:
+            return part.removesuffix(again[0])
+        if part in layers:
+            return part
+    return ""
 
 
 def name_all(
