@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.torch import program, script, sizes, structure
+from nbcloud.models.export.torch import files, module, program, script, sizes, structure
 from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify.compare import TOLERANCES, difference
@@ -53,7 +49,7 @@ class TorchModel:
             model = model.module
         self._name = type(model).__name__
         self._dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
-        self._model = _copied(model)
+        self._model = module.copied(model)
         self.versions = {package: metadata.version(package) for package in ("torch", "onnxscript")}
         samples = sample if isinstance(sample, list) else [sample]
         read = [structure.read(self._model, each, self._dtype) for each in samples]
@@ -67,8 +63,11 @@ class TorchModel:
             )
         names = _names(options.input_names, self._call.names, "input")
         self._types = [each.dtype for each in first]
-        feeds = [dict(zip(names, map(_array, tensors), strict=True)) for _, tensors in read]
+        feeds = [dict(zip(names, map(module.array, tensors), strict=True)) for _, tensors in read]
         self.feeds: Feeds = feeds[0]
+        empty = [name for name, value in self.feeds.items() if value.size == 0]
+        if empty:
+            raise ExportError(f"The sample's {empty[0]!r} has no values.", "Give a few rows of real data.")
         shapes, self._notes = sizes.varying(feeds, options)
         self._notes += [f"Part of the model, and no input: {each}." for each in self._call.constants]
         self._asked = isinstance(options.dynamic, Mapping)
@@ -77,6 +76,7 @@ class TorchModel:
         )
         self._outputs = self._answers_of(options)
         self._exported: Any = None
+        self._assumed: list[str] = []
         self._found_fixed: dict[str, dict[str, str]] = {}
 
     def _answers_of(self, options: Options) -> list[str]:
@@ -100,13 +100,16 @@ class TorchModel:
                 "Return a tensor, or a tuple, list, mapping or dataclass of tensors.",
             )
         for name, value in once.items():
-            if difference(name, _array(again.get(name)), _array(value), self._precision).amount > 1:
+            if (
+                difference(name, module.array(again.get(name)), module.array(value), self._precision).amount
+                > 1
+            ):
                 raise ExportError(
                     f"{self._name} answers differently on the same input (output {name!r}), also in "
                     "evaluation mode: it draws random numbers, or remembers what it saw.",
                     "Give the random numbers, or the state, as inputs of forward.",
                 )
-        self._notes += [f"The output {each} is no tensor, and is left out." for each in left]
+        self._notes += [f"Left out, since it is no tensor: {each}." for each in left]
         found = _names(options.output_names, list(once), "output")
         return [f"{name}_output" if name in self.feeds else name for name in found]
 
@@ -136,7 +139,7 @@ class TorchModel:
         given = {each.name: feeds[each.name] for each in self.inputs}
         with quiet():
             found, _ = structure.answers(self._answer(given))
-        return {name: _array(value) for name, value in zip(self._outputs, found.values(), strict=True)}
+        return {name: module.array(value) for name, value in zip(self._outputs, found.values(), strict=True)}
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the module as ONNX; sizes that turn out to be part of its code are fixed, with a note.
@@ -192,7 +195,10 @@ class TorchModel:
         self, path: Path, inputs: tuple[Tensor, ...], options: Options, exporter: str
     ) -> tuple[dict[str, str], program.Program | None]:
         """Have an exporter write it; returns the sizes that can't vary."""
-        module = self._flat()
+        model = self._model
+        if self._precision == "bfloat16":
+            model = copy.deepcopy(model).float()
+        flat = module.flat(model, self._call)
         feeds = self.feeds
         for name in sizes.names(inputs):  # one alone counts as fixed
             if sizes.size_of(inputs, feeds, name) < 2:
@@ -201,13 +207,14 @@ class TorchModel:
             each.float() if self._precision == "bfloat16" and each.is_floating_point() else each
             for each in self._tensors(feeds)
         ]
-        self._exported = None
+        self._exported, self._assumed = None, []
         made: program.Program | None = None
         try:
             if exporter == "legacy":
-                script.write(module, tensors, path, inputs, self._outputs, options.opset, self._name)
+                script.write(flat, tensors, path, inputs, self._outputs, options.opset, self._name)
                 return {}, None
-            made = program.capture(module, tensors, inputs)
+            made = program.capture(flat, tensors, inputs)
+            self._assumed = made.notes
             if not made.fixed:
                 self._exported = program.write(
                     made, path, [each.name for each in inputs], self._outputs, options.opset
@@ -216,28 +223,11 @@ class TorchModel:
             raise refusal(self._name, error, made.exported if made else None) from error
         return made.fixed, made
 
-    def _flat(self) -> Any:
-        """A module around this one, from tensors to a tuple of tensors; in float32 where it is bfloat16."""
-        import torch
-
-        call = self._call
-        model = copy.deepcopy(self._model).float() if self._precision == "bfloat16" else self._model
-
-        class Flat(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, *tensors: Any) -> tuple[Any, ...]:
-                return tuple(structure.answers(call(self.model, tensors))[0].values())
-
-        return Flat().eval()
-
     def _compared(
         self, path: Path, inputs: tuple[Tensor, ...], assumed: program.Program | None
     ) -> tuple[dict[str, str], list[tuple[int | str, ...]]]:
         """Sizes with which the ONNX model answers otherwise, and the shapes of the outputs."""
-        session = self._session(path)
+        session = files.session(path, self._name, self._precision)
         right = self.predict(self.feeds)
         shapes: list[list[int | str]] = [[*right[name].shape] for name in self._outputs]
         wrong: dict[str, str] = {}
@@ -274,28 +264,6 @@ class TorchModel:
             for name, value in zip(self._outputs, found, strict=True)
         )
 
-    def _session(self, path: Path) -> Any:
-        import onnxruntime
-
-        if self._precision == "float16":
-            # onnxruntime ends the process on some of these.
-            code = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
-            tried = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
-            if tried.returncode < 0:
-                raise ExportError(
-                    f"onnxruntime crashes when it loads {self._name} in half precision.",
-                    "Export model.float(), and make it small afterwards.",
-                )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ExportError(
-                f"onnxruntime does not run what the exporter wrote: {str(error).splitlines()[0][:300]}.",
-                "Use other operations, or model.float().",
-            ) from error
-
     def _conversion(
         self,
         path: Path,
@@ -307,14 +275,14 @@ class TorchModel:
     ) -> Conversion:
         import torch
 
-        notes = [*self._notes]
+        notes = list(dict.fromkeys([*self._notes, *self._assumed]))
         for name, why in fixed.items():
             notes.append(f"{name!r} is fixed at {sizes.size_of(self.inputs, self.feeds, name)}: {why}.")
         if self._precision == "bfloat16":
             notes.append("Weights in bfloat16 are written as float32: onnxruntime's CPU has no bfloat16.")
         outputs = []
-        for value, shape in zip(self._finish(path, inputs), shapes, strict=True):
-            outputs.append(_output(value, shape, options.labels))
+        for value, shape in zip(files.finish(path, inputs), shapes, strict=True):
+            outputs.append(files.described(value, shape, options.labels))
         model = onnxfile.load(path, weights=False)
         inside = {name for node in model.graph.node for name in node.output}
         nodes = self._exported.graph.nodes if self._exported is not None else ()
@@ -335,23 +303,6 @@ class TorchModel:
             "bfloat16" if self._precision == "bfloat16" else "",
         )
 
-    def _finish(self, path: Path, inputs: tuple[Tensor, ...]) -> list[Any]:
-        """Name sizes as the signature does; leave out paths of this machine, and shapes of values inside."""
-        model = onnxfile.load(path, weights=False)
-        graph = model.graph
-        del graph.value_info[:], model.metadata_props[:], graph.metadata_props[:]
-        for each in (*graph.node, *(node for function in model.functions for node in function.node)):
-            del each.metadata_props[:]
-            each.doc_string = ""
-        there = {value.name: value for value in graph.input}
-        for each in inputs:
-            shape = there[each.name].type.tensor_type.shape
-            for axis, size in enumerate(each.shape):
-                if isinstance(size, str):
-                    shape.dim[axis].dim_param = size
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        return list(graph.output)
-
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """What each operation of the exported program gives."""
         given = {each.name: feeds[each.name] for each in self.inputs}
@@ -361,37 +312,7 @@ class TorchModel:
         ]
         with quiet():
             for name, value in program.values(self._exported, tensors, set(names)):
-                yield name, _array(value)
-
-
-def _copied(model: Any) -> Any:
-    """The module's parts anew, with the same weights; those of another device are brought here."""
-    import torch
-
-    known: dict[int, Any] = {}
-    for part in model.modules():
-        for value in (*part._parameters.values(), *vars(part).values()):
-            if isinstance(value, torch.Tensor):
-                if value.is_meta:
-                    raise ExportError(
-                        f"{type(model).__name__} has weights without values (on the device 'meta').",
-                        "Load its weights first.",
-                    )
-                kept = value.detach().cpu()
-                weight = isinstance(value, torch.nn.Parameter)
-                known[id(value)] = torch.nn.Parameter(kept, requires_grad=False) if weight else kept
-    try:
-        made = copy.deepcopy(model, known)
-    except Exception as error:
-        raise ExportError(
-            f"{type(model).__name__} can't be copied for its export: {error}.",
-            "Take what can't be copied out of the module, such as locks and open files.",
-        ) from error
-    for part in made.modules():
-        part.training = False
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else buffer.cpu()
-    return made
+                yield name, module.array(value)
 
 
 def _stands(fixed: Mapping[str, str]) -> ExportError:
@@ -411,27 +332,3 @@ def _names(asked: Sequence[str] | None, known: list[str], kind: str) -> list[str
             f"They are: {', '.join(known)}.",
         )
     return list(asked)
-
-
-def _array(tensor: Any) -> Any:
-    import torch
-
-    if tensor is None:
-        return np.zeros(0)
-    tensor = tensor.detach().cpu()
-    return np.array((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
-
-
-def _output(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | str] | None) -> Tensor:
-    import onnx
-
-    tensor = value.type.tensor_type
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    told = tensor.shape.dim
-    if len(told) == len(shape):
-        shape = tuple(
-            f"{value.name}_{axis}" if isinstance(size, int) and dim.dim_param else size
-            for axis, (size, dim) in enumerate(zip(shape, told, strict=True))
-        )
-    known = tuple(labels or ()) if shape and shape[-1] == len(labels or ()) else ()
-    return Tensor(value.name, dtype, shape, labels=known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.models import onnxfile
+from nbcloud.models.export.torch import sizes
 from nbcloud.models.export.torch.refusals import line_of_trace
 from nbcloud.models.signature import Tensor
 
+_SEARCHED, _FOUND = 512, 3
 _LOCATION = re.compile(r"([^\s(]+):(\d+) in ")
 
 
@@ -24,15 +27,17 @@ class Program:
     fixed : dict
         Dimensions that were to vary and can't, with where the code needs that size.
     bounds : dict
-        For each dimension that varies, the numbers that the code compares its size with.
+        For each dimension that varies, sizes for which the code may do something else.
     places : dict
-        For each such dimension, where it does.
+        For each such dimension, where it may.
+    notes : list of str
     """
 
     exported: Any
     fixed: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, list[int]] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def capture(module: Any, tensors: Sequence[Any], inputs: Sequence[Tensor]) -> Program:
@@ -60,14 +65,14 @@ def _assumptions(program: Program, inputs: Sequence[Tensor]) -> None:
     taken = [each for each in program.exported.graph.nodes if each.op == "placeholder" and each.name in given]
     symbols: dict[Any, str] = {}
     environment: Any = None
-    sizes: list[tuple[str, str, Any]] = []
-    for place, (node, each) in enumerate(zip(taken, inputs, strict=True)):
+    found: list[tuple[str, str, Any]] = []
+    for number, (node, each) in enumerate(zip(taken, inputs, strict=True)):
         for axis, name in enumerate(each.shape):
             if isinstance(name, str):
                 size = node.meta["val"].shape[axis]
                 environment = node.meta["val"].fake_mode.shape_env
-                sizes.append((name, f"L['tensors'][{place}].size()[{axis}]", size))
-    for name, source, size in sizes:
+                found.append((name, f"L['tensors'][{number}].size()[{axis}]", size))
+    for name, source, size in found:
         expression = None if isinstance(size, int) else size.node.expr
         if expression is None or not expression.is_Symbol:
             program.fixed[name] = _where_fixed(environment, source)
@@ -76,17 +81,35 @@ def _assumptions(program: Program, inputs: Sequence[Tensor]) -> None:
     if environment is None:
         return
     for guard in environment.guards:
+        place = _users(str(guard.sloc))
         for symbol in guard.expr.free_symbols & symbols.keys():
             name = symbols[symbol]
-            numbers = {int(each) for each in guard.expr.atoms() if each.is_Integer and abs(each) < 2**31}
-            program.bounds.setdefault(name, []).extend(sorted(numbers))
-            if place_ := _users(str(guard.sloc)):
-                program.places.setdefault(name, place_)
-    for symbol, name in symbols.items():
-        known = environment.var_to_range.get(symbol)
-        for bound in () if known is None else (known.lower, known.upper):
-            if getattr(bound, "is_Integer", False) and int(bound) < 2**31:
-                program.bounds.setdefault(name, []).append(int(bound))
+            otherwise = _otherwise(guard.expr, symbol, environment, thorough=bool(place))
+            program.bounds.setdefault(name, []).extend(otherwise)
+            if place:
+                program.places.setdefault(name, place)
+            if place and not otherwise:
+                program.notes.append(
+                    f"Not tried: sizes of {name!r} for which the code decides otherwise ({place})."
+                )
+
+
+def _otherwise(guard: Any, symbol: Any, environment: Any, *, thorough: bool) -> list[int]:
+    """Sizes for which an assumption of the program does not hold; others in it are those of the sample."""
+    import sympy  # type: ignore[import-untyped]  # comes with torch
+
+    known = getattr(environment, "backed_var_to_val", None) or environment.var_to_val
+    alone = guard.xreplace({other: known[other] for other in guard.free_symbols - {symbol} if other in known})
+    numbers = {int(each) for each in alone.atoms() if each.is_Integer and abs(each) <= sizes.LARGEST}
+    near = sorted({number + step for number in numbers for step in (-1, 0, 1)})
+    found: list[int] = []
+    for size in dict.fromkeys([*near, *(range(2, _SEARCHED) if thorough else ())]):
+        with contextlib.suppress(ArithmeticError):  # a modulo by what is zero for that size
+            if size > 1 and alone.xreplace({symbol: sympy.Integer(size)}) == False:  # noqa: E712 - sympy's
+                found.append(size)
+        if len(found) == _FOUND:
+            break
+    return found
 
 
 def _where_fixed(environment: Any, source: str) -> str:

@@ -157,11 +157,20 @@ def _operator(chain: list[BaseException], program: Any) -> tuple[str, str]:
         if target is None:
             continue
         place = ""
-        for each in program.graph.nodes if program is not None else ():
-            if (node and each.name == node[1]) or str(each.target) == target[1].removeprefix("ops."):
-                place = line_of_trace(each.meta.get("stack_trace"))
+        for each in _nodes(program):
+            if (node and each.name == node[1]) or str(each.target) == target[1]:
+                place = line_of_trace(each.meta.get("stack_trace")) or place
         return target[1].replace("::", "."), place
     return "", ""
+
+
+def _nodes(program: Any) -> list[Any]:
+    """The operations of a program, and what they are made of."""
+    if program is None:
+        return []
+    with contextlib.suppress(Exception):  # the operation is told without its line, then
+        return [*program.graph.nodes, *program.run_decompositions().graph.nodes]
+    return [*program.graph.nodes]
 
 
 def _first(error: BaseException) -> str:

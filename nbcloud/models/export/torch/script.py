@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ from nbcloud.models.export.torch.refusals import traced
 from nbcloud.models.signature import Tensor
 
 NEWEST = 20
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """No graphs on the standard output of the process, where torch prints those that it can't write."""
+    import torch
+
+    printing = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = printing
 
 
 def write(
@@ -35,7 +49,7 @@ def write(
         each.name: {axis: size for axis, size in enumerate(each.shape) if isinstance(size, str)}
         for each in inputs
     }
-    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+    with torch.no_grad(), _silent(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.onnx.export(
             module,

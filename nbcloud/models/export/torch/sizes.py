@@ -12,7 +12,7 @@ from nbcloud.models.export.base import Options
 from nbcloud.models.signature import Feeds, Tensor
 
 Shapes = dict[str, tuple[int | str, ...]]
-_LARGEST = 4096
+LARGEST = 4096
 _ELEMENTS = 2**22
 _TRIES = 12
 """Of other sizes for each dimension, of elements in what is tried, at most: each is a run of both models."""
@@ -107,14 +107,13 @@ def resized(inputs: Sequence[Tensor], feeds: Feeds, name: str, size: int) -> Fee
 
 
 def others(inputs: Sequence[Tensor], feeds: Feeds, name: str, bounds: Iterable[int]) -> list[int]:
-    """Sizes to try: those of the verification, and around each number that the code compares with."""
+    """Sizes to try: those of the verification, and those for which the code may do something else."""
     now = size_of(inputs, feeds, name)
     usual = [1, 2, now + 3, max(1, now // 2), now + 1]
-    near = [bound + step for bound in bounds for step in (-1, 0, 1)]
     elements = max(value.size for value in feeds.values()) / max(1, now)
     fits = [
         size
-        for size in dict.fromkeys([*usual, *near])
-        if 1 <= size <= _LARGEST and size * elements <= _ELEMENTS and size != now
+        for size in dict.fromkeys([*usual, *bounds])
+        if 1 <= size <= LARGEST and size * elements <= _ELEMENTS and size != now
     ]
     return fits[: _TRIES + len(usual)]
