@@ -50,11 +50,27 @@ def session(path: Path, name: str, precision: str) -> Any:
         ) from error
 
 
-def finish(path: Path, inputs: tuple[Tensor, ...]) -> list[Any]:
-    """Name sizes as the signature does; leave out paths of this machine, and shapes of values inside."""
+def opset(model: Any) -> int:
+    """The version of ONNX's operators that a model is written in."""
+    return int(next(each.version for each in model.opset_import if not each.domain))
+
+
+def finish(path: Path, inputs: tuple[Tensor, ...], asked: int | None) -> None:
+    """Name sizes as the signature does; leave out paths of this machine, and shapes of values inside.
+
+    Raises
+    ------
+    ExportError
+        When the exporter wrote another version of the operators than was asked for.
+    """
     import onnx
 
     model = onnxfile.load(path, weights=False)
+    if asked is not None and opset(model) != asked:
+        raise ExportError(
+            f"torch writes this model in opset {opset(model)}, and can't in opset {asked}.",
+            "Leave opset out, or ask for one that this torch writes, such as 18.",
+        )
     graph = model.graph
     del graph.value_info[:], model.metadata_props[:], graph.metadata_props[:]
     for each in (*graph.node, *(node for function in model.functions for node in function.node)):
@@ -71,7 +87,6 @@ def finish(path: Path, inputs: tuple[Tensor, ...]) -> list[Any]:
             if isinstance(size, str):
                 shape.dim[axis].dim_param = size
     path.write_bytes(model.SerializeToString(deterministic=True))
-    return list(graph.output)
 
 
 def described(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | str] | None) -> Tensor:

@@ -170,7 +170,10 @@ class TorchModel:
         try:
             with quiet(), contextlib.redirect_stderr(io.StringIO()):
                 new, assumed = self._write(path, inputs, options, exporter)
-            return (new, []) if new else self._compared(path, inputs, assumed)
+            if new:
+                return new, []
+            files.finish(path, inputs, options.opset)
+            return self._compared(path, inputs, assumed)
         except ExportError as error:
             varying = sizes.names(inputs)
             if self._asked or is_branch(error) or not varying:
@@ -280,10 +283,11 @@ class TorchModel:
             notes.append(f"{name!r} is fixed at {sizes.size_of(self.inputs, self.feeds, name)}: {why}.")
         if self._precision == "bfloat16":
             notes.append("Weights in bfloat16 are written as float32: onnxruntime's CPU has no bfloat16.")
-        outputs = []
-        for value, shape in zip(files.finish(path, inputs), shapes, strict=True):
-            outputs.append(files.described(value, shape, options.labels))
         model = onnxfile.load(path, weights=False)
+        outputs = [
+            files.described(value, shape, options.labels)
+            for value, shape in zip(model.graph.output, shapes, strict=True)
+        ]
         inside = {name for node in model.graph.node for name in node.output}
         nodes = self._exported.graph.nodes if self._exported is not None else ()
         steps = {
@@ -291,13 +295,12 @@ class TorchModel:
             for node in nodes
             if node.op == "call_function" and node.name in inside
         }
-        opset = next(each.version for each in model.opset_import if not each.domain)
         return Conversion(
             path,
             inputs,
             tuple(outputs),
             f"torch {torch.__version__}, {exporter}",
-            opset,
+            files.opset(model),
             steps,
             notes,
             "bfloat16" if self._precision == "bfloat16" else "",
