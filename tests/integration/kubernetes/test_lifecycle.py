@@ -141,7 +141,7 @@ def test_scaling_spares_other_groups_and_sessions(
     ).result.strip("'")
     assert held in there.values()
     connect.scale(info, 1)
-    wait_until(lambda: len(workers(info)) == 2, limit=40, what="two workers")
+    wait_until(lambda: len(workers(info)) == 2, limit=90, what="two workers")
     assert held in workers(info)
     assert len(pods(kubernetes, f"{name}-fpga")) == 1
     assert notebook.run("%%cloud -s a --memory 600MiB\nx").result == "1"
@@ -197,7 +197,7 @@ def test_an_adaptive_group_follows_the_work(
             f"import pathlib, time\nwhile not pathlib.Path({str(project / name)!r}).exists(): time.sleep(0.1)"
         )
         assert notebook.run(f"%%cloud -s {name} --memory 700MiB --bg\n{code}").error == ""
-    wait_until(lambda: len(workers(info)) == 2, limit=40, what="two workers")
+    wait_until(lambda: len(workers(info)) == 2, limit=90, what="two workers")
     (project / "a").touch()
     wait_until(lambda: len(workers(info)) == 1, limit=40, what="the idle one gone")
     (project / "b").touch()
