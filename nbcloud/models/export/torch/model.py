@@ -289,12 +289,8 @@ class TorchModel:
             for value, shape in zip(model.graph.output, shapes, strict=True)
         ]
         inside = {name for node in model.graph.node for name in node.output}
-        nodes = self._exported.graph.nodes if self._exported is not None else ()
-        steps = {
-            node.name: program.told(node)
-            for node in nodes
-            if node.op == "call_function" and node.name in inside
-        }
+        made = program.operations(self._exported, self._outputs) if self._exported is not None else {}
+        steps = {name: program.told(node) for name, node in made.items() if name in inside}
         return Conversion(
             path,
             inputs,
@@ -314,7 +310,7 @@ class TorchModel:
             for each in self._tensors(given)
         ]
         with quiet():
-            for name, value in program.values(self._exported, tensors, set(names)):
+            for name, value in program.values(self._exported, tensors, self._outputs, set(names)):
                 yield name, module.array(value)
 
 
