@@ -244,9 +244,12 @@ class TorchModel:
                 except Exception:  # noqa: BLE001, S112 - the model takes no such size, so there is nothing to compare
                     continue
                 if not self._agrees(session, feeds, expected):
-                    wrong[name] = f"with {other}, the code does something else" + (
-                        f" ({place})" if place else ""
+                    does = (
+                        f"the code does something else ({place})"
+                        if place
+                        else "the ONNX model answers otherwise"
                     )
+                    wrong[name] = f"with {other}, {does}"
                     break
                 for number, output in enumerate(self._outputs):
                     seen, sample = expected[output].shape, right[output].shape
@@ -330,4 +333,6 @@ def _names(asked: Sequence[str] | None, known: list[str], kind: str) -> list[str
             f"{len(asked)} {kind} names were given, and the model has {len(known)} {kind}s.",
             f"They are: {', '.join(known)}.",
         )
+    if len(set(asked)) < len(asked):
+        raise UsageError(f"Two {kind}s were given the same name.", f"Given were: {', '.join(asked)}.")
     return list(asked)

@@ -393,3 +393,21 @@ def test_the_first_operation_that_differs_is_told_with_its_line(run, tmp_path: P
         verify(made, model, evidence=tmp_path / "evidence")
     line = Recurrent.forward.__code__.co_firstlineno + 1
     assert caught.value.data["step"].startswith(f"linear.default in 'head' ({__file__}:{line}:")
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(30, 8)
+        self.gru = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, ids, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+        )
+        return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
+
+
+def test_whole_numbers_that_the_exporter_took_for_fixed_are_found(run) -> None:
+    with pytest.raises(VerificationError, match=r"on 'row \d repeated'"):
+        run(Padded(), (torch.randint(0, 30, (3, 6)), torch.tensor([6, 4, 2])), exporter="legacy")
