@@ -15,6 +15,7 @@ _EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "torch",
     "tf2onnx": "tensorflow",
+    "tensorflow": "tensorflow",
     "dask_kubernetes": "kubernetes",
 }
 """The extra that brings each package."""

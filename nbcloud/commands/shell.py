@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
@@ -36,6 +37,7 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     add_export_options(parser)
+    _add_edge(add_verb(verbs, "edge", edge, "bundle models, and bring them to devices"))
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
@@ -62,6 +64,50 @@ def _add_actions(parser: Parser) -> None:
             made.add_argument(
                 "--all", action="store_true", help="its custom resources too, and with them every cluster"
             )
+
+
+def _add_edge(parser: Parser) -> None:
+    """The commands of ``nbcloud edge``."""
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser, required=True)
+    made = _action(actions, "keygen", "make a key to sign bundles with")
+    made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key")
+    made = _action(actions, "bundle", "make the one file for a device")
+    made.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="models:/digits@champion, or an ONNX file that nbcloud exported",
+    )
+    made.add_argument(
+        "--golden", type=Path, required=True, metavar="FILE", help="rows of real data: .npy, .npz"
+    )
+    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the bundle (MODEL.nbundle)")
+    made.add_argument("--sign", type=Path, metavar="KEY", help="a private key")
+    made.add_argument("--name", default="", help="another name than the model's")
+    made.add_argument("--version", default="1", help="its version (1)")
+    made.add_argument("--licence", default="", help="the model's licence")
+    push = _action(actions, "push", "bring a bundle to a device, and make it the active one there")
+    push.add_argument("bundle", type=Path, metavar="BUNDLE")
+    for made in (push, _action(actions, "status", "say which bundle a device runs, and whether it is well")):
+        made.add_argument(
+            "device", metavar="DEVICE", help="user@device:folder, the folder of its store (nbcloud)"
+        )
+        made.add_argument("--python", default="python3", metavar="PROGRAM", help="Python there (python3)")
+        made.add_argument(
+            "-o", "--option", action="append", default=[], metavar="OPTION", help="for ssh: -o Port=2222"
+        )
+        made.add_argument("--json", action="store_true", help="answer with JSON")
+
+
+def _action(actions: argparse._SubParsersAction[Parser], name: str, text: str) -> Parser:
+    return actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+
+def edge(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """What is about devices."""
+    from nbcloud.commands.edge import edge as act
+
+    return act(arguments, progress)
 
 
 def kubernetes(arguments: argparse.Namespace, progress: Progress) -> Answer:

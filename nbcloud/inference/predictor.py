@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from nbcloud.errors import ModelError
+from nbcloud.models import steps
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.signature import Feeds, Signature, Tensor
 
@@ -79,7 +80,7 @@ class Predictor:
         SchemaError
             Names the input or the column that is not as the model takes it.
         """
-        answers = self.run(self.signature.feeds(data))
+        answers = self.run(steps.feeds(self.metadata.preprocessing, self.signature, data))
         return answers[self._names[0]] if len(self._names) == 1 else answers
 
     __call__ = predict
@@ -89,7 +90,7 @@ class Predictor:
         return dict(zip(self._names, self.session.run(self._names, feeds)))
 
     def __repr__(self) -> str:
-        takes = ", ".join(map(str, self.signature.inputs))
+        takes = ", ".join(map(str, steps.outer(self.metadata.preprocessing, self.signature.inputs)))
         gives = ", ".join(map(str, self.signature.outputs))
         return f"<{self.metadata.name or 'model'}: takes {takes}, gives {gives}>"
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from nbcloud.errors import ExportError, ModelError, UsageError, VerificationError
 from nbcloud.models import onnxfile
-from nbcloud.models.export import skl, torch
+from nbcloud.models.export import keras, skl, torch
 from nbcloud.models.export.base import Conversion, Exportable, Options
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.signature import Signature, Tensor
@@ -30,7 +30,7 @@ from nbcloud.models.verify import Progress, Report, verify
 
 __all__ = ["Exported", "Options", "export"]
 
-_FRAMEWORKS: tuple[ModuleType, ...] = (skl, torch)
+_FRAMEWORKS: tuple[ModuleType, ...] = (skl, keras, torch)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def export(
     evidence = evidence or path.with_name(f"{path.name}.evidence")
     conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
     signature = _signature(conversion, report, meanings or {}, units or {})
+    told = dict(facts or {})
     metadata = Metadata(
         signature=signature,
         name=name,
@@ -102,7 +103,8 @@ def export(
         data_schema=_schema_hash(signature),
         notes=conversion.notes,
         verification=report.to_json(),
-        **(facts or {}),
+        preprocessing=[*told.pop("preprocessing", []), *conversion.preprocessing],
+        **told,
     )
     onnxfile.set_properties(path, {KEY: metadata.to_text()})
     return Exported(path, metadata, report)

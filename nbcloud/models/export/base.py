@@ -42,6 +42,8 @@ class Conversion:
 
     Parameters
     ----------
+    inputs : tuple of Tensor
+        Of the graph: what ``preprocessing`` makes is among them, not what that takes.
     outputs : tuple of Tensor
         In the order of the ONNX file.
     exporter : str
@@ -53,6 +55,8 @@ class Conversion:
         What the user should know.
     precision : str
         The type that the framework's model computes in, where the ONNX model's says too little.
+    preprocessing : list of dict
+        Steps before the graph, which the file then needs (see `nbcloud.models.steps`).
     """
 
     path: Path
@@ -63,6 +67,7 @@ class Conversion:
     steps: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     precision: str = ""
+    preprocessing: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Exportable(Protocol):

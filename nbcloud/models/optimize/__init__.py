@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ModelError, UsageError
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
 from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, metric, size
@@ -67,7 +67,7 @@ def optimize(
         When the model itself does not run.
     """
     where = target(target_name)
-    feeds = metadata.signature.feeds(data)
+    feeds = steps.feeds(metadata.preprocessing, metadata.signature, data)
     rows = {len(value) for value in feeds.values() if np.ndim(value)}
     if len(rows) != 1 or rows == {0}:
         raise UsageError("The data has no rows, or not equally many for each input.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import SchemaError, VerificationError
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Exportable
 from nbcloud.models.signature import Feeds
 from nbcloud.models.verify.cases import NAN, Case, cases
@@ -74,10 +74,20 @@ def verify(
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(conversion.path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says is told once, by the error
+    try:
+        session = onnxruntime.InferenceSession(
+            str(conversion.path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise VerificationError(
+            f"onnxruntime can't load the ONNX model: {str(error).splitlines()[0][:300]}",
+            "Export with another exporter=, or use other layers there.",
+        ) from error
     report = Report(precision := conversion.precision or _precision(conversion), TOLERANCES[precision])
     shapes = {each.name: each.shape for each in conversion.inputs}
-    inputs = tuple(replace(each, shape=shapes[each.name]) for each in model.inputs)
+    inputs = tuple(replace(each, shape=shapes.get(each.name, each.shape)) for each in model.inputs)
     for case in cases(inputs, model.feeds):
         progress(f"comparing: {case.name}")
         try:
@@ -117,7 +127,8 @@ def _compare(
 ) -> tuple[Difference | None, Feeds]:
     """The difference that is too large, if there is one, and what the ONNX model answered."""
     try:
-        feeds = {each.name: each.accept(case.feeds[each.name]) for each in conversion.inputs}
+        given = steps.apply(conversion.preprocessing, case.feeds)
+        feeds = {each.name: each.accept(given[each.name]) for each in conversion.inputs}
         names = [each.name for each in conversion.outputs]
         found = dict(zip(names, session.run(names, feeds), strict=True))
     except SchemaError as error:

@@ -63,7 +63,8 @@ def difference(
         return Difference(name, np.inf, _first(unlike, found, expected))
     if not finite.any():
         return Difference(name, 0.0, "")
-    away = np.where(finite, np.abs(found - expected), 0)
+    with np.errstate(invalid="ignore"):
+        away = np.where(finite, np.abs(found - expected), 0)
     sizes = np.where(finite, np.abs(expected), 0)
     top = float(sizes.max())
     columns = sizes.max(axis=tuple(range(sizes.ndim - 1)), keepdims=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Exportable
 from nbcloud.models.signature import Feeds
 from nbcloud.models.verify.compare import difference
@@ -26,7 +26,8 @@ def first_wrong_step(conversion: Conversion, model: Exportable, feeds: Feeds, pr
         session = onnxruntime.InferenceSession(
             seen.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        given = {each.name: each.accept(feeds[each.name]) for each in conversion.inputs}
+        fed = steps.apply(conversion.preprocessing, feeds)
+        given = {each.name: each.accept(fed[each.name]) for each in conversion.inputs}
         found = dict(zip(names, session.run(names, given), strict=True))
         for name, expected in model.intermediates(feeds, names):
             if difference(name, found[name], expected, precision).amount > 1:

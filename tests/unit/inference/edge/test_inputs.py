@@ -1,0 +1,94 @@
+"""Pictures and tables become what the model takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nbcloud.errors import SchemaError
+from nbcloud.inference.edge import EdgeModel, load
+from nbcloud.inference.edge.inputs import read
+from nbcloud.models import onnxfile
+from nbcloud.models.bundle.build import bundle
+from nbcloud.models.metadata import KEY, Metadata
+from nbcloud.models.signature import Signature, Tensor
+
+
+def model_of(folder: Path, tensor: Tensor, golden: np.ndarray) -> EdgeModel:
+    """A model that gives back what it takes."""
+    from onnx import TensorProto, helper
+
+    kind = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "str": TensorProto.STRING}[tensor.dtype]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [tensor.name], ["y"])],
+        "same",
+        [helper.make_tensor_value_info(tensor.name, kind, tensor.shape)],
+        [helper.make_tensor_value_info("y", kind, tensor.shape)],
+    )
+    path = folder / "same.onnx"
+    onnxfile.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    metadata = Metadata(Signature((tensor,), (Tensor("y", tensor.dtype, tensor.shape),)), name="same")
+    onnxfile.set_properties(path, {KEY: metadata.to_text()})
+    bundle(path, folder / "same.nbundle", golden=golden)
+    model = load(folder / "same.nbundle")
+    model.self_test()
+    return model
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """Red above blue."""
+    from PIL import Image
+
+    pixels = np.zeros((8, 6, 3), np.uint8)
+    pixels[:4, :, 0], pixels[4:, :, 2] = 255, 200
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_picture_in_the_order_and_size_of_the_model(tmp_path: Path, picture: Path, dtype: str) -> None:
+    first = model_of(tmp_path, Tensor("x", dtype, ("n", 3, 4, 4)), np.zeros((1, 3, 4, 4), dtype))
+    seen = first.predict(read(first, picture))["y"]
+    assert (seen.shape, seen.dtype) == ((1, 3, 4, 4), dtype)
+    assert seen[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert seen[0, :, 3, 3].tolist() == [0, 0, 200]
+    last = model_of(tmp_path, Tensor("x", dtype, ("n", "height", "width", 1)), np.zeros((1, 2, 2, 1), dtype))
+    grey = last.predict(read(last, picture))["y"]
+    assert grey.shape == (1, 8, 6, 1)
+    assert [grey[0, 0, 0, 0], grey[0, 7, 0, 0]] == [76, 23]
+
+
+def test_a_picture_for_a_model_of_none(tmp_path: Path, picture: Path) -> None:
+    model = model_of(tmp_path, Tensor("x", "float32", ("n", 3)), np.zeros((1, 3), np.float32))
+    with pytest.raises(SchemaError, match=r"The model takes no pictures. It takes x: float32\[n, 3\]"):
+        read(model, picture)
+
+
+def test_a_table_goes_by_its_column_names(tmp_path: Path) -> None:
+    tensor = Tensor("x", "float32", ("n", 2), columns=("age", "height"))
+    model = model_of(tmp_path, tensor, np.zeros((1, 2), np.float32))
+    (tmp_path / "x.csv").write_text("height,name,age\n1.5,Ada,30\n,Bob,40\n")
+    np.testing.assert_array_equal(
+        model.predict(read(model, tmp_path / "x.csv"))["y"], [[30, 1.5], [40, np.nan]]
+    )
+    (tmp_path / "x.csv").write_text("height,name\n1.5,Ada\n")
+    with pytest.raises(SchemaError, match=r"The column 'age' is missing. .* has: height, name"):
+        read(model, tmp_path / "x.csv")
+
+
+def test_texts(tmp_path: Path) -> None:
+    model = model_of(tmp_path, Tensor("x", "str", ("n", 1)), np.array([["a"]], dtype=object))
+    (tmp_path / "x.txt").write_text("Ærø\n北京 1\n", encoding="utf-8")
+    assert model.predict(read(model, tmp_path / "x.txt"))["y"].tolist() == [["Ærø"], ["北京 1"]]
+    assert model.golden_inputs["x"].tolist() == [["a"]]
+
+
+def test_a_table_of_pandas(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    tensor = Tensor("x", "float32", ("n", 2), columns=("age", "height"))
+    model = model_of(tmp_path, tensor, np.zeros((1, 2), np.float32))
+    table = pandas.DataFrame({"height": [1.5], "age": [30]})
+    np.testing.assert_array_equal(model.predict(table)["y"], [[30, 1.5]])

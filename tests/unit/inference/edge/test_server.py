@@ -1,0 +1,139 @@
+"""The Open Inference Protocol on a device."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbcloud.errors import UsageError
+from nbcloud.inference.edge import EdgeModel, load
+from nbcloud.inference.edge.server import server
+from tests.bundles import SAMPLE, make
+
+Ask = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> EdgeModel:
+    return load(make(tmp_path))
+
+
+@pytest.fixture
+def serving(model: EdgeModel) -> Iterator[Callable[..., Ask]]:
+    """Starts a server; returns what asks it."""
+    running = []
+
+    def start(host: str = "127.0.0.1", **options: Any) -> Ask:
+        made = server(model, host, 0, **options)
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+        thread.start()
+        running.append((made, thread))
+
+        def ask(path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+            connection = http.client.HTTPConnection("127.0.0.1", made.server_port, timeout=20)
+            content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request("GET" if body is None else "POST", path, content, headers or {})
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+            connection.close()
+            return answer.status, found
+
+        return ask
+
+    yield start
+    for made, thread in running:
+        made.shutdown()
+        thread.join()
+        made.server_close()
+
+
+def infer(values: Any = SAMPLE, **changed: Any) -> dict[str, Any]:
+    values = np.asarray(values)
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(values.shape), "data": values.ravel().tolist()}
+    return {"inputs": [{**tensor, **changed}]}
+
+
+def test_health_and_metadata(serving: Callable[..., Ask]) -> None:
+    ask = serving()
+    assert ask("/v2/health/live") == (200, {"live": True})
+    assert ask("/v2/health/ready") == (200, {"ready": True})
+    assert ask("/v2/models/flowers/ready") == (200, {"name": "flowers", "ready": True})
+    status, metadata = ask("/v2/models/flowers/versions/1")
+    assert status == 200
+    assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    assert ask("/v2/models/roses")[0] == 404
+
+
+def test_inference(serving: Callable[..., Ask], model: EdgeModel) -> None:
+    ask = serving()
+    status, answer = ask("/v2/models/flowers/infer", {**infer(), "id": "7"})
+    assert (status, answer["id"], answer["model_name"], answer["model_version"]) == (200, "7", "flowers", "1")
+    outputs = {each["name"]: each for each in answer["outputs"]}
+    expected = model.predict(SAMPLE)
+    found = np.reshape(outputs["probabilities"]["data"], outputs["probabilities"]["shape"])
+    np.testing.assert_allclose(found, expected["probabilities"], rtol=1e-6)
+    assert outputs["label"] == {
+        "name": "label", "datatype": "BYTES", "shape": [6], "data": expected["label"].tolist()
+    }  # fmt: skip
+    status, answer = ask("/v2/models/flowers/infer", {**infer(), "outputs": [{"name": "label"}]})
+    assert [each["name"] for each in answer["outputs"]] == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (b"nothing", "The request is not as the protocol has it"),
+        (b"[" * 100_000, "The request is not as the protocol has it"),
+        ({}, "The request is not as the protocol has it: KeyError: 'inputs'"),
+        ({"inputs": 3}, "The request is not as the protocol has it"),
+        (infer(name="y"), "The model has no input 'y'. It has: x."),
+        (infer(shape=[2, 4]), "The input 'x' has 24 values, and not the shape [2, 4]."),
+        (infer(shape=[-6, -4]), "and not the shape"),
+        (infer(datatype="FP31"), "There is no datatype 'FP31'."),
+        (infer(SAMPLE[:, :2]), "The input 'x' has the shape [6, 2]."),
+        ({**infer(), "outputs": [{"name": "z"}]}, "The model has no output 'z'."),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes | dict) else value,
+)
+def test_what_is_wrong_is_told(serving: Callable[..., Ask], request_: Any, sentence: str) -> None:
+    status, answer = serving()("/v2/models/flowers/infer", request_)
+    assert status == 400
+    assert sentence in answer["error"]
+
+
+def test_a_request_that_is_too_large(serving: Callable[..., Ask]) -> None:
+    ask = serving(limit=1000)
+    status, answer = ask("/v2/models/flowers/infer", infer(np.zeros((100, 4))))
+    assert (status, answer["error"].endswith("and 1,000 is the most.")) == (413, True)
+    assert ask("/v2/models/flowers/infer", b"", {"Content-Length": "x"})[0] in {400, 411}
+
+
+def test_another_address_needs_a_token(serving: Callable[..., Ask], model: EdgeModel) -> None:
+    with pytest.raises(UsageError, match=r"0\.0\.0\.0 can be reached by others, so that a token is needed"):
+        server(model, "0.0.0.0", 0)
+    ask = serving("0.0.0.0", token="secret")
+    assert ask("/v2/models/flowers")[0] == 401
+    assert ask("/v2/models/flowers/infer", infer(), {"Authorization": "Bearer wrong"})[0] == 401
+    assert ask("/v2/models/flowers/infer", infer(), {"Authorization": "Bearer secret"})[0] == 200
+
+
+def test_a_web_page_can_not_ask_under_its_own_name(serving: Callable[..., Ask]) -> None:
+    assert serving()("/v2", None, {"Host": "evil.example:80"}) == (
+        403,
+        {"error": "Ask for 127.0.0.1 or localhost."},
+    )
+
+
+def test_a_port_that_is_taken(model: EdgeModel) -> None:
+    with (
+        server(model, "127.0.0.1", 0) as first,
+        pytest.raises(UsageError, match="can't be listened on: Address"),
+    ):
+        server(model, "127.0.0.1", first.server_port)
