@@ -13,6 +13,8 @@ from nbcloud.models.signature import TEXT, Feeds, Tensor
 _SEED = 20
 _ROWS = 64
 """Rows of a sample that a made case begins from, at most."""
+_REPEATED = 4
+"""Rows that take the place of all others, at most."""
 _LARGE = 1e3
 NAN = "NaN"
 """The case with holes in its numbers."""
@@ -52,6 +54,12 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
     few = {name: value[:_ROWS] if np.ndim(value) else value for name, value in feeds.items()}
     if not _aligned(inputs):
         few = feeds
+    if _aligned(inputs) and any(_kind(each)[0] in "iub" for each in inputs):
+        # Whole numbers may be lengths or places: other values than real ones could be refused.
+        rows = len(next(iter(few.values())))
+        for row in range(min(rows, _REPEATED) if rows > 1 else 0):
+            repeated = {name: np.repeat(value[row : row + 1], rows, axis=0) for name, value in few.items()}
+            yield Case(f"row {row} repeated", repeated)
     if any(_kind(each) == "f" for each in inputs):
         yield Case("the other sign", _each(inputs, few, lambda _, value: -value))
         yield Case("zeros", _each(inputs, few, lambda _, value: np.zeros_like(value)))

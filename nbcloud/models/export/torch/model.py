@@ -244,9 +244,12 @@ class TorchModel:
                 except Exception:  # noqa: BLE001, S112 - the model takes no such size, so there is nothing to compare
                     continue
                 if not self._agrees(session, feeds, expected):
-                    wrong[name] = f"with {other}, the code does something else" + (
-                        f" ({place})" if place else ""
+                    does = (
+                        f"the code does something else ({place})"
+                        if place
+                        else "the ONNX model answers otherwise"
                     )
+                    wrong[name] = f"with {other}, {does}"
                     break
                 for number, output in enumerate(self._outputs):
                     seen, sample = expected[output].shape, right[output].shape
@@ -289,12 +292,8 @@ class TorchModel:
             for value, shape in zip(model.graph.output, shapes, strict=True)
         ]
         inside = {name for node in model.graph.node for name in node.output}
-        nodes = self._exported.graph.nodes if self._exported is not None else ()
-        steps = {
-            node.name: program.told(node)
-            for node in nodes
-            if node.op == "call_function" and node.name in inside
-        }
+        made = program.operations(self._exported, self._outputs) if self._exported is not None else {}
+        steps = {name: program.told(node) for name, node in made.items() if name in inside}
         return Conversion(
             path,
             inputs,
@@ -314,7 +313,7 @@ class TorchModel:
             for each in self._tensors(given)
         ]
         with quiet():
-            for name, value in program.values(self._exported, tensors, set(names)):
+            for name, value in program.values(self._exported, tensors, self._outputs, set(names)):
                 yield name, module.array(value)
 
 
@@ -334,4 +333,6 @@ def _names(asked: Sequence[str] | None, known: list[str], kind: str) -> list[str
             f"{len(asked)} {kind} names were given, and the model has {len(known)} {kind}s.",
             f"They are: {', '.join(known)}.",
         )
+    if len(set(asked)) < len(asked):
+        raise UsageError(f"Two {kind}s were given the same name.", f"Given were: {', '.join(asked)}.")
     return list(asked)

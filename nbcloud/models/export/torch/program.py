@@ -149,26 +149,40 @@ def write(
     return made.exported_program
 
 
+def operations(exported: Any, output_names: Sequence[str]) -> dict[str, Any]:
+    """The program's operations, in their order, by the names of their values in ONNX."""
+    (last,) = (node for node in exported.graph.nodes if node.op == "output")
+    given = [each.name for each in last.args[0]][-len(output_names) :]
+    called = dict(zip(given, output_names, strict=False))
+    return {
+        called.get(node.name, node.name): node for node in exported.graph.nodes if node.op == "call_function"
+    }
+
+
 def told(node: Any) -> str:
     """An operation: what, in which part of the module, and the user's line."""
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     part = re.sub(r"^L\['self'\]\.?", "", stack[-1]).removeprefix("model").removeprefix(".") if stack else ""
     place = line_of_trace(node.meta.get("stack_trace"))
-    name = str(node.target).removeprefix("aten.")
+    name = getattr(node.target, "__name__", str(node.target))
     return f"{name}{f' in {part!r}' if part else ''}{f' ({place})' if place else ''}"
 
 
-def values(exported: Any, tensors: Sequence[Any], wanted: set[str]) -> Iterator[tuple[str, Any]]:
+def values(
+    exported: Any, tensors: Sequence[Any], output_names: Sequence[str], wanted: set[str]
+) -> Iterator[tuple[str, Any]]:
     """What the operations of a program give, in their order."""
     import torch
 
     found: dict[str, Any] = {}
+    called = {node.name: name for name, node in operations(exported, output_names).items()}
 
     class Watching(torch.fx.Interpreter):
         def run_node(self, node: Any) -> Any:
             value = super().run_node(node)
-            if node.name in wanted and isinstance(value, torch.Tensor):
-                found[node.name] = value.detach().clone()
+            name = called.get(node.name)
+            if name in wanted and isinstance(value, torch.Tensor):
+                found[name] = value.detach().clone()
             return value
 
     with torch.no_grad():

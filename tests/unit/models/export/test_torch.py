@@ -16,7 +16,10 @@ import onnxruntime  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nbcloud.errors import ExportError, UsageError, VerificationError  # noqa: E402
+from nbcloud.models import onnxfile  # noqa: E402
 from nbcloud.models.export import Exported, Options, export  # noqa: E402
+from nbcloud.models.export.torch import TorchModel  # noqa: E402
+from nbcloud.models.verify import verify  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -159,13 +162,12 @@ class Spectrum(nn.Module):
 @pytest.mark.parametrize(
     ("model", "sample", "told"),
     [
-        (Decomposed(), torch.ones(4, 3, 3), "linalg_svd"),
         (Random(), torch.ones(4, 3), "it draws random numbers"),
         (Spectrum(), torch.ones(4, 3), "is complex"),
         (nn.Linear(3, 2), torch.ones(4, 5), "The model refuses the sample"),
         (nn.Linear(3, 2), "text", "has no tensor"),
     ],
-    ids=["svd", "random", "complex", "shape", "text"],
+    ids=["random", "complex", "shape", "text"],
 )
 def test_what_can_not_be_is_refused_with_a_cause(run, model: Any, sample: Any, told: str) -> None:
     with pytest.raises(ExportError) as caught:
@@ -203,3 +205,209 @@ def test_a_model_that_comes_out_otherwise_fails_and_what_proves_it_is_kept(run, 
     assert {"inputs.npz", "onnx.npz", "framework.npz", "difference.json", "m.onnx"} <= {
         each.name for each in evidence.iterdir()
     }
+
+
+class Hidden(nn.Module):
+    def __init__(self, decide: Any) -> None:
+        super().__init__()
+        self.decide = decide
+
+    def forward(self, x):
+        return x * 2 if self.decide(x.shape[0]) else x
+
+
+@pytest.mark.parametrize(
+    ("decide", "size"),
+    [(lambda size: size > 100, 101), (lambda size: size == 77, 77), (lambda size: size // 10 == 5, 50)],
+    ids=["above", "equal", "tens"],
+)
+def test_a_decision_by_sizes_far_from_the_sample_is_found(run, decide: Any, size: int) -> None:
+    made = run(Hidden(decide), torch.randn(4, 3))
+    assert takes(made) == ["x: float32[4, 3]"]
+    (note,) = made.metadata.notes
+    assert note.startswith(
+        f"'batch' is fixed at 4: with {size}, the code does something else (test_torch.py:"
+    )
+
+
+def test_a_size_that_was_asked_to_vary_is_never_fixed_silently(run) -> None:
+    with pytest.raises(
+        ExportError, match="The dimension 'rows' can't vary: with 101, the code does"
+    ) as caught:
+        run(Hidden(lambda size: size > 100), torch.randn(4, 3), dynamic={"x": {0: "rows"}})
+    assert "dynamic=" in caught.value.hint
+
+
+def test_several_samples_tell_which_sizes_vary(run) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    made = run(model, [torch.randn(2, 3, 12, 12), torch.randn(1, 3, 12, 16)])
+    assert takes(made) == ["input: float32[batch, 3, 12, input_3]"]
+    with pytest.raises(ExportError, match="not of the same kind"):
+        run(Nested(), [{"a": torch.randn(2, 3), "b": torch.randn(2, 3)}, {"a": torch.randn(2, 3)}])
+
+
+class ByMapping(nn.Module):
+    def forward(self, batch):
+        return batch["a"] + batch["b"], batch["a"].shape[0], {"x": batch["a"]}
+
+
+def test_arguments_that_are_mappings_and_outputs_that_are_no_tensors(run) -> None:
+    made = run(ByMapping(), {"a": torch.randn(4, 3), "b": torch.randn(4, 3)})
+    assert takes(made) == ["batch.a: float32[batch, 3]", "batch.b: float32[batch, 3]"]
+    assert [each.name for each in made.signature.outputs] == ["output", "2.x"]
+    assert made.metadata.notes == ["Left out, since it is no tensor: output (int)."]
+
+
+class InPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen += 1
+        x.mul_(2)
+        return {"x": x}
+
+
+def test_neither_the_model_nor_the_sample_is_changed(run) -> None:
+    model, sample = InPlace(), torch.ones(4, 3)
+    model.train()
+    made = run(model, sample)
+    assert [each.name for each in made.signature.outputs] == ["x_output"]
+    assert model.training
+    assert float(model.seen) == 0
+    assert bool((sample == 1).all())
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen += 1
+        return x + self.seen
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "told"),
+    [
+        (Counting(), torch.ones(4, 3), "or remembers what it saw"),
+        (nn.Linear(3, 2, device="meta"), torch.ones(4, 3), "weights without values"),
+        (nn.LazyLinear(3), torch.ones(4, 3), "sizes are not known yet"),
+        (
+            nn.Linear(3, 2),
+            (torch.ones(4, 3), torch.ones(4, 3)),
+            "has 2 parts, and the model's forward takes 1",
+        ),
+        (nn.Linear(3, 2), torch.ones(0, 3), "has no values"),
+        (nn.Linear(3, 2), [], "is an empty list"),
+        (nn.Linear(3, 2), torch.ones(4, 3, dtype=torch.cfloat), "ONNX has no complex numbers"),
+    ],
+    ids=["state", "meta", "lazy", "parts", "empty", "list", "complex"],
+)
+def test_what_is_not_ready_is_refused_before_any_export(run, model: Any, sample: Any, told: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        run(model, sample)
+    assert told in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_script_is_refused(run) -> None:
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        script = torch.jit.trace(nn.Linear(3, 2), torch.ones(4, 3))
+    with pytest.raises(ExportError, match="its Python code is gone"):
+        run(script, torch.ones(4, 3))
+
+
+def test_an_operator_that_onnx_has_not_is_told_with_the_line_that_uses_it(run) -> None:
+    with pytest.raises(ExportError) as caught:
+        run(Decomposed(), torch.randn(4, 3, 3), exporter="dynamo")
+    line = Decomposed.forward.__code__.co_firstlineno + 1
+    assert (
+        f"linalg_svd.default, which Decomposed uses ({__file__}:{line}: `return torch" in caught.value.message
+    )
+
+
+def test_the_legacy_exporter_may_not_record_a_decision(run) -> None:
+    with pytest.raises(ExportError, match="which the legacy exporter can't follow"):
+        run(ByValue(), torch.randn(4, 3), exporter="legacy")
+
+
+def test_an_opset_is_the_one_that_was_asked_for(run) -> None:
+    assert run(nn.Linear(3, 2), torch.randn(4, 3), opset=18).metadata.opset == 18
+    with pytest.raises(ExportError, match="can't in opset 99"):
+        run(nn.Linear(3, 2), torch.randn(4, 3), opset=99, exporter="dynamo")
+
+
+class Attending(nn.Module):
+    """A small decoder, as those that write text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(50, 16), nn.Embedding(32, 16)
+        self.norm, self.inner = nn.LayerNorm(16), nn.Linear(16, 48)
+        self.head = nn.Linear(16, 50, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, input_ids, attention_mask):
+        x = self.tokens(input_ids) + self.places(torch.arange(input_ids.shape[1]))
+        query, key, value = (
+            part.view(*part.shape[:2], 2, 8).transpose(1, 2) for part in self.inner(self.norm(x)).chunk(3, -1)
+        )
+        mask = attention_mask[:, None, None, :].bool().expand(-1, -1, input_ids.shape[1], -1)
+        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        hidden = x + found.transpose(1, 2).flatten(2)
+        return {"logits": self.head(hidden), "hidden_states": (x, hidden)}
+
+
+def test_a_decoder_s_batch_and_length_vary_together_with_its_mask(run) -> None:
+    tokens = torch.randint(0, 50, (1, 7))
+    made = run(Attending(), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
+    assert takes(made) == ["input_ids: int64[batch, length]", "attention_mask: int64[batch, length]"]
+    assert gives(made) == [
+        "logits: float32[batch, length, 50]",
+        "hidden_states.0: float32[batch, length, 16]",
+        "hidden_states.1: float32[batch, length, 16]",
+    ]
+    assert "length = 32" not in made.report.skipped
+
+
+def test_the_file_tells_nothing_of_this_machine_and_is_the_same_again(run) -> None:
+    model, sample = layers(), torch.randn(4, 10)
+    first = run(model, sample).path.read_bytes()
+    assert run(model, sample).path.read_bytes() == first
+    assert str(Path(__file__).parent).encode() not in first
+
+
+def test_the_first_operation_that_differs_is_told_with_its_line(run, tmp_path: Path) -> None:
+    """The file is damaged between export and verification, as a wrong translation would."""
+    model = TorchModel(Recurrent(), torch.randint(0, 50, (4, 7)), Options())
+    path = tmp_path / "m.onnx"
+    made = model.convert(path, Options(), "dynamo, fixed sizes")
+    damaged = onnxfile.load(path)
+    weight = next(each for each in damaged.graph.initializer if "head.weight" in each.name)
+    weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * 2).tobytes()
+    onnxfile.save(damaged, path)
+    with pytest.raises(VerificationError) as caught:
+        verify(made, model, evidence=tmp_path / "evidence")
+    line = Recurrent.forward.__code__.co_firstlineno + 1
+    assert caught.value.data["step"].startswith(f"linear.default in 'head' ({__file__}:{line}:")
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(30, 8)
+        self.gru = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, ids, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+        )
+        return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
+
+
+def test_whole_numbers_that_the_exporter_took_for_fixed_are_found(run) -> None:
+    with pytest.raises(VerificationError, match=r"on 'row \d repeated'"):
+        run(Padded(), (torch.randint(0, 30, (3, 6)), torch.tensor([6, 4, 2])), exporter="legacy")
