@@ -188,7 +188,7 @@ def test_a_pending_worker_goes_first(project: Path, kubernetes: TestNamespace, w
 def test_an_adaptive_group_follows_the_work(
     notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, wait_until: Wait
 ) -> None:
-    adaptive = 'minimum = 0\nmaximum = 2\nidle_workers = "1s"\nidle_sessions = "3s"'
+    adaptive = 'minimum = 0\nmaximum = 2\nidle_workers = "6s"\nidle_sessions = "3s"'
     write(project, kubernetes, workers=adaptive)
     info = connect.up("gpu")
     assert workers(info) == []
@@ -199,9 +199,9 @@ def test_an_adaptive_group_follows_the_work(
         assert notebook.run(f"%%cloud -s {name} --memory 700MiB --bg\n{code}").error == ""
     wait_until(lambda: len(workers(info)) == 2, limit=90, what="two workers")
     (project / "a").touch()
-    wait_until(lambda: len(workers(info)) == 1, limit=40, what="the idle one gone")
+    wait_until(lambda: len(workers(info)) == 1, limit=60, what="the idle one gone")
     (project / "b").touch()
-    wait_until(lambda: workers(info) == [], limit=40, what="no worker")
+    wait_until(lambda: workers(info) == [], limit=60, what="no worker")
     group = f"{info.options['object']}-default"
     wait_until(lambda: pods(kubernetes, group) == [], what="no pod")
     again = notebook.run("%%cloud -s a --memory 700MiB\nprint('again')")
