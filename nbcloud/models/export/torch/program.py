@@ -144,9 +144,21 @@ def write(
         input_names=list(input_names),
         output_names=list(output_names),
         opset_version=opset,
+        custom_translation_table=_translations(),
     )
     made.save(str(path), external_data=onnxfile.is_large(made.model_proto))
     return made.exported_program
+
+
+def _translations() -> dict[Any, Any]:
+    """For operators that torch's own translations of answer otherwise, in a part of their range."""
+    import torch
+    from onnxscript import opset18 as op
+
+    def log_sigmoid(x: Any) -> Any:  # the logarithm of a sigmoid that is 0 has no end
+        return op.Neg(op.Softplus(op.Neg(x)))
+
+    return {torch.ops.aten.log_sigmoid.default: log_sigmoid}
 
 
 def operations(exported: Any, output_names: Sequence[str]) -> dict[str, Any]:

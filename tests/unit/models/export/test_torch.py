@@ -185,6 +185,13 @@ def test_short_numbers(run, dtype: Any) -> None:
     assert made.report.precision == str(dtype).removeprefix("torch.")
 
 
+@pytest.mark.parametrize("loss", [None, nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss()])
+def test_log_sigmoid_ends_nowhere(run, loss: nn.Module | None) -> None:
+    sample = torch.tensor([[-500.0, -100.0, 0.0], [1.0, 100.0, 500.0]])
+    made = run(nn.LogSigmoid(), sample) if loss is None else run(loss, (sample, (sample > 0).float()))
+    assert "large values" in made.report.compared
+
+
 class Exporting(nn.Module):
     """Answers otherwise while it is exported."""
 
