@@ -45,9 +45,27 @@ def _bundle(arguments: argparse.Namespace, progress: Progress) -> Answer:
     from nbcloud.models.bundle.build import bundle
 
     progress(f"bundling {arguments.model}")
+    if str(arguments.model).startswith("models:"):
+        return _bundle_registered(arguments)
     path = arguments.output or arguments.model.with_suffix(".nbundle")
     options = {"name": arguments.name, "version": arguments.version, "licence": arguments.licence}
     manifest = bundle(arguments.model, path, golden=_golden(arguments.golden), sign=arguments.sign, **options)
+    signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
+    text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
+    return Answer(text, data={"path": str(path), "model": manifest.title})
+
+
+def _bundle_registered(arguments: argparse.Namespace) -> Answer:
+    """Bundle a version of the registry, or a variant of one."""
+    from nbcloud.models.registry import Registry
+    from nbcloud.models.registry.reference import Reference
+
+    wanted = Reference.parse(str(arguments.model))
+    version = Registry().get(wanted)
+    path = arguments.output or Path(f"{wanted.name}-{version.number}.nbundle")
+    facts = {"licence": arguments.licence} if arguments.licence else {}
+    golden = _golden(arguments.golden)
+    manifest = version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
     signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
     text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
     return Answer(text, data={"path": str(path), "model": manifest.title})

@@ -72,7 +72,12 @@ def _add_edge(parser: Parser) -> None:
     made = _action(actions, "keygen", "make a key to sign bundles with")
     made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key")
     made = _action(actions, "bundle", "make the one file for a device")
-    made.add_argument("model", type=Path, metavar="MODEL", help="an ONNX file that nbcloud exported")
+    made.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="models:/digits@champion, or an ONNX file that nbcloud exported",
+    )
     made.add_argument(
         "--golden", type=Path, required=True, metavar="FILE", help="rows of real data: .npy, .npz"
     )

@@ -124,7 +124,9 @@ def test_the_snippets_of_the_readme(tmp_path: Path, nbcloud_dirs: Path) -> None:
     assert "True [" in said
     assert "<cubes stays on session" in said
     assert "\n0\n1\n2\n" in said
-    assert said.endswith("Stopped: 'local'.")
+    assert said.count("Stopped: 'local'.") == 2
+    assert "array([" in said
+    assert "Kept as models:/digits/1#edge-arm64-" in said
     assert registry.entries() == []
 
 

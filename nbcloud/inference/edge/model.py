@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import BundleError, ModelError
-from nbcloud.models.bundle import golden, postprocess, preprocess, trust
+from nbcloud.models import steps
+from nbcloud.models.bundle import golden, postprocess, trust
 from nbcloud.models.bundle.archive import MANIFEST, Archive
 from nbcloud.models.bundle.manifest import Manifest
 from nbcloud.models.signature import Feeds
@@ -141,15 +141,7 @@ class EdgeModel:
         return took
 
     def _feeds(self, data: Any) -> Feeds:
-        steps = self.manifest.metadata.preprocessing
-        if steps and not isinstance(data, Mapping):
-            names = list(self.manifest.golden.inputs)
-            if len(names) != 1:
-                raise ModelError(
-                    f"The model takes {', '.join(names)}; one array was given.", "Give them by name."
-                )
-            data = {names[0]: data}
-        return self.signature.feeds(preprocess.apply(steps, data))
+        return steps.feeds(self.manifest.metadata.preprocessing, self.signature, data)
 
     def _run(self, feeds: Feeds) -> Feeds:
         names = [each.name for each in self.signature.outputs]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.errors import ModelError, SchemaError, UsageError
+from nbcloud.errors import ModelError, UsageError
 from nbcloud.extras import check
-from nbcloud.models import onnxfile
-from nbcloud.models.bundle import archive, postprocess, preprocess
+from nbcloud.models import onnxfile, steps
+from nbcloud.models.bundle import archive, postprocess
 from nbcloud.models.bundle.archive import Source
 from nbcloud.models.bundle.golden import to_member
 from nbcloud.models.bundle.keys import sign as sign_with
@@ -202,14 +202,11 @@ def _answered(model: Path, metadata: Metadata, golden: Any) -> tuple[Feeds, Feed
     """The golden inputs as a device is given them, and the model's answers."""
     import onnxruntime
 
-    if metadata.preprocessing:
-        given = _raw(golden)
-        feeds = metadata.signature.feeds(preprocess.apply(metadata.preprocessing, given))
-    else:
-        feeds = metadata.signature.feeds(golden)
-        if _is_batch(metadata.signature, feeds):
-            feeds = {name: value[:_ROWS] for name, value in feeds.items()}
-        given = feeds
+    outer = Signature(steps.outer(metadata.preprocessing, metadata.signature.inputs), ())
+    given = outer.feeds(golden)
+    if _is_batch(outer, given):
+        given = {name: value[:_ROWS] for name, value in given.items()}
+    feeds = steps.apply(metadata.preprocessing, given)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = [each.name for each in metadata.signature.outputs]
     answers = dict(zip(names, session.run(names, feeds), strict=True))
@@ -220,15 +217,6 @@ def _answered(model: Path, metadata: Metadata, golden: Any) -> tuple[Feeds, Feed
                 "Export it without such outputs.",
             )
     return given, answers
-
-
-def _raw(golden: Any) -> Feeds:
-    """Inputs before preprocessing; what isn't named can't be meant for a step."""
-    if not isinstance(golden, Mapping):
-        raise SchemaError(
-            "The golden samples of a model with preprocessing must be named.", 'Give golden={"text": …}.'
-        )
-    return {str(name): np.asarray(value) for name, value in golden.items()}
 
 
 def _is_batch(signature: Signature, feeds: Feeds) -> bool:

@@ -30,7 +30,7 @@ from nbcloud.models.verify import Progress, Report, verify
 
 __all__ = ["Exported", "Options", "export"]
 
-_FRAMEWORKS: tuple[ModuleType, ...] = (skl, torch, keras)
+_FRAMEWORKS: tuple[ModuleType, ...] = (skl, keras, torch)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ OPSET = 21
 ML_OPSET = 3
 _PURPOSE = "to export scikit-learn models"
 
-attempts = ("float32", "float64")
-"""scikit-learn computes in double precision; single is half the size, and nearly always enough."""
+_ALL = ", all numbers"
+attempts = ("float32", f"float32{_ALL}", "float64", f"float64{_ALL}")
+"""scikit-learn computes in double precision; single is half the size, and nearly always enough. Columns of
+whole numbers stay so, as encoders want them, or become fractions like the others, as scalers do."""
 
 
 def accepts(model: Any) -> bool:
@@ -58,8 +61,12 @@ class SklearnModel:
             raise ExportError(f"The model is not trained: {error}", "Call its fit() first.") from None
         self._model = model
         self._step_numbers: dict[str, int] = {}
+        self._pairs = False
+        """Whether ONNX has a score for each of two classes, where scikit-learn has one for both."""
         self._columns: list[str] = []
-        self.versions = _versions("scikit-learn", "skl2onnx", *_booster_packages(model))
+        self.versions = _versions("scikit-learn", "skl2onnx") | {
+            name: str(sys.modules[name].__version__) for name in _booster_packages(model)
+        }
         if hasattr(sample, "columns") and hasattr(sample, "dtypes"):
             self._of_table(sample)
         else:
@@ -102,14 +109,21 @@ class SklearnModel:
         """Its answers: ``label`` with ``probabilities`` or ``scores``; ``prediction``; ``features``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _answers(self._model, self._native(feeds))
+            answers = _answers(self._model, self._native(feeds))
+        scores = answers.get("scores")
+        if scores is not None and scores.ndim == 1 and self._pairs:
+            answers["scores"] = np.stack([-scores, scores], axis=1)
+        return answers
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the estimator as ONNX, its numbers in the precision of ``attempt``."""
         import skl2onnx
 
         _register_boosters(self._model)
-        inputs = tuple(_in_precision(each, attempt) for each in self.inputs)
+        precision = attempt.partition(",")[0]
+        inputs = tuple(_in_precision(each, precision, every=attempt.endswith(_ALL)) for each in self.inputs)
+        if attempt.endswith(_ALL) and inputs == tuple(_in_precision(each, precision) for each in self.inputs):
+            raise ExportError("The model takes no whole numbers.")
         opset = options.opset or OPSET
         try:
             with warnings.catch_warnings():
@@ -117,18 +131,22 @@ class SklearnModel:
                 made, topology = skl2onnx.convert_sklearn(
                     self._model,
                     initial_types=[(each.name, _skl_type(each)) for each in inputs],
-                    options=_options(self._model),
+                    options=_options(self._model, precision),
                     target_opset={"": opset, "ai.onnx.ml": ML_OPSET},
                     intermediate=True,
                 )
         except Exception as error:
             raise _refused(self._model, error) from error
+        if precision == "float64":
+            _round_before_trees(self._model, made)
+        _rename_inputs(made, [each.name for each in inputs])
         names = [output.name for output in made.graph.output]
         told = _output_names(self._model, len(names))
         _rename_outputs(made, dict(zip(names, options.output_names or told, strict=False)))
         onnxfile.save(made, path)
         outputs = tuple(_output(self._model, output) for output in made.graph.output)
         inside = {name for node in made.graph.node for name in node.output}
+        self._pairs = outputs[-1].name == "scores" and outputs[-1].shape[-1] == 2
         steps = {name: told for name, (_, told) in self._steps(topology).items() if name in inside}
         self._step_numbers = {name: number for name, (number, _) in self._steps(topology).items()}
         return Conversion(path, inputs, outputs, f"skl2onnx {skl2onnx.__version__}, {attempt}", opset, steps)
@@ -212,6 +230,16 @@ def _output(model: Any, value: Any) -> Tensor:
     return Tensor(value.name, dtype, ("batch", *shape[1:]) if shape else (), labels=labels)
 
 
+def _rename_inputs(model: Any, names: list[str]) -> None:
+    """Give inputs the names that columns have, of which skl2onnx takes only letters and digits."""
+    new = {value.name: name for value, name in zip(model.graph.input, names, strict=True)}
+    for value in model.graph.input:
+        value.name = new[value.name]
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = new.get(name, name)
+
+
 def _rename_outputs(model: Any, names: dict[str, str]) -> None:
     """Give outputs other names: the nodes that make them, and those that use them inside."""
     taken = {name for node in model.graph.node for name in node.output} - names.keys()
@@ -243,10 +271,8 @@ def _type_of(array: Any) -> str:
     return "bool" if array.dtype.kind == "b" else "int64" if array.dtype.kind in "iu" else "float64"
 
 
-def _in_precision(tensor: Tensor, precision: str) -> Tensor:
-    from dataclasses import replace
-
-    wide = tensor.shape[-1] != 1 or len(tensor.shape) == 1
+def _in_precision(tensor: Tensor, precision: str, *, every: bool = False) -> Tensor:
+    wide = every or tensor.shape[-1] != 1 or len(tensor.shape) == 1
     if tensor.dtype == "float64" or (tensor.dtype in {"int64", "bool"} and wide):
         return replace(tensor, dtype=precision)
     return tensor
@@ -288,21 +314,46 @@ def _chooses_by_name(model: Any) -> bool:
     return any(type(part).__name__ == "ColumnTransformer" for part in _parts(model))
 
 
-def _options(model: Any) -> dict[Any, dict[str, Any]]:
-    """What keeps the converters from surprises: no lists of dictionaries, and accents as they are."""
+def _options(model: Any, precision: str) -> dict[Any, dict[str, Any]]:
+    """What keeps the converters from surprises."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common._registration import get_converter
+    from sklearn.base import is_classifier
 
     chosen: dict[Any, dict[str, Any]] = {}
-    wanted = {"zipmap": False, "locale": "C"}
     for part in _parts(model):
         if type(part) not in sklearn_operator_name_map:
             continue
         allowed = get_converter(sklearn_operator_name_map[type(part)]).get_allowed_options() or {}
+        wanted: dict[str, Any] = {"locale": "C"}  # accents as they are
+        if is_classifier(part):
+            wanted["zipmap"] = False  # arrays, no lists of dictionaries
+            # Without: the votes of an SVC of two classes, by whose sign its scores are turned.
+            wanted["raw_scores"] = not hasattr(part, "predict_proba")
+        if precision == "float64":
+            wanted["div"] = "div_cast"  # ONNX' own Scaler computes in single precision
         mine = {name: value for name, value in wanted.items() if name in allowed}
         if mine:
             chosen[id(part)] = mine
     return chosen
+
+
+def _round_before_trees(model: Any, made: Any) -> None:
+    """Have trees see single precision, which is what scikit-learn's own compare with their thresholds."""
+    import onnx
+
+    if any(type(part).__name__.startswith("HistGradientBoosting") for part in _parts(model)):
+        return  # whose trees compare in double precision
+    nodes = list(made.graph.node)
+    del made.graph.node[:]
+    for number, node in enumerate(nodes):
+        if node.op_type.startswith("TreeEnsemble"):
+            rounded = f"rounded_for_trees_{number}"
+            made.graph.node.append(
+                onnx.helper.make_node("Cast", [node.input[0]], [rounded], to=onnx.TensorProto.FLOAT)
+            )
+            node.input[0] = rounded
+        made.graph.node.append(node)
 
 
 def _booster_packages(model: Any) -> list[str]:
@@ -357,13 +408,17 @@ def _refused(model: Any, error: Exception) -> ExportError:
     for part in _parts(model):
         own = type(part).__module__.partition(".")[0]
         inner = type(part).__name__.startswith("_") or part is model
-        if type(part) not in sklearn_operator_name_map and own == "sklearn" and not inner:
+        unknown = type(part) not in sklearn_operator_name_map and type(part).__name__ in str(error)
+        if unknown and own == "sklearn" and not inner:
             return ExportError(
                 f"{type(part).__name__}, a part of the model, can't become ONNX: skl2onnx does not know it.",
                 "Use another step in its place, or export the steps behind it and do this one before.",
                 part=type(part).__name__,
             )
     told = str(error).strip().split("\n")[0].rstrip(".")
+    if "Unable to find a shape calculator" in told or "Unable to find converter" in told:
+        name = next((type(part).__name__ for part in _parts(model) if type(part).__name__ in told), "It")
+        told = f"skl2onnx does not know {name}"
     return ExportError(
         f"{type(model).__name__} can't become ONNX: {told}.",
         "Use another model or step, or other settings of it.",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nbcloud.errors import ModelError
+from nbcloud.errors import ModelError, UsageError
 from nbcloud.models.optimize.measure import Measured
 from nbcloud.models.optimize.targets import Target
 from nbcloud.wording import size_text
@@ -56,6 +58,7 @@ class Choice:
         self.target = target
         self.limits = limits
         self.variant = ""
+        self.bundler: Callable[..., Any] | None = None
         self._rows = rows
 
     @property
@@ -168,6 +171,20 @@ class Choice:
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"{table}<p>{html.escape(self.note())}</p>"
+
+    def bundle(self, path: Path | str, *, sign: Path | str | None = None, **facts: Any) -> Any:
+        """Bundle the form that was kept; the first rows of the data are its golden samples.
+
+        See `nbcloud.models.registry.Version.bundle`.
+
+        Raises
+        ------
+        UsageError
+            When none was kept.
+        """
+        if self.bundler is None:
+            raise UsageError("No form was kept, so there is none to bundle.", "Call optimize with keep=True.")
+        return self.bundler(path, sign=sign, **facts)
 
     def plot(self) -> Any:
         """Latency against what is lost, the area of each point its size; the front joined by a line."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from nbcloud.models.registry.state import Entry, File, State, Variant
 from nbcloud.models.registry.storage import Storage
 
 if TYPE_CHECKING:
+    from nbcloud.models.bundle.manifest import Manifest
     from nbcloud.models.optimize import Choice
 
 STAGES = ("none", "staging", "production", "archived")
@@ -139,7 +141,53 @@ class Version:
                 }
                 self.registry.add_variant(self._reference, name, best.path, facts)
                 choice.variant = f"{self.uri}#{name}"
+                choice.bundler = partial(self.bundle, golden=data, variant=name)
         return choice
+
+    def bundle(
+        self,
+        path: Path | str,
+        golden: Any,
+        *,
+        sign: Path | str | None = None,
+        variant: str = "",
+        **facts: Any,
+    ) -> Manifest:
+        """Make the one file that is shipped to a device, and note it in the registry.
+
+        Parameters
+        ----------
+        path : path
+            ``digits.nbundle``.
+        golden : array, DataFrame or mapping
+            Some rows of real data: each device must answer them as it is answered here, before it uses the
+            model.
+        sign : path, optional
+            A private key (``nbcloud edge keygen``).
+        variant : str, optional
+            One of its variants; full precision otherwise.
+        **facts
+            Further arguments of `nbcloud.models.bundle.build.bundle`.
+        """
+        from nbcloud.models.bundle.build import bundle
+
+        target = Path(path)
+        with tempfile.TemporaryDirectory(prefix="nbcloud-bundle-", ignore_cleanup_errors=True) as folder:
+            now = self.registry.get(self._reference)  # variants may have been added since
+            source, model = now.path(variant), Path(folder) / MODEL
+            for file in onnxfile.files(source)[1:]:
+                shutil.copyfile(file, Path(folder) / file.name)
+            shutil.copyfile(source, model)
+            known = {"name": self.name, "version": str(self.number), "variant": variant} | facts
+            made = bundle(model, target, golden=golden, sign=None if sign is None else Path(sign), **known)
+        noted = {
+            "file": target.name,
+            "sha256": onnxfile.digest(target),
+            "variant": variant,
+            "signed": sign is not None,
+        }
+        self.registry.add_bundle(self._reference, noted)
+        return made
 
     @property
     def _reference(self) -> str:

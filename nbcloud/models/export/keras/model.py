@@ -13,9 +13,9 @@ import numpy as np
 
 from nbcloud import extras
 from nbcloud.errors import ExportError, NbcloudError, UsageError
-from nbcloud.models import onnxfile, steps
+from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.keras import arguments, graph, inside, refusals, shapes, text
+from nbcloud.models.export.keras import arguments, graph, refusals, shapes, text
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -163,9 +163,7 @@ class KerasModel:
         graph.set_output_shapes(made, outputs)
         onnxfile.save(made, path)
         opset = next(each.version for each in made.opset_import if each.domain in ("", "ai.onnx"))
-        self._converted = Conversion(
-            path, cut.inputs, outputs, exporter, opset, self._steps(made), preprocessing=cut.steps
-        )
+        self._converted = Conversion(path, cut.inputs, outputs, exporter, opset, preprocessing=cut.steps)
         return self._converted
 
     def _traced(self, cut: text.Cut) -> Any:
@@ -217,25 +215,9 @@ class KerasModel:
             )
         return tuple(outputs)
 
-    def _steps(self, made: Any) -> dict[str, str]:
-        if self._graph is None:
-            return {}
-        layers = {layer.name: layer for layer in self._graph.layers}
-        self._places = {value: name for name, value in inside.places(made, self._graph.layers).items()}
-        return {value: f"{name!r} ({type(layers[name]).__name__})" for value, name in self._places.items()}
-
-    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """What layers give, behind the last that ONNX has as well."""
-        import keras
-
-        outputs = [self._graph.get_layer(self._places[name]).output for name in names]
-        probe = keras.Model(self._graph._inputs_struct, outputs)
-        args, _ = self._arguments.native([self._tensor(feeds[each.name]) for each in self.inputs])
-        values = [_array(value) for value in probe(*args, training=False)]
-        given = steps.apply(self._converted.preprocessing, feeds)
-        fed = {each.name: each.accept(given[each.name]) for each in self._converted.inputs}
-        found = inside.onnx_values(self._converted.path, fed, names)
-        return inside.parted([(name, value, found[name]) for name, value in zip(names, values, strict=True)])
+    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
+        """Nothing: TensorFlow renames scopes when it traces, so that no value inside belongs to a layer."""
+        return iter(())
 
 
 def _graph(model: Any) -> Any:

@@ -101,7 +101,7 @@ def test_labels_of_the_export_can_be_replaced(tmp_path: Path) -> None:
             UsageError,
             "must have output, step, to",
         ),
-        ({"preprocessing": [{"step": "crop"}]}, SchemaError, "must be named"),
+        ({"preprocessing": [{"step": "crop"}]}, ModelError, "needs the step 'crop' before its graph"),
         ({"sign": Path("/nowhere/key.pem")}, UsageError, "To make one: nbcloud edge keygen"),
     ],
     ids=str,

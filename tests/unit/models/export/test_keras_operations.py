@@ -78,17 +78,16 @@ def test_images_of_any_size_are_enlarged(exported: Export) -> None:
     assert [str(each) for each in made.signature.outputs] == ["output: float32[batch, output_1, output_2, 3]"]
 
 
-class Sizes(keras.Model):  # type: ignore[misc]
-    def call(self, values: Any) -> Any:
-        return {
-            "pairs": O.matmul(values, O.transpose(values)),
-            "rows": values,
-            "sum": O.sum(values, 0),
-            "values": O.reshape(values, (-1,)),
-        }
-
-
 def test_the_sizes_of_outputs_are_found_by_asking(exported: Export) -> None:
+    class Sizes(keras.Model):
+        def call(self, values: Any) -> Any:
+            return {
+                "pairs": O.matmul(values, O.transpose(values)),
+                "rows": values,
+                "sum": O.sum(values, 0),
+                "values": O.reshape(values, (-1,)),
+            }
+
     told = [str(each) for each in exported(Sizes(), numbers(3, 4)).signature.outputs]
     assert told == [
         "pairs: float32[batch, batch]",

@@ -112,8 +112,9 @@ class BySize(nn.Module):
 def test_a_size_that_the_code_asks_for_is_fixed_and_noted(run) -> None:
     made = run(BySize(), torch.randn(4, 3))
     assert takes(made) == ["x: float32[4, 3]"]
+    line = BySize.forward.__code__.co_firstlineno + 1
     assert made.metadata.notes == [
-        "Fixed to the sample's size, because the model's code depends on it: batch."
+        f"'batch' is fixed at 4: with 1, the code does something else (test_torch.py:{line})."
     ]
 
 
@@ -133,7 +134,9 @@ def test_a_decision_by_values_is_refused_with_its_line_and_made_with_cond(run) -
     with pytest.raises(ExportError) as caught:
         run(ByValue(), torch.randn(4, 3))
     line = ByValue.forward.__code__.co_firstlineno + 1
-    assert f"decides by values at {__file__}:{line}" in caught.value.message
+    assert (
+        f"decides by the values of its input ({__file__}:{line}: `if x.sum() > 0:`)" in caught.value.message
+    )
     assert "torch.cond" in caught.value.hint
     assert run(Chosen(), torch.randn(4, 3)).report.worst <= 1
 
@@ -160,7 +163,7 @@ class Spectrum(nn.Module):
         (Random(), torch.ones(4, 3), "it draws random numbers"),
         (Spectrum(), torch.ones(4, 3), "is complex"),
         (nn.Linear(3, 2), torch.ones(4, 5), "The model refuses the sample"),
-        (nn.Linear(3, 2), "text", "is no tensor"),
+        (nn.Linear(3, 2), "text", "has no tensor"),
     ],
     ids=["svd", "random", "complex", "shape", "text"],
 )
