@@ -6,6 +6,8 @@
     arguments  what a model is called with, and what it gives, by name
     model      Keras models               ┐ both are
     function   TensorFlow's functions     ┘ `Exportable`
+    refusals   what no ONNX model can have
+    shapes     the sizes of what a model gives
     text       a vocabulary's layers, cut off and written as steps
     graph      a function ─► ONNX, by tf2onnx
     other      the same in a process of its own, for models of Keras' other backends

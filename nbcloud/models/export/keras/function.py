@@ -11,7 +11,7 @@ from typing import Any
 from nbcloud.errors import ExportError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.keras import arguments, graph
+from nbcloud.models.export.keras import arguments, graph, shapes
 from nbcloud.models.export.keras.graph import short
 from nbcloud.models.signature import TEXT, Feeds, Tensor
 
@@ -77,24 +77,21 @@ class FunctionModel:
             raise ExportError(
                 "Keras' own export takes models of Keras only.", "Leave exporter out, or say 'tf2onnx'."
             )
-        shapes: list[tuple[int | None, ...]] = []
+        declared: list[tuple[int | None, ...]] = []
 
         def call(*values: Any) -> list[Any]:
             found = [value for _, value in arguments.leaves(self._call(values))]
-            shapes[:] = [tuple(value.shape) if value.shape.rank is not None else () for value in found]
+            declared[:] = [tuple(value.shape) if value.shape.rank is not None else () for value in found]
             return found
 
         made = graph.convert(call, self.inputs, self._outputs, path, options.opset)
-        answer = self.predict(self.feeds)
-        varies = any("batch" in each.shape for each in self.inputs)
-        outputs = []
-        for name, dtype, known in zip(self._outputs, graph.types(made), shapes, strict=True):
-            sizes: list[int | str] = []
-            for axis in range(answer[name].ndim):
-                size = known[axis] if axis < len(known) else None
-                other = "batch" if axis == 0 and varies else f"{name}_{axis}"
-                sizes.append(size if size is not None else other)
-            outputs.append(Tensor(name, dtype, tuple(sizes)))
+        found = shapes.of_outputs(
+            self.predict, self.inputs, self.feeds, dict(zip(self._outputs, declared, strict=True))
+        )
+        outputs = [
+            Tensor(name, dtype, found[name])
+            for name, dtype in zip(self._outputs, graph.types(made), strict=True)
+        ]
         graph.set_output_shapes(made, outputs)
         onnxfile.save(made, path)
         return Conversion(

@@ -15,7 +15,7 @@ from nbcloud import extras
 from nbcloud.errors import ExportError, NbcloudError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.keras import arguments, graph, text
+from nbcloud.models.export.keras import arguments, graph, refusals, shapes, text
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -53,8 +53,8 @@ class KerasModel:
         else:
             text.refuse(model)
             self._arguments = arguments.of_sample(model.call, sample, keras.backend.floatx())
-        _refuse_state(model)
-        _refuse_bfloat16(model)
+        refusals.refuse_state(model)
+        refusals.refuse_bfloat16(model)
         self.feeds = self._arguments.feeds(sample)
         answer = self._first_answer()
         self.inputs = self._dynamic(options)
@@ -65,7 +65,6 @@ class KerasModel:
         self._outputs = arguments.renamed(outputs, options.output_names, "output")
         self.feeds = {name: self.feeds[each.name] for name, each in zip(names, self.inputs, strict=True)}
         self.inputs = tuple(replace(each, name=name) for name, each in zip(names, self.inputs, strict=True))
-        self._answer = self._numpy(answer)
         self._answers = self._compiled()
         self._layers = [layer.name for layer in model._flatten_layers(include_self=False)]
 
@@ -74,6 +73,7 @@ class KerasModel:
         values = [self._tensor(value) for value in self.feeds.values()]
         try:
             first, second = self._call(values), self._call(values)
+            refusals.refuse_placeholders(first)
         except NbcloudError:
             raise
         except Exception as error:
@@ -200,27 +200,14 @@ class KerasModel:
         return made
 
     def _told(self, made: Any) -> tuple[Tensor, ...]:
-        """What the outputs are: types as in ONNX, sizes as in the answer, with the inputs' names."""
-        sizes: dict[int, str] = {}
-        for each in self.inputs:
-            for size, name in zip(self.feeds[each.name].shape, each.shape, strict=True):
-                if isinstance(name, str) and name != "batch":
-                    sizes.setdefault(size, name)
-        batch = any("batch" in each.shape for each in self.inputs)
-        static = _static(self._graph, len(self._outputs))
+        """What the outputs are: types as in ONNX, sizes as in the model's answers."""
+        declared = dict(zip(self._outputs, _declared(self._graph, len(self._outputs)), strict=False))
+        found = shapes.of_outputs(self.predict, self.inputs, self.feeds, declared)
         outputs = []
-        for number, (name, dtype) in enumerate(zip(self._outputs, graph.types(made), strict=True)):
-            shape: list[int | str] = []
-            for axis, size in enumerate(self._answer[name].shape):
-                known = static[number][axis] if static and axis < len(static[number]) else None
-                if axis == 0 and batch:
-                    shape.append("batch")
-                elif known is not None or not (sizes or batch) or (not sizes and self._graph is None):
-                    shape.append(int(size))
-                else:
-                    shape.append(sizes.get(size, f"{name}_{axis}"))
+        for name, dtype in zip(self._outputs, graph.types(made), strict=True):
+            shape = found[name]
             labels = self._labels if shape and shape[-1] == len(self._labels) else ()
-            outputs.append(Tensor(name, dtype, tuple(shape), labels=labels))
+            outputs.append(Tensor(name, dtype, shape, labels=labels))
         if self._labels and not any(each.labels for each in outputs):
             raise UsageError(
                 f"{len(self._labels)} labels were given, and no output has as many places.",
@@ -274,29 +261,7 @@ def _of_tokens(model: Any, found: arguments.Arguments, sample: Any) -> arguments
     return found
 
 
-def _refuse_state(model: Any) -> None:
-    for layer in model._flatten_layers():
-        if getattr(layer, "stateful", False):
-            raise ExportError(
-                f"The layer {layer.name!r} ({type(layer).__name__}) keeps its state from call to call, "
-                "which an ONNX model can't.",
-                "Build it with stateful=False, or give its state as an input and an output.",
-                part=layer.name,
-            )
-
-
-def _refuse_bfloat16(model: Any) -> None:
-    for layer in model._flatten_layers():
-        if "bfloat16" in str(layer.compute_dtype):
-            raise ExportError(
-                f"The layer {layer.name!r} ({type(layer).__name__}) computes in bfloat16, which onnxruntime "
-                "can't on processors.",
-                "Build the model with keras.config.set_dtype_policy('float32'), and set its weights there.",
-                part=layer.name,
-            )
-
-
-def _static(functional: Any, count: int) -> list[tuple[int | None, ...]]:
+def _declared(functional: Any, count: int) -> list[tuple[int | None, ...]]:
     """The sizes of the outputs, as far as the model declares them."""
     if functional is None:
         return []

@@ -12,14 +12,18 @@ def plain_operations() -> Iterator[None]:
     """Have Keras trace what tf2onnx can read.
 
     Keras compiles grouped convolutions by XLA, which tf2onnx sees as a call of something unknown; maps
-    functions by rewriting them, of which tf2onnx makes wrong shapes; and its TimeDistributed, when the
-    number of steps is not known, counts the batch in its place.
+    functions by rewriting them, of which tf2onnx makes wrong shapes; looks for the sign of zeros, for its
+    argmax, in their bits; and asks whether sizes are positive that are known only when the model runs. Its
+    TimeDistributed, when the number of steps is not known, counts the batch in its place.
     """
     import keras
     import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy as backend
+    from keras.src.ops import image
 
     distributed = keras.layers.TimeDistributed
     function, mapped, call = tf.function, tf.vectorized_map, distributed.call
+    resize, signbit = image.resize, backend.signbit
 
     def uncompiled(*args: Any, **options: Any) -> Any:
         options.pop("jit_compile", None)
@@ -30,11 +34,27 @@ def plain_operations() -> Iterator[None]:
         kinds = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), first)
         return tf.map_fn(each, elements, fn_output_signature=kinds)
 
+    def resized(images: Any, size: Any, **options: Any) -> Any:
+        known = all(isinstance(each, int) for each in size)
+        return (resize if known else image._resize)(images, size, **options)
+
     tf.function, tf.vectorized_map, distributed.call = uncompiled, loop, _distributed
+    image.resize, backend.signbit = resized, _signbit
     try:
         yield
     finally:
         tf.function, tf.vectorized_map, distributed.call = function, mapped, call
+        image.resize, backend.signbit = resize, signbit
+
+
+def _signbit(values: Any) -> Any:
+    """Whether numbers are negative, as is the zero whose inverse is."""
+    import tensorflow as tf
+
+    values = tf.convert_to_tensor(values)
+    if not values.dtype.is_floating:
+        return values < 0 if values.dtype != tf.bool else tf.zeros_like(values)
+    return (values < 0) | (tf.equal(values, 0) & (tf.math.reciprocal(values) < 0))
 
 
 def _distributed(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
@@ -61,8 +81,14 @@ def _distributed(self: Any, inputs: Any, training: Any = None, mask: Any = None)
 
 
 def operators() -> dict[str, tuple[Any, list[Any]]]:
-    """Operations that tf2onnx has not, made of those that it has."""
-    return {"Erfc": (_one_minus_erf, []), "Expm1": (_exp_minus_one, [])}
+    """Operations that tf2onnx has not, or has wrongly for whole numbers, made of those that ONNX has."""
+    return {
+        "Erfc": (_one_minus_erf, []),
+        "Expm1": (_exp_minus_one, []),
+        "Log1p": (_log_of_more, []),
+        "FloorDiv": (_floor_div, []),
+        "FloorMod": (_floor_mod, []),
+    }
 
 
 def _one_minus_erf(ctx: Any, node: Any, name: str, _: Any) -> None:
@@ -75,6 +101,37 @@ def _exp_minus_one(ctx: Any, node: Any, name: str, _: Any) -> None:
     one = _one(ctx, node, name)
     exp = ctx.make_node("Exp", [node.input[0]])
     _replace(ctx, node, "Sub", [exp.output[0], one])
+
+
+def _log_of_more(ctx: Any, node: Any, name: str, _: Any) -> None:
+    more = ctx.make_node("Add", [node.input[0], _one(ctx, node, name)])
+    _replace(ctx, node, "Log", [more.output[0]])
+
+
+def _floor_div(ctx: Any, node: Any, name: str, _: Any) -> None:  # noqa: ARG001
+    values, by = node.input
+    if _is_whole(ctx, node):
+        rest = ctx.make_node("Mod", [values, by])
+        _replace(ctx, node, "Div", [ctx.make_node("Sub", [values, rest.output[0]]).output[0], by])
+    else:
+        _replace(ctx, node, "Floor", [ctx.make_node("Div", [values, by]).output[0]])
+
+
+def _floor_mod(ctx: Any, node: Any, name: str, _: Any) -> None:  # noqa: ARG001
+    values, by = node.input
+    if _is_whole(ctx, node):
+        _replace(ctx, node, "Mod", [values, by])
+        return
+    times = ctx.make_node("Floor", [ctx.make_node("Div", [values, by]).output[0]])
+    product = ctx.make_node("Mul", [times.output[0], by])
+    _replace(ctx, node, "Sub", [values, product.output[0]])
+
+
+def _is_whole(ctx: Any, node: Any) -> bool:
+    import numpy as np
+    from tf2onnx import utils
+
+    return bool(np.issubdtype(utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[0])), np.integer))
 
 
 def _one(ctx: Any, node: Any, name: str) -> str:
