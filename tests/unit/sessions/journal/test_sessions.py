@@ -4,6 +4,7 @@ import asyncio
 import math
 
 import pytest
+from distributed import Worker
 
 from nbcloud.sessions.journal import journal as journal_module
 from tests.unit.sessions.journal.house import REQUEST, in_house
@@ -182,5 +183,22 @@ def test_a_session_that_waited_long_for_its_worker_is_not_idle_when_it_begins(tm
         house.host.channel.post(ready)
         await client.expect("answer", ask="q")
         assert house.journal.idle_seconds("w1") < 100
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_worker_is_not_idle_while_a_session_starts_there(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        async with Worker(house.scheduler.address, resources={"GPU": 1}, nthreads=1) as worker:
+            assert house.journal.idle_seconds(worker.address) == math.inf
+            await open_soon(client, "b", "q")
+            async with asyncio.timeout(10):
+                while not house.journal.placement.given_to(worker.address):
+                    await asyncio.sleep(0.001)
+            assert house.journal.idle_seconds(worker.address) is None
+            client.channel.post({"op": "withdraw", "ask": "q"})
+            assert await session_names(client) == ["s"]
+            assert house.journal.idle_seconds(worker.address) == math.inf
 
     in_house(tmp_path, scenario)
