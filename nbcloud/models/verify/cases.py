@@ -16,8 +16,11 @@ _ROWS = 64
 _REPEATED = 4
 """Rows that take the place of all others, at most."""
 _LARGE = 1e3
+_ROUNDED = 4
 NAN = "NaN"
 """The case with holes in its numbers."""
+FAR = "large values"
+"""The case in which rounding may grow: the model was not made for such numbers."""
 _ACCENTS = ("Ærøskøbing, naïve café", "北京大学 AI", "a", "", "  spaces  and\ttabs ", "ΑΒΓ 123 !?")
 
 
@@ -67,10 +70,22 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
         yield Case(
             "values between the sample's", _each(inputs, few, lambda _, value: _between(value, random))
         )
-        yield Case("large values", _each(inputs, few, lambda _, value: _far(value, random)))
+        yield Case(FAR, _each(inputs, few, lambda _, value: _far(value, random)))
         yield Case(NAN, _each(inputs, few, lambda _, value: _holed(value, random)))
     if any(each.dtype == TEXT for each in inputs):
         yield Case("texts with accents", _texts(inputs, few))
+
+
+def rounded(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Feeds]:
+    """The same values as another computer may round them, a few times."""
+    random = np.random.default_rng(_SEED)
+
+    def change(_: Tensor, value: Any) -> Any:
+        least = np.finfo(value.dtype if value.dtype == np.float16 else np.float32).eps
+        return (value * (1 + random.choice([-1, 1], size=value.shape) * least)).astype(value.dtype)
+
+    for _ in range(_ROUNDED):
+        yield _each(inputs, feeds, change)
 
 
 def _kind(tensor: Tensor) -> str:

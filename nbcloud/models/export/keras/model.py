@@ -77,10 +77,7 @@ class KerasModel:
         except NbcloudError:
             raise
         except Exception as error:
-            raise ExportError(
-                f"The model itself refuses the sample: {graph.short(error)}.",
-                f"Give a sample as the model takes it: {', '.join(map(str, self._arguments.inputs))}.",
-            ) from error
+            raise self._refused(error) from error
         pairs = zip(arguments.leaves(first), arguments.leaves(second), strict=True)
         for (_, one), (_, other) in pairs:
             if not np.array_equal(_array(one), _array(other), equal_nan=_array(one).dtype.kind == "f"):
@@ -128,7 +125,18 @@ class KerasModel:
             return self._call
         import tensorflow as tf
 
-        return tf.function(lambda values: self._call(values), autograph=False)
+        function = tf.function(lambda values: self._call(values), autograph=False)
+        try:
+            function([self._tensor(value) for value in self.feeds.values()])
+        except Exception as error:
+            raise self._refused(error) from error
+        return function
+
+    def _refused(self, error: Exception) -> ExportError:
+        return ExportError(
+            f"The model itself refuses the sample: {graph.short(error)}.",
+            f"Give a sample as the model takes it: {', '.join(map(str, self._arguments.inputs))}.",
+        )
 
     def _numpy(self, answer: Any) -> Feeds:
         found = arguments.leaves(answer)
