@@ -22,8 +22,9 @@ from nbcloud.models.verify.locate import first_wrong_step
 __all__ = ["Report", "verify"]
 
 Progress = Callable[[str], None]
-_UNSTEADY = 100.0
-"""Units of the tolerance up to which a difference can be what rounding makes of it."""
+_UNSTEADY = 10.0
+_UNSTEADY_FAR = 100.0
+"""Units of the tolerance up to which a difference can be what rounding makes of it; with large values."""
 _ROUNDING = 8.0
 """How much more another order of additions moves an answer than the last digit of the inputs does."""
 _LOWEST = ("float64", "float32", "float16", "bfloat16")
@@ -42,8 +43,9 @@ class Report:
     skipped : dict
         Cases that the framework's model itself refuses, with what it says.
     unsteady : dict
-        Differences above the tolerance on large values, where the framework's own answers move as far when
-        only the last digit of the input changes: nothing more precise can be asked of any computer.
+        For each case the differences above the tolerance where the framework's own answers move as far when
+        only the last digit of the input changes: nothing more precise can be asked of any computer. Never on
+        the sample itself.
     finite_only : bool
         Whether the model refuses NaN, or the ONNX model answers it otherwise: then it has to be refused.
     """
@@ -53,7 +55,7 @@ class Report:
     compared: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     ties: int = 0
-    unsteady: dict[str, float] = field(default_factory=dict)
+    unsteady: dict[str, dict[str, float]] = field(default_factory=dict)
     finite_only: bool = False
 
     @property
@@ -152,8 +154,8 @@ def _compare(
         if differs.amount > 1 and not case.is_sample and _are_ties(value, name, expected, report):
             report.ties += 1
             continue
-        if differs.amount > 1 and case.name == FAR and _is_rounding(differs, model, case, expected, report):
-            report.unsteady[name] = round(differs.amount, 6)
+        if differs.amount > 1 and _is_rounding(differs, model, case, expected, report):
+            report.unsteady.setdefault(case.name, {})[name] = round(differs.amount, 6)
             continue
         if differs.amount > 1:
             return differs, found
@@ -164,12 +166,12 @@ def _compare(
 
 def _is_rounding(differs: Difference, model: Exportable, case: Case, expected: Feeds, report: Report) -> bool:
     """Whether the framework's own answer moves as far when only the last digit of the input changes."""
-    if differs.amount > _UNSTEADY:
+    if case.is_sample or differs.amount > (_UNSTEADY_FAR if case.name == FAR else _UNSTEADY):
         return False
     name = differs.output
     moved = (
         difference(name, model.predict(feeds)[name], expected[name], report.precision).amount
-        for feeds in rounded(model.inputs, case.feeds)
+        for feeds in rounded(model.inputs, case.feeds, report.precision)
     )
     return any(np.isfinite(amount) and differs.amount <= _ROUNDING * amount for amount in moved)
 

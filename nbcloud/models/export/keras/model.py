@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 
 from nbcloud import extras
 from nbcloud.errors import ExportError, NbcloudError, UsageError
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.keras import arguments, graph, refusals, shapes, text
+from nbcloud.models.export.keras import arguments, graph, layers, refusals, shapes, text
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -171,8 +172,17 @@ class KerasModel:
         graph.set_output_shapes(made, outputs)
         onnxfile.save(made, path)
         opset = next(each.version for each in made.opset_import if each.domain in ("", "ai.onnx"))
-        self._converted = Conversion(path, cut.inputs, outputs, exporter, opset, preprocessing=cut.steps)
-        return self._converted
+        opened = None
+        if self._graph is not None and self._backend == "tensorflow":
+            opened = partial(self._open, replace(cut, model=cut.model if cut.steps else self._graph), opset)
+        return Conversion(path, cut.inputs, outputs, exporter, opset, preprocessing=cut.steps, opened=opened)
+
+    def _open(self, cut: text.Cut, opset: int, path: Path) -> Conversion:
+        """Write the model with what each layer gives."""
+        self._opened = layers.Opened(cut.model), cut
+        self._opened[0].convert(cut.inputs, path, opset)
+        told = self._opened[0].steps
+        return Conversion(path, cut.inputs, (), "", opset, steps=told, preprocessing=cut.steps)
 
     def _traced(self, cut: text.Cut) -> Any:
         def call(*values: Any) -> list[Any]:
@@ -223,9 +233,16 @@ class KerasModel:
             )
         return tuple(outputs)
 
-    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
-        """Nothing: TensorFlow renames scopes when it traces, so that no value inside belongs to a layer."""
-        return iter(())
+    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """What each layer gives, in the order of computation."""
+        opened, cut = self._opened
+        fed = steps.apply(cut.steps, feeds)
+        with graph.without_log():
+            yield from zip(
+                names,
+                map(_array, opened(*(self._tensor(fed[each.name]) for each in cut.inputs))),
+                strict=True,
+            )
 
 
 def _graph(model: Any) -> Any:
