@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ModelError, SchemaError
-from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
+from nbcloud.models.signature import TEXT, Feeds, Tensor
 
 LOOK_UP = "look_up"
 """The step that gives texts, their words or characters, or whole numbers, their numbers in a vocabulary.
@@ -66,11 +66,6 @@ def outer(steps: Iterable[Mapping[str, Any]], inputs: Iterable[Tensor]) -> tuple
     sources = {step["gives"]: Tensor.from_json(step["takes"]) for step in steps if "gives" in step}
     found = {each.name: each for each in (sources.get(each.name, each) for each in inputs)}
     return tuple(found.values())
-
-
-def feeds(steps: Sequence[Mapping[str, Any]], signature: Signature, data: Any) -> Feeds:
-    """What the ONNX model is fed for a user's data, which the whole model takes (see `Signature.feeds`)."""
-    return apply(steps, Signature(outer(steps, signature.inputs), signature.outputs).feeds(data))
 
 
 def _look_up(step: Mapping[str, Any], values: Any, name: str) -> Any:
