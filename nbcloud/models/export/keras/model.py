@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,6 @@ class KerasModel:
         self._outputs = arguments.renamed(outputs, options.output_names, "output")
         self.feeds = {name: self.feeds[each.name] for name, each in zip(names, self.inputs, strict=True)}
         self.inputs = tuple(replace(each, name=name) for name, each in zip(names, self.inputs, strict=True))
-        self._answers = self._compiled()
         self._layers = [layer.name for layer in model._flatten_layers(include_self=False)]
 
     def _first_answer(self) -> Any:
@@ -120,18 +119,12 @@ class KerasModel:
             warnings.simplefilter("ignore")
             return self._model(*args, training=False, **kwargs)
 
+    @cached_property
     def _compiled(self) -> Any:
-        """The call as TensorFlow's graph, which is quicker; a subclassed model is called step by step."""
-        if self._backend != "tensorflow" or self._graph is None:
-            return self._call
+        """The call as TensorFlow's graph, which is quicker once it was traced: again for each shape."""
         import tensorflow as tf
 
-        function = tf.function(lambda values: self._call(values), autograph=False)
-        try:
-            function([self._tensor(value) for value in self.feeds.values()])
-        except Exception as error:
-            raise self._refused(error) from error
-        return function
+        return tf.function(lambda values: self._call(values), autograph=False)
 
     def _refused(self, error: Exception) -> ExportError:
         return ExportError(
@@ -145,8 +138,12 @@ class KerasModel:
 
     def predict(self, feeds: Feeds) -> Feeds:
         """Its answers, as it gives them outside of training."""
+        shapes = [np.shape(feeds[each.name]) == np.shape(self.feeds[each.name]) for each in self.inputs]
+        # Most comparisons have the sample's shape; a trace for another one would take longer than the call.
+        traced = all(shapes) and self._backend == "tensorflow" and self._graph is not None
         with graph.without_log():
-            return self._numpy(self._answers([self._tensor(feeds[each.name]) for each in self.inputs]))
+            call = self._compiled if traced else self._call
+            return self._numpy(call([self._tensor(feeds[each.name]) for each in self.inputs]))
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the model as ONNX; layers with a vocabulary become steps before it."""
