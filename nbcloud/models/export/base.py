@@ -57,6 +57,8 @@ class Conversion:
         The type that the framework's model computes in, where the ONNX model's says too little.
     preprocessing : list of dict
         Steps before the graph, which the file then needs (see `nbcloud.models.steps`).
+    doubt : str
+        What a difference most likely comes from, where the exporter is known for one.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
     precision: str = ""
     preprocessing: list[dict[str, Any]] = field(default_factory=list)
+    doubt: str = ""
 
 
 class Exportable(Protocol):

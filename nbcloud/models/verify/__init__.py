@@ -110,6 +110,7 @@ def verify(
         _keep(evidence, case, found, expected, wrong)
         step = first_wrong_step(conversion, model, case.feeds, precision)
         where = f" The first step that differs is {step}." if step else ""
+        where += f" {conversion.doubt}" if conversion.doubt else ""
         raise VerificationError(
             f"The ONNX model does not answer as the model does, on {case.name!r}: output {wrong.output!r}, "
             f"{wrong.text}.{where}",

@@ -1,0 +1,147 @@
+"""XGBoost and LightGBM, whose estimators skl2onnx writes with the converters of onnxmltools."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nbcloud import extras
+from nbcloud.errors import ExportError
+from nbcloud.models.export.skl.parts import parts
+
+_PACKAGES = ("xgboost", "lightgbm")
+
+
+def packages(model: Any) -> list[str]:
+    """Which of the packages the model needs."""
+    found = {type(part).__module__.partition(".")[0] for part in parts(model)}
+    return [name for name in _PACKAGES if name in found]
+
+
+def version(package: str) -> str:
+    """Of the package, whatever its distribution is called."""
+    return str(sys.modules[package].__version__)
+
+
+def is_native(model: Any) -> bool:
+    """Whether this is what the packages train without scikit-learn's interface."""
+    return type(model).__module__.partition(".")[0] in _PACKAGES and type(model).__name__ in (
+        "Booster",
+        "CVBooster",
+    )
+
+
+def refuse_native(model: Any) -> None:
+    """Refuse a booster that does not know what it predicts."""
+    if not is_native(model):
+        return
+    package = type(model).__module__.partition(".")[0]
+    if package == "xgboost":
+        hint = (
+            "Type: booster.save_model('model.json'), then model = xgboost.XGBClassifier() (or XGBRegressor()) "
+            "and model.load_model('model.json'), and export that."
+        )
+    else:
+        hint = (
+            "Train it as lightgbm.LGBMClassifier(…).fit(x, y) or LGBMRegressor (same parameters), and export "
+            "that."
+        )
+    raise ExportError(
+        f"A native {package} Booster does not say whether it tells classes or numbers.", hint, part="Booster"
+    )
+
+
+def refuse(part: Any) -> None:
+    """Refuse settings of an estimator that ONNX or the converter has not."""
+    package, kind = type(part).__module__.partition(".")[0], type(part).__name__
+    if package not in _PACKAGES:
+        return
+    if kind in _OTHERS:
+        raise ExportError(
+            f"{kind} {_OTHERS[kind]}, which onnxmltools can't write.",
+            "Use the classifier or regressor of the same package.",
+            part=kind,
+        )
+    categories = _categories(part, package)
+    if categories:
+        raise ExportError(
+            f"{kind} splits by categories ({categories}), which the ONNX model would take for numbers.",
+            "Encode them in a pipeline before it, by OrdinalEncoder or OneHotEncoder, and train it on that.",
+            part=kind,
+        )
+    missing = getattr(part, "missing", None)
+    if package == "xgboost" and isinstance(missing, (int, float)) and missing == missing:
+        raise ExportError(
+            f"{kind} takes {missing} for missing, and in ONNX only NaN is.",
+            "Replace it by NaN in the data, and train with missing=numpy.nan.",
+            part=kind,
+        )
+    if package == "xgboost" and getattr(part, "booster", None) == "gblinear":
+        raise ExportError(
+            f"{kind} has booster='gblinear', which onnxmltools can't write.",
+            "Use booster='gbtree', or a linear model of scikit-learn.",
+            part=kind,
+        )
+    if package == "xgboost" and getattr(part, "booster", None) == "dart":
+        raise ExportError(
+            f"{kind} has booster='dart', whose trees' weights onnxmltools leaves out.",
+            "Use booster='gbtree'.",
+            part=kind,
+        )
+
+
+_OTHERS = {
+    "XGBRanker": "ranks",
+    "LGBMRanker": "ranks",
+}
+
+
+def _categories(part: Any, package: str) -> str:
+    """The columns that a booster takes for categories."""
+    try:
+        if package == "xgboost":
+            booster = part.get_booster()
+            kinds, names = booster.feature_types or [], booster.feature_names
+            found = [place for place, kind in enumerate(kinds) if kind == "c"]
+            return ", ".join(str(names[place]) if names else f"column {place}" for place in found)
+        text = part.booster_.model_to_string()
+    except Exception:  # noqa: BLE001 - an untrained one, a template of others
+        return ""
+    count = sum(
+        int(each) for line in text.splitlines() if line.startswith("num_cat=") for each in line[8:].split()
+    )
+    return f"{count} splits" if count else ""
+
+
+def register(model: Any) -> None:
+    """Have skl2onnx know the models of XGBoost and LightGBM that are in it."""
+    wanted = packages(model)
+    if not wanted:
+        return
+    extras.check("onnxmltools", f"to export models of {' and '.join(wanted)}")
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    for part in parts(model):
+        package = type(part).__module__.partition(".")[0]
+        if package not in wanted:
+            continue
+        classifies = hasattr(part, "classes_") or hasattr(part, "predict_proba")
+        if package == "xgboost":
+            from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost as convert
+        else:
+            from onnxmltools.convert.lightgbm.operator_converters.LightGbm import (
+                convert_lightgbm as convert,
+            )
+        update_registered_converter(
+            type(part),
+            f"{package}{type(part).__name__}",
+            calculate_linear_classifier_output_shapes
+            if classifies
+            else calculate_linear_regressor_output_shapes,
+            convert,
+            options={"zipmap": [True, False, "columns"], "nocl": [True, False]} if classifies else None,
+        )

@@ -1,0 +1,182 @@
+"""The same estimator in forms that skl2onnx knows: a copy, whose answers are those of the original."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from nbcloud.models.export.skl import words
+from nbcloud.models.export.skl.parts import is_part
+
+_INNER = {
+    "GridSearchCV": "best_estimator_",
+    "RandomizedSearchCV": "best_estimator_",
+    "HalvingGridSearchCV": "best_estimator_",
+    "HalvingRandomSearchCV": "best_estimator_",
+    "SelfTrainingClassifier": "estimator_",
+    "FrozenEstimator": "estimator",
+}
+"""What only hands on what another estimator answers."""
+_THRESHOLDS = ("TunedThresholdClassifierCV", "FixedThresholdClassifier")
+_SELECTORS = ("RFE", "RFECV", "SequentialFeatureSelector")
+
+
+def handed_on(model: Any) -> Any:
+    """The estimator whose answers are the model's, where it only hands them on."""
+    while type(model).__name__ in _INNER and hasattr(model, _INNER[type(model).__name__]):
+        model = getattr(model, _INNER[type(model).__name__])
+    return model
+
+
+class Plain:
+    """A copy of an estimator that skl2onnx can write.
+
+    Parameters
+    ----------
+    precision : str
+        Of the numbers that steps before the graph make.
+
+    Attributes
+    ----------
+    model : estimator
+    counted : dict
+        For the place of each step that counts words, the estimator that does (see `words`).
+    """
+
+    def __init__(self, model: Any, precision: str) -> None:
+        self._precision = precision
+        self.counted: dict[str, Any] = {}
+        self._made: dict[int, tuple[Any, Any]] = {}
+        self.model = self._last(self._of(model))
+
+    def _of(self, part: Any, *, transforms: bool = False) -> Any:
+        """The part in its plain form; the same object where there is nothing to change."""
+        known = self._made.get(id(part))
+        if known is None:
+            # With the original, which must live as long as its number is used.
+            known = self._made[id(part)] = (part, self._form(part, transforms=transforms))
+        return known[1]
+
+    def _form(self, part: Any, *, transforms: bool) -> Any:
+        kind = type(part).__name__
+        if not type(part).__module__.startswith("sklearn."):
+            return part if not is_part(part) or not hasattr(part, "__dict__") else self._inside(part)
+        if kind in _INNER and hasattr(part, _INNER[kind]):
+            return self._of(getattr(part, _INNER[kind]), transforms=transforms)
+        if kind in _THRESHOLDS:
+            return self._of(part.estimator_)
+        if words.counts(part):
+            place = f"counted{len(self.counted)}"
+            self.counted[place] = part
+            return words.stand_in(part, place, self._precision)
+        if kind == "LinearDiscriminantAnalysis":
+            return _projection(part) if transforms else _logistic(part)
+        if kind in _SELECTORS and (transforms or not hasattr(part, "predict")):
+            return _selector(part)
+        if kind == "SparseRandomProjection":
+            return _dense_projection(part)
+        changed = _SETTINGS.get(kind)
+        if changed is not None and hasattr(part, changed[0]):
+            part = copy.copy(part)
+            setattr(part, *changed)
+        return self._inside(part)
+
+    def _inside(self, part: Any) -> Any:
+        """A copy with plain parts inside, or the part itself where all are."""
+        new = {}
+        for name, value in vars(part).items():
+            made = self._value(value, _transform_only(part, name))
+            if made is not value:
+                new[name] = made
+        if not new:
+            return part
+        part = copy.copy(part)
+        vars(part).update(new)
+        return part
+
+    def _value(self, value: Any, transforms: int | None) -> Any:
+        """A value of an estimator's; its first ``transforms`` parts, or all, only transform."""
+        if is_part(value) and not isinstance(value, type):
+            return self._of(value, transforms=transforms is None)
+        if not isinstance(value, (list, tuple)) or not value:
+            return value
+        made = []
+        for place, each in enumerate(value):
+            only = None if transforms is None or place < transforms else 0
+            made.append(self._value(each, only))
+        if all(one is other for one, other in zip(made, value, strict=True)):
+            return value
+        return made if isinstance(value, list) else tuple(made)
+
+    def _last(self, model: Any) -> Any:
+        """A pipeline, or an estimator alone, whose last step selects columns and then predicts."""
+        from sklearn.pipeline import Pipeline
+
+        end = model.steps[-1][1] if isinstance(model, Pipeline) else model
+        if type(end).__name__ not in _SELECTORS:
+            return model
+        both = [("select", _selector(end)), ("predict", self._of(end.estimator_))]
+        if not isinstance(model, Pipeline):
+            return Pipeline(both)
+        return Pipeline([*model.steps[:-1], *both])
+
+
+_SETTINGS = {
+    "VotingClassifier": ("flatten_transform", False),
+    "RandomTreesEmbedding": ("sparse_output", False),
+}
+"""What changes nothing in the answers, or only whether zeros are written."""
+
+
+def _transform_only(part: Any, name: str) -> int | None:
+    """How many parts of an attribute's only transform, at its beginning; None: all of them."""
+    kind = type(part).__name__
+    if kind in ("FeatureUnion", "ColumnTransformer"):
+        return None
+    return len(part.steps) - 1 if kind == "Pipeline" and name == "steps" else 0
+
+
+def _logistic(part: Any) -> Any:
+    """A linear discriminant predicts as a logistic regression does; skl2onnx has two classes otherwise."""
+    from sklearn.linear_model import LogisticRegression
+
+    return _with(LogisticRegression(), part, "coef_", "intercept_", "classes_")
+
+
+def _projection(part: Any) -> Any:
+    from sklearn.decomposition import PCA
+
+    size = part._max_components
+    made = _with(PCA(n_components=size), part)
+    made.components_ = part.scalings_[:, :size].T
+    made.mean_ = getattr(part, "xbar_", np.zeros(part.scalings_.shape[0]))
+    made.n_components_ = size
+    made.explained_variance_ = np.ones(size)
+    return made
+
+
+def _selector(part: Any) -> Any:
+    """Which columns are kept is all that is left of how they were selected."""
+    from sklearn.feature_selection import VarianceThreshold
+
+    made = _with(VarianceThreshold(threshold=0.5), part)
+    made.variances_ = part.get_support().astype(float)
+    return made
+
+
+def _dense_projection(part: Any) -> Any:
+    from sklearn.random_projection import GaussianRandomProjection
+
+    made = _with(GaussianRandomProjection(n_components=part.n_components_), part, "n_components_")
+    made.components_ = part.components_.toarray() if hasattr(part.components_, "toarray") else part.components_
+    return made
+
+
+def _with(made: Any, part: Any, *names: str) -> Any:
+    """An estimator that counts as trained, with values of another."""
+    for name in (*names, "n_features_in_"):
+        if hasattr(part, name):
+            setattr(made, name, getattr(part, name))
+    return made

@@ -1,0 +1,205 @@
+"""Why a model can't become ONNX, in one sentence with the next thing to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbcloud.errors import ExportError, VerificationError
+from nbcloud.models.export.skl import boosters, words
+from nbcloud.models.export.skl.parts import last, parts, trained
+
+_HINT = "Use another step in its place, or export the steps behind it and do this one before."
+THRESHOLDS = ("TunedThresholdClassifierCV", "FixedThresholdClassifier")
+
+
+def untrained(model: Any) -> None:
+    """Refuse a model that was not fitted."""
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(model)
+    except (NotFittedError, TypeError) as error:
+        raise ExportError(f"The model is not trained: {error}", "Call its fit() first.") from None
+
+
+def known(model: Any) -> None:
+    """Refuse what is known to be impossible, or to come out wrong.
+
+    Raises
+    ------
+    ExportError
+        Names the part and what to do.
+    """
+    if not any(hasattr(model, name) for name in ("predict", "transform", "kneighbors")):
+        kind = type(model).__name__
+        raise ExportError(
+            f"{kind} has neither predict() nor transform(): it tells only of the data that it was fitted on.",
+            "Train a classifier on its labels, or use a model that answers for new data, such as KMeans or PCA.",
+            part=kind,
+        )
+    for part in trained(model):
+        boosters.refuse(part)
+        if words.counts(part):
+            words.refuse(part)
+        wrong = _wrong(part)
+        if part is not last(model) and type(part).__name__ in THRESHOLDS:
+            wrong = "has a threshold of its own inside of another estimator", "Make it the model's last step."
+        if wrong is not None:
+            what, hint = wrong
+            kind = type(part).__name__
+            raise ExportError(f"{kind} {what}.", hint, part=kind)
+
+
+def _wrong(part: Any) -> tuple[str, str] | None:
+    """What of an estimator can't be, and what to do; by its kind."""
+    kind = type(part).__name__
+    several = "Train a model for each target, and export each."
+    if kind.startswith("HistGradientBoosting") and np.any(getattr(part, "is_categorical_", None)):
+        return (
+            "splits by categories (categorical_features), which skl2onnx would take for numbers",
+            "Encode them in a pipeline before it, by OneHotEncoder or OrdinalEncoder, and train it with "
+            "categorical_features=None.",
+        )
+    if kind.startswith("RadiusNeighbors"):
+        return (
+            "has as many neighbours as are near, for which skl2onnx' graph stops with an error",
+            f"Use {kind.replace('Radius', 'K')} in its place.",
+        )
+    if kind == "GaussianProcessClassifier":
+        return (
+            "needs the operator Solve, which onnxruntime has not",
+            "Use SVC(probability=True), or another classifier.",
+        )
+    if kind.startswith("RidgeClassifier") and _labels_of_several(part):
+        return "has several labels for each row, which skl2onnx writes wrongly", several
+    if kind == "MLPClassifier" and _labels_of_several(part) and part.n_outputs_ == 2:
+        return "has two labels for each row, which skl2onnx takes for two classes", several
+    if kind == "BaggingRegressor" and _targets(part) > 1:
+        return "has several targets, which skl2onnx puts below each other", several
+    if kind == "TargetEncoder" and getattr(part, "target_type_", "") == "multiclass":
+        return (
+            "encodes by more than two classes, which skl2onnx can't write",
+            "Use OneHotEncoder or OrdinalEncoder in its place.",
+        )
+    if kind == "LocalOutlierFactor" and not part.novelty:
+        return "tells outliers only among the data that it was fitted on", "Train it with novelty=True."
+    if kind == "FunctionTransformer" and not (part.func is None and part.inverse_func is None):
+        name = getattr(part.func, "__name__", str(part.func))
+        return f"calls the function {name}(), which can't leave Python", _HINT
+    if kind == "OneVsOneClassifier" and len(part.classes_) == 2:
+        return (
+            "has two classes, for which skl2onnx writes wrong scores",
+            "Export its one estimator: model.estimators_[0].",
+        )
+    if kind == "OneVsOneClassifier" and part.classes_.dtype.kind not in "iu":
+        return (
+            "has classes that are no whole numbers, which skl2onnx writes wrongly here",
+            "Number the classes before (LabelEncoder), and train on that; labels= can name them.",
+        )
+    return None
+
+
+def threshold(part: Any) -> tuple[float, Any, int]:
+    """From which probability on an estimator of `THRESHOLDS` tells a class, its classes, and which one.
+
+    Raises
+    ------
+    ExportError
+        When it does not go by probabilities.
+    """
+    value = getattr(part, "best_threshold_", None)
+    if value is None:
+        value = 0.5 if part.threshold == "auto" else part.threshold
+    inner = part.estimator_
+    if not hasattr(inner, "predict_proba") or part.response_method == "decision_function":
+        raise ExportError(
+            f"{type(part).__name__} has a threshold of scores, which ONNX gets no probabilities for.",
+            "Use a classifier with predict_proba(), and response_method='predict_proba'.",
+            part=type(part).__name__,
+        )
+    scorer = getattr(part, "_curve_scorer", None)
+    told = scorer._get_pos_label() if scorer is not None else part.pos_label
+    classes = part.classes_.tolist()
+    return float(value), classes, 1 if told is None else classes.index(told)
+
+
+def _labels_of_several(part: Any) -> bool:
+    binarizer = getattr(part, "_label_binarizer", None)
+    return getattr(binarizer, "y_type_", "").startswith("multilabel")
+
+
+def _targets(part: Any) -> int:
+    return max((int(getattr(each, "n_outputs_", 1)) for each in getattr(part, "estimators_", [])), default=1)
+
+
+def unknown(model: Any, plain: Any) -> None:
+    """Refuse what has no converter, by its name.
+
+    Parameters
+    ----------
+    plain : estimator
+        The form that is to be written; ``model`` is what the user has.
+    """
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+
+    known_kinds = {kind.__name__ for kind in sklearn_operator_name_map if isinstance(kind, type)}
+    end = last(plain)
+    steps = [each for each in parts(plain) if each is end or _is_step(plain, each)]
+    for part in steps:
+        kind = type(part).__name__
+        if type(part) in sklearn_operator_name_map or kind in _CONTAINERS:
+            continue
+        own = type(part).__module__.partition(".")[0]
+        if own == "sklearn" and kind in known_kinds:
+            continue
+        whose = "" if own == "sklearn" else f" (of {type(part).__module__})"
+        alone = part is end and not hasattr(model, "steps")
+        raise ExportError(
+            f"{kind}{whose} can't become ONNX: skl2onnx has no converter for it.",
+            "Use another estimator in its place." if alone else _HINT,
+            part=kind,
+        )
+
+
+_CONTAINERS = ("Pipeline", "ColumnTransformer", "FeatureUnion", "GridSearchCV", "RandomizedSearchCV")
+
+
+def _is_step(model: Any, part: Any) -> bool:
+    """Whether a part is one of those that become ONNX: a step of a pipeline, union or table of columns."""
+    for each in parts(model):
+        steps = [
+            *getattr(each, "steps", []),
+            *getattr(each, "transformer_list", []),
+            *getattr(each, "transformers_", []),
+        ]
+        if any(part is step[1] for step in steps):
+            return True
+    return False
+
+
+def failed(model: Any, error: Exception) -> ExportError:
+    """What a converter said."""
+    if isinstance(error, ExportError):
+        return error
+    told = " ".join(str(error).split("You may raise")[0].split()).rstrip(". ")
+    found = [part for part in parts(model) if type(part).__name__ in told]
+    part = type(found[-1] if found else model).__name__
+    if "Unable to find a shape calculator" in told or "Unable to find converter" in told:
+        return ExportError(f"{part} can't become ONNX: skl2onnx has no converter for it.", _HINT, part=part)
+    return ExportError(
+        f"{part} can't become ONNX: skl2onnx says {told[:300]!r} ({type(error).__name__}).",
+        "Use another model or step, or other settings of it.",
+        part=part,
+    )
+
+
+def sample(error: Exception) -> VerificationError:
+    """The model itself does not take the sample."""
+    told = str(error).strip().split("\n")[0].rstrip(".")
+    return VerificationError(
+        f"The model itself refuses the sample: {type(error).__name__}: {told}.",
+        "Give a sample as the model takes it.",
+    )
