@@ -42,7 +42,9 @@ def names(model: Any) -> tuple[str, ...]:
     if not hasattr(model, "predict"):
         return ("features",) if hasattr(model, "transform") else ("rows", "distances")
     if is_classifier(model) or _is_mixture(model):
-        return "label", "probabilities" if hasattr(model, "predict_proba") else "scores"
+        if hasattr(model, "predict_proba"):
+            return "label", "probabilities"
+        return ("label", "scores") if hasattr(model, "decision_function") else ("label",)
     if is_outlier_detector(model) or (hasattr(model, "transform") and hasattr(last(model), "n_clusters")):
         return "label", "scores"
     return ("prediction",)

@@ -106,6 +106,7 @@ class SklearnModel:
                 )
         except Exception as error:
             raise refusals.failed(plain.model, error) from error
+        del made.graph.output[len(self._names) :]  # what the estimator itself does not tell
         if len(made.graph.output) != len(self._names):
             raise ExportError(
                 f"{type(last(self._model)).__name__} can't become ONNX: skl2onnx gives it "
@@ -224,11 +225,25 @@ def _options(model: Any, precision: str) -> dict[Any, dict[str, Any]]:
     return chosen
 
 
+_LARGE = 1e6
+"""Weights that are added up to small numbers lose as many digits."""
+
+
+def _is_process(part: Any) -> bool:
+    return type(part).__name__ == "GaussianProcessRegressor" and hasattr(part, "alpha_")
+
+
 def _doubt(model: Any) -> str:
     """What a difference most likely comes from, where that is known of a kind of estimator."""
-    near = next((part for part in parts(model) if type(part).__name__.startswith(("KNeighbors", "KNN"))), None)
+    near = next((part for part in parts(model) if type(part).__name__.startswith(("KNeighbors", "KNN", "NearestN"))), None)
     if near is None:
-        return ""
+        large = max((float(np.max(np.abs(part.alpha_))) for part in parts(model) if _is_process(part)), default=0)
+        return (
+            f"Its Gaussian process has weights as large as {large:.0e}, so that rounding decides; "
+            "train it with a larger alpha=."
+            if large > _LARGE
+            else ""
+        )
     return (
         f"Where several training rows are equally far, {type(near).__name__} and ONNX may choose others of them."
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.models.export.skl import words
+from nbcloud.models.export.skl import quantiles, words
 from nbcloud.models.export.skl.parts import is_part
 
 _INNER = {
@@ -71,22 +71,27 @@ class Plain:
             place = f"counted{len(self.counted)}"
             self.counted[place] = part
             return words.stand_in(part, place, self._precision)
+        if kind == "QuantileTransformer":
+            return quantiles.stand_in(part)
         if kind == "LinearDiscriminantAnalysis":
             return _projection(part) if transforms else _logistic(part)
         if kind in _SELECTORS and (transforms or not hasattr(part, "predict")):
             return _selector(part)
         if kind == "SparseRandomProjection":
             return _dense_projection(part)
-        changed = _SETTINGS.get(kind)
-        if changed is not None and hasattr(part, changed[0]):
+        name, old, new = _SETTINGS.get(kind, ("", None, None))
+        if name and getattr(part, name) == old:
             part = copy.copy(part)
-            setattr(part, *changed)
+            setattr(part, name, new)
         return self._inside(part)
 
     def _inside(self, part: Any) -> Any:
         """A copy with plain parts inside, or the part itself where all are."""
         new = {}
         for name, value in vars(part).items():
+            if name == "classes_" and getattr(value, "dtype", None) == np.bool_:
+                new[name] = value.astype(np.int64)  # not all converters know True and False
+                continue
             made = self._value(value, _transform_only(part, name))
             if made is not value:
                 new[name] = made
@@ -124,8 +129,10 @@ class Plain:
 
 
 _SETTINGS = {
-    "VotingClassifier": ("flatten_transform", False),
-    "RandomTreesEmbedding": ("sparse_output", False),
+    "VotingClassifier": ("flatten_transform", True, False),
+    "RandomTreesEmbedding": ("sparse_output", True, False),
+    "KBinsDiscretizer": ("encode", "onehot", "onehot-dense"),
+    "NearestNeighbors": ("radius", 1.0, None),
 }
 """What changes nothing in the answers, or only whether zeros are written."""
 

@@ -84,6 +84,11 @@ def _wrong(part: Any) -> tuple[str, str] | None:
             "encodes by more than two classes, which skl2onnx can't write",
             "Use OneHotEncoder or OrdinalEncoder in its place.",
         )
+    if kind == "QuantileTransformer" and part.output_distribution != "uniform":
+        return (
+            "has output_distribution='normal', which ONNX has no function for",
+            "Use output_distribution='uniform', or PowerTransformer.",
+        )
     if kind == "LocalOutlierFactor" and not part.novelty:
         return "tells outliers only among the data that it was fitted on", "Train it with novelty=True."
     if kind == "FunctionTransformer" and not (part.func is None and part.inverse_func is None):
@@ -146,9 +151,10 @@ def unknown(model: Any, plain: Any) -> None:
     from skl2onnx._supported_operators import sklearn_operator_name_map
 
     known_kinds = {kind.__name__ for kind in sklearn_operator_name_map if isinstance(kind, type)}
-    end = last(plain)
-    steps = [each for each in parts(plain) if each is end or _is_step(plain, each)]
-    for part in steps:
+    end, found = last(plain), _steps(plain)
+    for part in parts(plain):
+        if part is not end and id(part) not in found:
+            continue
         kind = type(part).__name__
         if type(part) in sklearn_operator_name_map or kind in _CONTAINERS:
             continue
@@ -167,17 +173,14 @@ def unknown(model: Any, plain: Any) -> None:
 _CONTAINERS = ("Pipeline", "ColumnTransformer", "FeatureUnion", "GridSearchCV", "RandomizedSearchCV")
 
 
-def _is_step(model: Any, part: Any) -> bool:
-    """Whether a part is one of those that become ONNX: a step of a pipeline, union or table of columns."""
-    for each in parts(model):
-        steps = [
-            *getattr(each, "steps", []),
-            *getattr(each, "transformer_list", []),
-            *getattr(each, "transformers_", []),
-        ]
-        if any(part is step[1] for step in steps):
-            return True
-    return False
+def _steps(model: Any) -> set[int]:
+    """Numbers of the parts that become ONNX: steps of a pipeline, a union or a table of columns."""
+    return {
+        id(step[1])
+        for part in parts(model)
+        for name in ("steps", "transformer_list", "transformers_")
+        for step in getattr(part, name, [])
+    }
 
 
 def failed(model: Any, error: Exception) -> ExportError:
