@@ -50,40 +50,108 @@ def round_before_trees(model: Any, made: Any) -> None:
         made.graph.node.append(node)
 
 
-def send_missing(model: Any, made: Any) -> None:
-    """Have NaN go the way in scikit-learn's trees that it goes there; skl2onnx sends all of it to the right."""
+def mend_trees(model: Any, made: Any) -> None:
+    """Have scikit-learn's own trees answer as they do there, to the last bit.
+
+    NaN goes the way that it goes in each tree; skl2onnx sends all of it to the right. A forest adds up the votes
+    of its trees before it divides them: where as many trees vote for one class as for another, the first class
+    wins, and no rounding decides.
+    """
     ways: dict[tuple[Any, ...], Any] = {}
+    votes = set()
     for part in trained(model):
         grown = [part, *np.ravel(np.array(getattr(part, "estimators_", []), object))]
         for tree in (getattr(each, "tree_", None) for each in grown):
-            if tree is not None and np.any(tree.missing_go_to_left):
-                branches = np.flatnonzero(tree.children_left >= 0)
-                key = (tuple(branches), tuple(tree.feature[branches]), tuple(tree.children_left[branches]))
-                ways[key] = tree.missing_go_to_left
+            if tree is None:
+                continue
+            branches = np.flatnonzero(tree.children_left >= 0)
+            key = (tuple(branches), tuple(tree.feature[branches]), tuple(tree.children_left[branches]))
+            ways[key] = tree.missing_go_to_left
+            if type(part).__name__ in _FORESTS:
+                votes.add(key)
     if not ways:
         return
-    for node in made.graph.node:
+    for number, node in enumerate(list(made.graph.node)):
         if node.op_type.startswith("TreeEnsemble"):
-            _send_missing(node, ways)
+            trees = _trees(node)
+            _send_missing(node, trees, ways)
+            if node.op_type == "TreeEnsembleClassifier" and len(trees) > 1 and votes.issuperset(trees.values()):
+                _add_before_dividing(made, node, len(trees), number)
 
 
-def _send_missing(node: Any, ways: Mapping[tuple[Any, ...], Any]) -> None:
+_FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier")
+
+
+def _trees(node: Any) -> dict[int, tuple[Any, ...]]:
+    """Each tree of a node by what tells it from others: its branches, their features and left children."""
     told = {each.name: each for each in node.attribute}
-    trees = np.array(told["nodes_treeids"].ints)
-    numbers, features, left = (
-        np.array(told[name].ints) for name in ("nodes_nodeids", "nodes_featureids", "nodes_truenodeids")
+    all_trees, numbers, features, left = (
+        np.array(told[name].ints)
+        for name in ("nodes_treeids", "nodes_nodeids", "nodes_featureids", "nodes_truenodeids")
     )
-    leaves = np.array([mode == b"LEAF" for mode in told["nodes_modes"].strings])
-    flags = np.zeros(len(trees), np.int64)
-    for tree in np.unique(trees):
-        at = np.flatnonzero((trees == tree) & ~leaves)
-        found = ways.get((tuple(numbers[at]), tuple(features[at]), tuple(left[at])))
-        if found is not None:
-            flags[at] = found[numbers[at]]
+    branches = np.array([mode != b"LEAF" for mode in told["nodes_modes"].strings])
+    found = {}
+    for tree in np.unique(all_trees):
+        at = np.flatnonzero((all_trees == tree) & branches)
+        found[int(tree)] = (tuple(numbers[at]), tuple(features[at]), tuple(left[at]))
+    return found
+
+
+def _send_missing(node: Any, trees: Mapping[int, tuple[Any, ...]], ways: Mapping[tuple[Any, ...], Any]) -> None:
+    told = {each.name: each for each in node.attribute}
     flag = told.get("nodes_missing_value_tracks_true") or node.attribute.add()
     flag.name, flag.type = "nodes_missing_value_tracks_true", 7
+    flags = list(flag.ints) or [0] * len(told["nodes_treeids"].ints)
+    for at, (tree, number) in enumerate(
+        zip(told["nodes_treeids"].ints, told["nodes_nodeids"].ints, strict=True)
+    ):
+        way = ways.get(trees[tree])
+        if way is not None:
+            flags[at] = int(way[number]) if told["nodes_modes"].strings[at] != b"LEAF" else 0
     del flag.ints[:]
-    flag.ints.extend(flags.tolist())
+    flag.ints.extend(flags)
+
+
+def _add_before_dividing(made: Any, node: Any, count: int, number: int) -> None:
+    import onnx
+
+    told = {each.name: each for each in node.attribute}
+    weights = told.get("class_weights")
+    if weights is None:
+        return
+    whole = (np.array(weights.floats) * count).astype(np.float32)
+    del weights.floats[:]
+    weights.floats.extend(whole.tolist())
+    strings = told.get("classlabels_strings")
+    classes = list(strings.strings) if strings is not None else list(told["classlabels_int64s"].ints)
+    values = np.array(classes, object if strings is not None else np.int64)
+    label, probabilities = node.output
+    name = f"votes_{number}"
+    node.output[0], node.output[1] = f"{name}_label", f"{name}_sums"
+    for end, value in (
+        ("classes", values),
+        ("count", np.array(count, np.float32)),
+        ("column", np.array([1])),
+    ):
+        made.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}_{end}"))
+    make = onnx.helper.make_node
+    sums, new = f"{name}_sums", []
+    if len(classes) == 2:  # where ONNX has 1 less the second's for the first
+        new = [
+            make("Gather", [sums, f"{name}_column"], [f"{name}_second"], axis=1),
+            make("Sub", [f"{name}_count", f"{name}_second"], [f"{name}_first"]),
+            make("Concat", [f"{name}_first", f"{name}_second"], [f"{name}_both"], axis=1),
+        ]
+        sums = f"{name}_both"
+    new += [
+        make("Div", [sums, f"{name}_count"], [probabilities]),
+        make("ArgMax", [sums], [f"{name}_best"], axis=1, keepdims=0),
+        make("Gather", [f"{name}_classes", f"{name}_best"], [label]),
+    ]
+    place = next(at for at, each in enumerate(made.graph.node) if each.output[0] == f"{name}_label")
+    nodes = list(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend([*nodes[: place + 1], *new, *nodes[place + 1 :]])
 
 
 def stack_sequence(made: Any, name: str) -> None:
@@ -120,6 +188,28 @@ def keep_targets(made: Any, count: int) -> None:
         node.input[1] = own.name
 
 
+def name_classes(made: Any, classes: Any) -> None:
+    """Let the label be the class itself, where the graph has its number."""
+    import onnx
+
+    label = made.graph.output[0].name
+    for node in made.graph.node:
+        for place, each in enumerate(node.output):
+            if each == label:
+                node.output[place] = f"{label}_number"
+    values = _constant(classes)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(values, "all_classes"))
+    made.graph.node.append(onnx.helper.make_node("Gather", ["all_classes", f"{label}_number"], [label]))
+    kind = onnx.TensorProto.STRING if values.dtype == object else onnx.TensorProto.INT64
+    sizes = [None] * len(made.graph.output[0].type.tensor_type.shape.dim)
+    made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(label, kind, sizes))
+
+
+def _constant(classes: Any) -> Any:
+    values = np.array(classes)
+    return values.astype(object) if values.dtype.kind in "OU" else values.astype(np.int64)
+
+
 def by_threshold(made: Any, threshold: float, classes: Sequence[Any], positive: int) -> None:
     """Let the label be the positive class from a probability on; skl2onnx leaves the threshold out."""
     import onnx
@@ -131,8 +221,7 @@ def by_threshold(made: Any, threshold: float, classes: Sequence[Any], positive: 
                 node.output[place] = f"{label}_by_half"
     kind = made.graph.output[1].type.tensor_type.elem_type
     kind = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    values = np.array(classes)
-    values = values.astype(object) if values.dtype.kind in "OU" else values.astype(np.int64)
+    values = _constant(classes)
     for name, value in (
         ("threshold", np.array(threshold, kind)),
         ("threshold_column", np.array(positive)),

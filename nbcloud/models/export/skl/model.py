@@ -118,6 +118,8 @@ class SklearnModel:
         graph.rename(made, told)
         inputs, steps = words.cut(made, plain.counted, inputs, precision)
         self._mend(made, precision)
+        if plain.classes is not None and type(last(self._model)).__name__ not in refusals.THRESHOLDS:
+            graph.name_classes(made, plain.classes)
         from nbcloud.models.steps import apply
 
         outputs = graph.outputs(made, made.SerializeToString(), inputs, apply(steps, self.feeds))
@@ -138,7 +140,7 @@ class SklearnModel:
         """What skl2onnx has otherwise than scikit-learn."""
         if precision == "float64":
             graph.round_before_trees(self._model, made)
-        graph.send_missing(self._model, made)
+        graph.mend_trees(self._model, made)
         for output in list(made.graph.output):
             graph.stack_sequence(made, output.name)
         prediction = self._answers.get(self._renamed.get("prediction", ""))

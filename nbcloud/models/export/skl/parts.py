@@ -28,12 +28,17 @@ def trained(model: Any) -> Iterator[Any]:
     """As `parts`, without what is only a template of what was trained."""
     yield model
     for name, value in vars(model).items():
-        if name in _TEMPLATES and f"{name}_" in vars(model):
+        if is_template(model, name):
             continue
         for each in value if isinstance(value, (list, tuple)) else [value]:
             for part in each if isinstance(each, tuple) else [each]:
                 if is_part(part) and not isinstance(part, type):
                     yield from trained(part)
+
+
+def is_template(model: Any, name: str) -> bool:
+    """Whether an attribute is only what was to be trained, and another one what was."""
+    return name in _TEMPLATES and any(f"{name}{end}" in vars(model) for end in ("_", "s_"))
 
 
 _TEMPLATES = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.models.export.skl import quantiles, words
-from nbcloud.models.export.skl.parts import is_part
+from nbcloud.models.export.skl.parts import is_part, is_template, last
 
 _INNER = {
     "GridSearchCV": "best_estimator_",
@@ -43,11 +43,14 @@ class Plain:
     model : estimator
     counted : dict
         For the place of each step that counts words, the estimator that does (see `words`).
+    classes : array or None
+        What the model's classes are, where they are only numbered in the copy.
     """
 
     def __init__(self, model: Any, precision: str) -> None:
         self._precision = precision
         self.counted: dict[str, Any] = {}
+        self.classes = _to_number(model)
         self._made: dict[int, tuple[Any, Any]] = {}
         self.model = self._last(self._of(model))
 
@@ -60,6 +63,9 @@ class Plain:
         return known[1]
 
     def _form(self, part: Any, *, transforms: bool) -> Any:
+        from sklearn.linear_model import Perceptron
+        from sklearn.preprocessing import FunctionTransformer
+
         kind = type(part).__name__
         if not type(part).__module__.startswith("sklearn."):
             return part if not is_part(part) or not hasattr(part, "__dict__") else self._inside(part)
@@ -74,7 +80,12 @@ class Plain:
         if kind == "QuantileTransformer":
             return quantiles.stand_in(part)
         if kind == "LinearDiscriminantAnalysis":
-            return _projection(part) if transforms else _logistic(part)
+            return _projection(part) if transforms else _logistic(self._inside(part))
+        if kind == "LinearSVC":
+            # skl2onnx has a case of its own for it in others, which is wrong there.
+            return _with(Perceptron(), self._inside(part), "coef_", "intercept_", "classes_")
+        if _is_filled(part):
+            return FunctionTransformer()
         if kind in _SELECTORS and (transforms or not hasattr(part, "predict")):
             return _selector(part)
         if kind == "SparseRandomProjection":
@@ -89,8 +100,10 @@ class Plain:
         """A copy with plain parts inside, or the part itself where all are."""
         new = {}
         for name, value in vars(part).items():
-            if name == "classes_" and getattr(value, "dtype", None) == np.bool_:
-                new[name] = value.astype(np.int64)  # not all converters know True and False
+            if is_template(part, name):
+                continue
+            if name == "classes_" and self.classes is not None and np.array_equal(value, self.classes):
+                new[name] = np.arange(len(value))
                 continue
             made = self._value(value, _transform_only(part, name))
             if made is not value:
@@ -126,6 +139,29 @@ class Plain:
         if not isinstance(model, Pipeline):
             return Pipeline(both)
         return Pipeline([*model.steps[:-1], *both])
+
+
+def _to_number(model: Any) -> Any:
+    """The model's classes, if converters are known to write such as these wrongly."""
+    classes = getattr(model, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1:
+        return None
+    safe = classes.dtype.kind in "OU" or (
+        classes.dtype == np.int64 and np.abs(classes).max(initial=0) < np.iinfo(np.int32).max
+    )
+    if type(last(model)).__name__ == "OneVsOneClassifier":
+        safe = np.array_equal(classes, np.arange(len(classes)))
+    return None if safe and classes.dtype != np.bool_ else classes
+
+
+def _is_filled(part: Any) -> bool:
+    """Whether this fills in what is missing among texts: no text that ONNX has is missing."""
+    return (
+        type(part).__name__ == "SimpleImputer"
+        and getattr(part, "statistics_", np.zeros(0)).dtype.kind == "O"
+        and not isinstance(part.missing_values, str)
+        and not part.add_indicator
+    )
 
 
 _SETTINGS = {

@@ -99,11 +99,13 @@ def _wrong(part: Any) -> tuple[str, str] | None:
             "has two classes, for which skl2onnx writes wrong scores",
             "Export its one estimator: model.estimators_[0].",
         )
-    if kind == "OneVsOneClassifier" and part.classes_.dtype.kind not in "iu":
+    if kind in ("OneVsRestClassifier", "OneVsOneClassifier") and _has_platt(part):
         return (
-            "has classes that are no whole numbers, which skl2onnx writes wrongly here",
-            "Number the classes before (LabelEncoder), and train on that; labels= can name them.",
+            "is made of SVC(probability=True), whose labels and probabilities disagree",
+            "Use SVC(), or CalibratedClassifierCV(SVC()), in its place.",
         )
+    if kind == "OneVsRestClassifier" and part.multilabel_ and not hasattr(part, "predict_proba"):
+        return "has several labels for each row by scores, which skl2onnx takes for probabilities", several
     return None
 
 
@@ -129,6 +131,10 @@ def threshold(part: Any) -> tuple[float, Any, int]:
     told = scorer._get_pos_label() if scorer is not None else part.pos_label
     classes = part.classes_.tolist()
     return float(value), classes, 1 if told is None else classes.index(told)
+
+
+def _has_platt(part: Any) -> bool:
+    return any(getattr(each, "probability", False) is True for each in getattr(part, "estimators_", []))
 
 
 def _labels_of_several(part: Any) -> bool:
@@ -189,7 +195,7 @@ def failed(model: Any, error: Exception) -> ExportError:
         return error
     told = " ".join(str(error).split("You may raise")[0].split()).rstrip(". ")
     found = [part for part in parts(model) if type(part).__name__ in told]
-    part = type(found[-1] if found else model).__name__
+    part = type(_converted(error) or (found[-1] if found else model)).__name__
     if "Unable to find a shape calculator" in told or "Unable to find converter" in told:
         return ExportError(f"{part} can't become ONNX: skl2onnx has no converter for it.", _HINT, part=part)
     return ExportError(
@@ -197,6 +203,16 @@ def failed(model: Any, error: Exception) -> ExportError:
         "Use another model or step, or other settings of it.",
         part=part,
     )
+
+
+def _converted(error: Exception) -> Any:
+    """The part that was being converted when skl2onnx failed, as its own frames tell."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        operator = trace.tb_frame.f_locals.get("operator")
+        found = getattr(operator, "raw_operator", None) or found
+        trace = trace.tb_next
+    return found
 
 
 def sample(error: Exception) -> VerificationError:
