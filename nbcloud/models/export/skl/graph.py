@@ -71,12 +71,15 @@ def mend_trees(model: Any, made: Any) -> None:
                 votes.add(key)
     if not ways:
         return
-    for number, node in enumerate(list(made.graph.node)):
+    nodes = []
+    for number, node in enumerate(made.graph.node):
+        nodes.append(node)
         if node.op_type.startswith("TreeEnsemble"):
             trees = _trees(node)
             _send_missing(node, trees, ways)
             if node.op_type == "TreeEnsembleClassifier" and len(trees) > 1 and votes.issuperset(trees.values()):
-                _add_before_dividing(made, node, len(trees), number)
+                nodes += _add_before_dividing(made, node, len(trees), number)
+    _set_nodes(made, nodes)
 
 
 _FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier")
@@ -112,13 +115,20 @@ def _send_missing(node: Any, trees: Mapping[int, tuple[Any, ...]], ways: Mapping
     flag.ints.extend(flags)
 
 
-def _add_before_dividing(made: Any, node: Any, count: int, number: int) -> None:
+def _set_nodes(made: Any, nodes: Sequence[Any]) -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del made.graph.node[:]
+    made.graph.node.extend(copies)
+
+
+def _add_before_dividing(made: Any, node: Any, count: int, number: int) -> list[Any]:
+    """The nodes that take the votes of a forest, which ``node`` only adds up now."""
     import onnx
 
     told = {each.name: each for each in node.attribute}
     weights = told.get("class_weights")
     if weights is None:
-        return
+        return []
     whole = (np.array(weights.floats) * count).astype(np.float32)
     del weights.floats[:]
     weights.floats.extend(whole.tolist())
@@ -143,15 +153,12 @@ def _add_before_dividing(made: Any, node: Any, count: int, number: int) -> None:
             make("Concat", [f"{name}_first", f"{name}_second"], [f"{name}_both"], axis=1),
         ]
         sums = f"{name}_both"
-    new += [
+    return [
+        *new,
         make("Div", [sums, f"{name}_count"], [probabilities]),
         make("ArgMax", [sums], [f"{name}_best"], axis=1, keepdims=0),
         make("Gather", [f"{name}_classes", f"{name}_best"], [label]),
     ]
-    place = next(at for at, each in enumerate(made.graph.node) if each.output[0] == f"{name}_label")
-    nodes = list(made.graph.node)
-    del made.graph.node[:]
-    made.graph.node.extend([*nodes[: place + 1], *new, *nodes[place + 1 :]])
 
 
 def stack_sequence(made: Any, name: str) -> None:

@@ -92,6 +92,9 @@ class SklearnModel:
             raise ExportError("The model takes no whole numbers.")
         boosters.register(self._model)
         opset = options.opset or OPSET
+        newest = skl2onnx.__max_supported_opset__
+        if not 1 <= opset <= newest:
+            raise ExportError(f"skl2onnx does not write opset {opset}.", f"Say one up to {newest}, or none.")
         plain = Plain(self._model, precision)
         refusals.unknown(self._model, plain.model)
         try:
@@ -165,9 +168,9 @@ class SklearnModel:
         found = []
         for each in outputs:
             kind = next(kind for kind, name in self._renamed.items() if name == each.name)
-            if kind == "label":
+            if kind == "label" and each.shape[1:] in ((), (1,)):
                 each = replace(each, labels=known)
-            elif told and each.shape[-1:] == (len(told),):
+            elif kind != "label" and told and each.shape[-1:] == (len(told),):
                 each = replace(each, labels=told)
             found.append(each)
         if options.labels and not any(each.labels == told for each in found):

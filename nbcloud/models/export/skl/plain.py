@@ -90,6 +90,11 @@ class Plain:
             return _selector(part)
         if kind == "SparseRandomProjection":
             return _dense_projection(part)
+        if kind in ("Pipeline", "FeatureUnion"):
+            part = _without_words(part)
+        if kind == "VotingClassifier" and part.weights is not None:
+            part = copy.copy(part)
+            part.weights = np.asarray(part.weights)
         name, old, new = _SETTINGS.get(kind, ("", None, None))
         if name and getattr(part, name) == old:
             part = copy.copy(part)
@@ -139,6 +144,25 @@ class Plain:
         if not isinstance(model, Pipeline):
             return Pipeline(both)
         return Pipeline([*model.steps[:-1], *both])
+
+
+def _without_words(part: Any) -> Any:
+    """A pipeline or union whose steps all are estimators: "passthrough" is one that does nothing."""
+    from sklearn.preprocessing import FunctionTransformer
+
+    name = "steps" if hasattr(part, "steps") else "transformer_list"
+    steps = [each for each in getattr(part, name) if each[1] != "drop"]
+    if not any(each is None or isinstance(each, str) for _, each in steps) and len(steps) == len(
+        getattr(part, name)
+    ):
+        return part
+    part = copy.copy(part)
+    plain = [
+        (told, FunctionTransformer() if each is None or isinstance(each, str) else each)
+        for told, each in steps
+    ]
+    setattr(part, name, plain)
+    return part
 
 
 def _to_number(model: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.errors import ExportError, VerificationError
+from nbcloud.errors import ExportError
 from nbcloud.models.export.skl import boosters, words
 from nbcloud.models.export.skl.parts import last, parts, trained
 
@@ -47,6 +47,8 @@ def known(model: Any) -> None:
         wrong = _wrong(part)
         if part is not last(model) and type(part).__name__ in THRESHOLDS:
             wrong = "has a threshold of its own inside of another estimator", "Make it the model's last step."
+        if part is not last(model) and hasattr(part, "transform") and hasattr(part, "cluster_centers_"):
+            wrong = "hands distances on to another step, which skl2onnx can't write", _HINT
         if wrong is not None:
             what, hint = wrong
             kind = type(part).__name__
@@ -99,6 +101,21 @@ def _wrong(part: Any) -> tuple[str, str] | None:
             "has two classes, for which skl2onnx writes wrong scores",
             "Export its one estimator: model.estimators_[0].",
         )
+    if (
+        kind == "StackingClassifier"
+        and len(part.classes_) == 2
+        and "decision_function" in part.stack_method_
+    ):
+        return (
+            "stacks the scores of two classes, for which skl2onnx has two columns",
+            "Stack estimators with predict_proba(), such as CalibratedClassifierCV of these.",
+        )
+    if isinstance(getattr(part, "classes_", None), list) and hasattr(part, "tree_" if "Tree" in kind else "estimators_"):
+        if any(each.dtype.kind not in "iufb" for each in part.classes_) and "Output" not in kind:
+            return (
+                "has several targets whose classes are texts, which skl2onnx can't write",
+                "Number the classes before (OrdinalEncoder), and train on that.",
+            )
     if kind in ("OneVsRestClassifier", "OneVsOneClassifier") and _has_platt(part):
         return (
             "is made of SVC(probability=True), whose labels and probabilities disagree",
@@ -215,10 +232,10 @@ def _converted(error: Exception) -> Any:
     return found
 
 
-def sample(error: Exception) -> VerificationError:
+def sample(error: Exception) -> ExportError:
     """The model itself does not take the sample."""
     told = str(error).strip().split("\n")[0].rstrip(".")
-    return VerificationError(
+    return ExportError(
         f"The model itself refuses the sample: {type(error).__name__}: {told}.",
         "Give a sample as the model takes it.",
     )
