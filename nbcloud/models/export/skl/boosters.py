@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import sys
 from typing import Any
 
@@ -69,31 +71,79 @@ def refuse(part: Any) -> None:
             "Encode them in a pipeline before it, by OrdinalEncoder or OneHotEncoder, and train it on that.",
             part=kind,
         )
-    missing = getattr(part, "missing", None)
-    if package == "xgboost" and isinstance(missing, (int, float)) and missing == missing:
-        raise ExportError(
-            f"{kind} takes {missing} for missing, and in ONNX only NaN is.",
+    wrong = _wrong_xgboost(part) if package == "xgboost" else _wrong_lightgbm(part)
+    if wrong is not None:
+        raise ExportError(f"{kind} has {wrong[0]}.", wrong[1], part=kind)
+
+
+_OTHERS = {"XGBRanker": "ranks", "LGBMRanker": "ranks"}
+_LINKS = ("reg:logistic", "binary:hinge", "survival:cox", "survival:aft", "rank:")
+_KNOWN = ("fair", "mape", "cross_entropy", "cross_entropy_lambda")
+
+
+def _wrong_xgboost(part: Any) -> tuple[str, str] | None:
+    """A setting that onnxmltools writes wrongly, and what to do."""
+    missing, booster, objective = part.missing, part.booster, part.objective
+    if isinstance(missing, (int, float)) and missing == missing:
+        return (
+            f"missing={missing}, and in ONNX only NaN is missing",
             "Replace it by NaN in the data, and train with missing=numpy.nan.",
-            part=kind,
         )
-    if package == "xgboost" and getattr(part, "booster", None) == "gblinear":
-        raise ExportError(
-            f"{kind} has booster='gblinear', which onnxmltools can't write.",
-            "Use booster='gbtree', or a linear model of scikit-learn.",
-            part=kind,
+    if booster == "gblinear":
+        return "booster='gblinear', which onnxmltools can't write", "Use booster='gbtree', or a linear model."
+    if booster == "dart":
+        return "booster='dart', whose trees' weights onnxmltools leaves out", "Use booster='gbtree'."
+    if isinstance(objective, str) and objective.startswith(_LINKS):
+        return f"objective={objective!r}, whose last step onnxmltools leaves out", (
+            "Use XGBClassifier for probabilities, or objective='reg:squarederror'."
         )
-    if package == "xgboost" and getattr(part, "booster", None) == "dart":
-        raise ExportError(
-            f"{kind} has booster='dart', whose trees' weights onnxmltools leaves out.",
-            "Use booster='gbtree'.",
-            part=kind,
+    try:
+        model = json.loads(part.get_booster().save_config())["learner"]["learner_model_param"]
+    except Exception:  # noqa: BLE001 - an untrained one, a template of others
+        return None
+    if int(model.get("num_target", 1)) > 1:
+        return (
+            "several targets, which onnxmltools writes wrongly",
+            "Use MultiOutputRegressor or MultiOutputClassifier around it.",
         )
+    return None
 
 
-_OTHERS = {
-    "XGBRanker": "ranks",
-    "LGBMRanker": "ranks",
-}
+def _wrong_lightgbm(part: Any) -> tuple[str, str] | None:
+    told = part.get_params()
+    names = ("boosting_type", "boosting", "boost")
+    if any(told.get(name) in ("rf", "random_forest") for name in names):
+        return (
+            "boosting_type='rf', whose trees onnxmltools adds up",
+            "Use boosting_type='gbdt', or RandomForest of scikit-learn.",
+        )
+    if told.get("linear_tree") or told.get("linear_trees"):
+        return "linear_tree=True, which ONNX' trees have not", "Train it without."
+    if told.get("zero_as_missing"):
+        return "zero_as_missing=True, and in ONNX only NaN is missing", "Replace zeros by NaN, and train without."
+    objective = getattr(part, "objective_", None)
+    if objective in ("multiclassova", "multiclass_ova", "ova", "ovr"):
+        return "objective='multiclassova', which onnxmltools takes for 'multiclass'", "Use 'multiclass'."
+    if objective in _KNOWN:
+        return (
+            f"objective={objective!r}, which onnxmltools does not know",
+            "Use objective='regression', 'regression_l1', 'huber' or 'quantile'.",
+        )
+    return None
+
+
+def plain(part: Any) -> Any:
+    """XGBoost's estimator with its columns numbered, as onnxmltools wants them."""
+    try:
+        booster = part.get_booster()
+    except Exception:  # noqa: BLE001 - an untrained one, a template of others
+        return part
+    if not booster.feature_names:
+        return part
+    part, booster = copy.copy(part), booster.copy()
+    booster.feature_names = booster.feature_types = None
+    part._Booster = booster
+    return part
 
 
 def _categories(part: Any, package: str) -> str:

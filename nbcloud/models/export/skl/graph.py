@@ -32,22 +32,30 @@ def rename(made: Any, names: Mapping[str, str]) -> None:
         value.name = full.get(value.name, value.name)
 
 
-def round_before_trees(model: Any, made: Any) -> None:
-    """Have trees see single precision, which is what scikit-learn's own compare with their thresholds."""
+def single_in_trees(model: Any, made: Any) -> None:
+    """Have trees see single precision in a graph of double, and the graph take what they give.
+
+    Single precision is what scikit-learn's own trees and XGBoost's compare with their thresholds, and what ONNX'
+    operators give, whatever they take.
+    """
     import onnx
 
-    if any(type(part).__name__.startswith("HistGradientBoosting") for part in parts(model)):
-        return  # whose trees compare in double precision
-    nodes = list(made.graph.node)
-    del made.graph.node[:]
-    for number, node in enumerate(nodes):
-        if node.op_type.startswith("TreeEnsemble"):
+    # Those of HistGradientBoosting compare in double precision.
+    rounds = not any(type(part).__name__.startswith("HistGradientBoosting") for part in parts(model))
+    single, double = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+    nodes = []
+    for number, node in enumerate(made.graph.node):
+        if not node.op_type.startswith("TreeEnsemble"):
+            nodes.append(node)
+            continue
+        if rounds:
             rounded = f"rounded_for_trees_{number}"
-            made.graph.node.append(
-                onnx.helper.make_node("Cast", [node.input[0]], [rounded], to=onnx.TensorProto.FLOAT)
-            )
+            nodes.append(onnx.helper.make_node("Cast", [node.input[0]], [rounded], to=single))
             node.input[0] = rounded
-        made.graph.node.append(node)
+        given = node.output[-1]
+        node.output[-1] = f"given_by_trees_{number}"
+        nodes += [node, onnx.helper.make_node("Cast", [node.output[-1]], [given], to=double)]
+    _set_nodes(made, nodes)
 
 
 def mend_trees(model: Any, made: Any) -> None:

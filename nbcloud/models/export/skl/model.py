@@ -142,7 +142,7 @@ class SklearnModel:
     def _mend(self, made: Any, precision: str) -> None:
         """What skl2onnx has otherwise than scikit-learn."""
         if precision == "float64":
-            graph.round_before_trees(self._model, made)
+            graph.single_in_trees(self._model, made)
         graph.mend_trees(self._model, made)
         for output in list(made.graph.output):
             graph.stack_sequence(made, output.name)

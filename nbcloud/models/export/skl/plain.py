@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.models.export.skl import quantiles, words
+from nbcloud.models.export.skl import boosters, quantiles, words
 from nbcloud.models.export.skl.parts import is_part, is_template, last
 
 _INNER = {
@@ -67,6 +67,8 @@ class Plain:
         from sklearn.preprocessing import FunctionTransformer
 
         kind = type(part).__name__
+        if type(part).__module__.startswith("xgboost."):
+            return boosters.plain(part)
         if not type(part).__module__.startswith("sklearn."):
             return part if not is_part(part) or not hasattr(part, "__dict__") else self._inside(part)
         if kind in _INNER and hasattr(part, _INNER[kind]):
