@@ -158,7 +158,10 @@ def _are_ties(found: Any, name: str, expected: Feeds, report: Report) -> bool:
     labels = np.asarray(expected[name])
     if name != "label" or scores is None or labels.ndim != 1:
         return False
-    unlike = np.array([str(a) != str(b) for a, b in zip(np.ravel(found), labels, strict=True)])
+    found = np.ravel(found)
+    if found.dtype.kind in "biu" and labels.dtype.kind in "biu":  # True is 1
+        return bool(np.all(tied(scores, report.precision)[found != labels]))
+    unlike = np.array([str(a) != str(b) for a, b in zip(found, labels, strict=True)])
     return bool(np.all(tied(scores, report.precision)[unlike]))
 
 
