@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.models.export.skl.parts import parts, trained
+from nbcloud.models.export.skl.parts import trained
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -36,26 +36,71 @@ def single_in_trees(model: Any, made: Any) -> None:
     """Have trees see single precision in a graph of double, and the graph take what they give.
 
     Single precision is what scikit-learn's own trees and XGBoost's compare with their thresholds, and what ONNX'
-    operators give, whatever they take.
+    operators give, whatever they take. Those of HistGradientBoosting compare in double precision.
     """
     import onnx
 
-    # Those of HistGradientBoosting compare in double precision.
-    rounds = not any(type(part).__name__.startswith("HistGradientBoosting") for part in parts(model))
+    exact = _thresholds(model)
+    declared = {each.name: each.type.tensor_type.elem_type for each in made.graph.output}
     single, double = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
     nodes = []
     for number, node in enumerate(made.graph.node):
         if not node.op_type.startswith("TreeEnsemble"):
             nodes.append(node)
             continue
-        if rounds:
+        if exact:
+            _compare_in_double(node, exact)
+        else:
             rounded = f"rounded_for_trees_{number}"
             nodes.append(onnx.helper.make_node("Cast", [node.input[0]], [rounded], to=single))
             node.input[0] = rounded
         given = node.output[-1]
         node.output[-1] = f"given_by_trees_{number}"
-        nodes += [node, onnx.helper.make_node("Cast", [node.output[-1]], [given], to=double)]
+        kind = declared.get(given, double)
+        nodes += [node, onnx.helper.make_node("Cast", [node.output[-1]], [given], to=kind)]
     _set_nodes(made, nodes)
+    for opset in made.opset_import:
+        if opset.domain == "ai.onnx.ml":
+            opset.version = max(opset.version, _ML_OPSET)
+
+
+_ML_OPSET = 3
+"""The first in which trees have double precision."""
+
+
+def _thresholds(model: Any) -> dict[tuple[Any, ...], Any]:
+    """The thresholds of HistGradientBoosting's trees, by what tells each tree from others."""
+    found = {}
+    for part in trained(model):
+        for predictor in (each for stage in getattr(part, "_predictors", []) for each in stage):
+            nodes = predictor.nodes
+            at = np.flatnonzero(nodes["is_leaf"] == 0)
+            found[_key(at, nodes["feature_idx"][at], nodes["left"][at])] = nodes["num_threshold"]
+    return found
+
+
+def _key(branches: Any, features: Any, left: Any) -> tuple[Any, ...]:
+    """What tells a tree from others: its branches, their features and left children."""
+    return tuple(np.asarray(each, np.int64).tobytes() for each in (branches, features, left))
+
+
+def _compare_in_double(node: Any, exact: Mapping[tuple[Any, ...], Any]) -> None:
+    import onnx
+
+    trees = _trees(node)
+    told = {each.name: each for each in node.attribute}
+    values = np.array(told["nodes_values"].floats, np.float64)
+    places = zip(told["nodes_treeids"].ints, told["nodes_nodeids"].ints, strict=True)
+    for at, (tree, number) in enumerate(places):
+        known = exact.get(trees[tree])
+        if known is not None and told["nodes_modes"].strings[at] != b"LEAF":
+            values[at] = known[number]
+    for name in ("nodes_values", "nodes_hitrates", "target_weights", "class_weights", "base_values"):
+        if name in told:
+            numbers = values if name == "nodes_values" else np.array(told[name].floats, np.float64)
+            node.attribute.remove(told[name])
+            tensor = onnx.numpy_helper.from_array(numbers)
+            node.attribute.append(onnx.helper.make_attribute(f"{name}_as_tensor", tensor))
 
 
 def mend_trees(model: Any, made: Any) -> None:
@@ -73,7 +118,7 @@ def mend_trees(model: Any, made: Any) -> None:
             if tree is None:
                 continue
             branches = np.flatnonzero(tree.children_left >= 0)
-            key = (tuple(branches), tuple(tree.feature[branches]), tuple(tree.children_left[branches]))
+            key = _key(branches, tree.feature[branches], tree.children_left[branches])
             ways[key] = tree.missing_go_to_left
             if type(part).__name__ in _FORESTS:
                 votes.add(key)
@@ -94,7 +139,7 @@ _FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier")
 
 
 def _trees(node: Any) -> dict[int, tuple[Any, ...]]:
-    """Each tree of a node by what tells it from others: its branches, their features and left children."""
+    """Each tree of a node by what tells it from others."""
     told = {each.name: each for each in node.attribute}
     all_trees, numbers, features, left = (
         np.array(told[name].ints)
@@ -104,7 +149,7 @@ def _trees(node: Any) -> dict[int, tuple[Any, ...]]:
     found = {}
     for tree in np.unique(all_trees):
         at = np.flatnonzero((all_trees == tree) & branches)
-        found[int(tree)] = (tuple(numbers[at]), tuple(features[at]), tuple(left[at]))
+        found[int(tree)] = _key(numbers[at], features[at], left[at])
     return found
 
 
