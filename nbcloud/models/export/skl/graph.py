@@ -68,33 +68,46 @@ _ML_OPSET = 3
 """The first in which trees have double precision."""
 
 
-def _thresholds(model: Any) -> dict[tuple[Any, ...], Any]:
-    """The thresholds of HistGradientBoosting's trees, by what tells each tree from others."""
-    found = {}
+_Trees = dict[tuple[bytes, ...], list[Any]]
+"""What is known of trees, by what tells them from others; those that are alike, in their order."""
+
+
+def _thresholds(model: Any) -> _Trees:
+    """The thresholds of HistGradientBoosting's trees."""
+    found: _Trees = {}
     for part in trained(model):
         for predictor in (each for stage in getattr(part, "_predictors", []) for each in stage):
             nodes = predictor.nodes
             at = np.flatnonzero(nodes["is_leaf"] == 0)
-            found[_key(at, nodes["feature_idx"][at], nodes["left"][at])] = nodes["num_threshold"]
+            key = _key(at, nodes["feature_idx"][at], nodes["left"][at])
+            found.setdefault(key, []).append(nodes["num_threshold"])
     return found
 
 
-def _key(branches: Any, features: Any, left: Any) -> tuple[Any, ...]:
+def _key(branches: Any, features: Any, left: Any) -> tuple[bytes, ...]:
     """What tells a tree from others: its branches, their features and left children."""
     return tuple(np.asarray(each, np.int64).tobytes() for each in (branches, features, left))
 
 
-def _compare_in_double(node: Any, exact: Mapping[tuple[Any, ...], Any]) -> None:
+def _next(known: _Trees, trees: Mapping[int, tuple[bytes, ...]]) -> dict[int, Any]:
+    """What is known of each tree of a node."""
+    found = {}
+    for number, key in trees.items():
+        if known.get(key):
+            found[number] = known[key].pop(0) if len(known[key]) > 1 else known[key][0]
+    return found
+
+
+def _compare_in_double(node: Any, exact: _Trees) -> None:
     import onnx
 
-    trees = _trees(node)
+    own = _next(exact, _trees(node))
     told = {each.name: each for each in node.attribute}
     values = np.array(told["nodes_values"].floats, np.float64)
     places = zip(told["nodes_treeids"].ints, told["nodes_nodeids"].ints, strict=True)
     for at, (tree, number) in enumerate(places):
-        known = exact.get(trees[tree])
-        if known is not None and told["nodes_modes"].strings[at] != b"LEAF":
-            values[at] = known[number]
+        if tree in own and told["nodes_modes"].strings[at] != b"LEAF":
+            values[at] = own[tree][number]
     for name in ("nodes_values", "nodes_hitrates", "target_weights", "class_weights", "base_values"):
         if name in told:
             numbers = values if name == "nodes_values" else np.array(told[name].floats, np.float64)
@@ -110,7 +123,7 @@ def mend_trees(model: Any, made: Any) -> None:
     of its trees before it divides them: where as many trees vote for one class as for another, the first class
     wins, and no rounding decides.
     """
-    ways: dict[tuple[Any, ...], Any] = {}
+    ways: _Trees = {}
     votes = set()
     for part in trained(model):
         grown = [part, *np.ravel(np.array(getattr(part, "estimators_", []), object))]
@@ -119,7 +132,7 @@ def mend_trees(model: Any, made: Any) -> None:
                 continue
             branches = np.flatnonzero(tree.children_left >= 0)
             key = _key(branches, tree.feature[branches], tree.children_left[branches])
-            ways[key] = tree.missing_go_to_left
+            ways.setdefault(key, []).append(tree.missing_go_to_left)
             if type(part).__name__ in _FORESTS:
                 votes.add(key)
     if not ways:
@@ -129,7 +142,7 @@ def mend_trees(model: Any, made: Any) -> None:
         nodes.append(node)
         if node.op_type.startswith("TreeEnsemble"):
             trees = _trees(node)
-            _send_missing(node, trees, ways)
+            _send_missing(node, _next(ways, trees))
             if node.op_type == "TreeEnsembleClassifier" and len(trees) > 1 and votes.issuperset(trees.values()):
                 nodes += _add_before_dividing(made, node, len(trees), number)
     _set_nodes(made, nodes)
@@ -138,7 +151,7 @@ def mend_trees(model: Any, made: Any) -> None:
 _FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier")
 
 
-def _trees(node: Any) -> dict[int, tuple[Any, ...]]:
+def _trees(node: Any) -> dict[int, tuple[bytes, ...]]:
     """Each tree of a node by what tells it from others."""
     told = {each.name: each for each in node.attribute}
     all_trees, numbers, features, left = (
@@ -153,7 +166,7 @@ def _trees(node: Any) -> dict[int, tuple[Any, ...]]:
     return found
 
 
-def _send_missing(node: Any, trees: Mapping[int, tuple[Any, ...]], ways: Mapping[tuple[Any, ...], Any]) -> None:
+def _send_missing(node: Any, ways: Mapping[int, Any]) -> None:
     told = {each.name: each for each in node.attribute}
     flag = told.get("nodes_missing_value_tracks_true") or node.attribute.add()
     flag.name, flag.type = "nodes_missing_value_tracks_true", 7
@@ -161,9 +174,8 @@ def _send_missing(node: Any, trees: Mapping[int, tuple[Any, ...]], ways: Mapping
     for at, (tree, number) in enumerate(
         zip(told["nodes_treeids"].ints, told["nodes_nodeids"].ints, strict=True)
     ):
-        way = ways.get(trees[tree])
-        if way is not None:
-            flags[at] = int(way[number]) if told["nodes_modes"].strings[at] != b"LEAF" else 0
+        if tree in ways and told["nodes_modes"].strings[at] != b"LEAF":
+            flags[at] = int(ways[tree][number])
     del flag.ints[:]
     flag.ints.extend(flags)
 
