@@ -57,9 +57,15 @@ def arguments(kind: type) -> dict[str, Any]:
     }
     if name in chosen:
         return chosen[name]
-    given: dict[str, Any] = {"estimator": one, "base_estimator": one, "estimators": [("one", one), ("two", tree)]}
+    given: dict[str, Any] = {
+        "estimator": one,
+        "base_estimator": one,
+        "estimators": [("one", one), ("two", tree)],
+    }
     asked = inspect.signature(kind).parameters.values()
-    return {each.name: given[each.name] for each in asked if each.default is each.empty and each.name in given}
+    return {
+        each.name: given[each.name] for each in asked if each.default is each.empty and each.name in given
+    }
 
 
 def iris() -> tuple[Any, Any]:
@@ -76,7 +82,9 @@ def problems(name: str, kind: type) -> Iterator[tuple[str, Any, Any]]:
 
     x, y = iris()
     random = np.random.default_rng(1)
-    texts = np.array([f"the {a} {b}!" for a in ("good", "bad", "très") for b in ("film", "book", "很好 看")] * 3)
+    texts = np.array(
+        [f"the {a} {b}!" for a in ("good", "bad", "très") for b in ("film", "book", "很好 看")] * 3
+    )
     words = np.array(["red", "green", "blue", "grün"])[random.integers(0, 4, (150, 2))].astype(object)
     special: dict[str, list[tuple[str, Any, Any]]] = {
         "CountVectorizer": [("texts", texts, None)],

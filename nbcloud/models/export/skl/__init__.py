@@ -8,7 +8,10 @@
     plain      the same estimator in the forms that skl2onnx knows
     words      texts, whose words are counted before the graph
     boosters   XGBoost and LightGBM
-    graph      what is mended in the graph that skl2onnx makes
+    limits     what skl2onnx is known to have otherwise
+    graph      what is mended in the graph that skl2onnx makes: names, shapes, answers
+    trees      and its trees
+    quantiles  QuantileTransformer, which is written here
 """
 
 from __future__ import annotations

@@ -120,7 +120,10 @@ def _wrong_lightgbm(part: Any) -> tuple[str, str] | None:
     if told.get("linear_tree") or told.get("linear_trees"):
         return "linear_tree=True, which ONNX' trees have not", "Train it without."
     if told.get("zero_as_missing"):
-        return "zero_as_missing=True, and in ONNX only NaN is missing", "Replace zeros by NaN, and train without."
+        return (
+            "zero_as_missing=True, and in ONNX only NaN is missing",
+            "Replace zeros by NaN, and train without.",
+        )
     objective = getattr(part, "objective_", None)
     if objective in ("multiclassova", "multiclass_ova", "ova", "ovr"):
         return "objective='multiclassova', which onnxmltools takes for 'multiclass'", "Use 'multiclass'."

@@ -14,10 +14,11 @@ import numpy as np
 from nbcloud.errors import ExportError, NbcloudError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.skl import answers, boosters, graph, refusals, table, words
+from nbcloud.models.export.skl import answers, boosters, graph, limits, refusals, table, trees, words
 from nbcloud.models.export.skl.parts import last, parts
 from nbcloud.models.export.skl.plain import Plain, handed_on
 from nbcloud.models.signature import Feeds, Tensor
+from nbcloud.models.steps import apply
 
 OPSET = 21
 ML_OPSET = 3
@@ -116,16 +117,15 @@ class SklearnModel:
                 f"{len(made.graph.output)} outputs, and it has {len(self._names)}.",
                 "Use another model or step, or other settings of it.",
             )
-        given = [each.name for each in (*made.graph.input, *made.graph.output)]
-        told = dict(zip(given, (*(each.name for each in inputs), *self._names), strict=True))
+        old = [each.name for each in (*made.graph.input, *made.graph.output)]
+        told = dict(zip(old, (*(each.name for each in inputs), *self._names), strict=True))
         graph.rename(made, told)
         inputs, steps = words.cut(made, plain.counted, inputs, precision)
         self._mend(made, precision)
         if plain.classes is not None and type(last(self._model)).__name__ not in refusals.THRESHOLDS:
             graph.name_classes(made, plain.classes)
-        from nbcloud.models.steps import apply
-
-        outputs = graph.outputs(made, made.SerializeToString(), inputs, apply(steps, self.feeds))
+        given = apply(steps, self.feeds)
+        outputs = graph.outputs(made, made.SerializeToString(), inputs, given)
         onnxfile.save(made, path)
         self._pairs = self._renamed.get("scores") == outputs[-1].name and outputs[-1].shape[-1] == 2
         return Conversion(
@@ -136,20 +136,22 @@ class SklearnModel:
             opset,
             self._told_steps(plain.model, topology, made, told),
             preprocessing=steps,
-            doubt=_doubt(self._model),
+            doubt=limits.doubt(self._model),
         )
 
     def _mend(self, made: Any, precision: str) -> None:
         """What skl2onnx has otherwise than scikit-learn."""
         if precision == "float64":
-            graph.single_in_trees(self._model, made)
-        graph.mend_trees(self._model, made)
+            trees.single_in_trees(self._model, made)
+        trees.mend_trees(self._model, made)
         for output in list(made.graph.output):
             graph.stack_sequence(made, output.name)
         prediction = self._answers.get(self._renamed.get("prediction", ""))
         if prediction is not None and prediction.ndim == 2:
             graph.keep_targets(made, prediction.shape[1])
         end = last(self._model)
+        if type(end).__name__ == "HistGradientBoostingRegressor" and end.loss in limits.EXPONENTIAL:
+            graph.exponential(made)
         if type(end).__name__ in refusals.THRESHOLDS:
             graph.by_threshold(made, *refusals.threshold(end))
 
@@ -228,27 +230,3 @@ def _options(model: Any, precision: str) -> dict[Any, dict[str, Any]]:
         if mine:
             chosen[id(part)] = mine
     return chosen
-
-
-_LARGE = 1e6
-"""Weights that are added up to small numbers lose as many digits."""
-
-
-def _is_process(part: Any) -> bool:
-    return type(part).__name__ == "GaussianProcessRegressor" and hasattr(part, "alpha_")
-
-
-def _doubt(model: Any) -> str:
-    """What a difference most likely comes from, where that is known of a kind of estimator."""
-    near = next((part for part in parts(model) if type(part).__name__.startswith(("KNeighbors", "KNN", "NearestN"))), None)
-    if near is None:
-        large = max((float(np.max(np.abs(part.alpha_))) for part in parts(model) if _is_process(part)), default=0)
-        return (
-            f"Its Gaussian process has weights as large as {large:.0e}, so that rounding decides; "
-            "train it with a larger alpha=."
-            if large > _LARGE
-            else ""
-        )
-    return (
-        f"Where several training rows are equally far, {type(near).__name__} and ONNX may choose others of them."
-    )

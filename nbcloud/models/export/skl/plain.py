@@ -92,9 +92,12 @@ class Plain:
             return _selector(part)
         if kind == "SparseRandomProjection":
             return _dense_projection(part)
+        if kind == "SimpleImputer" and part.statistics_.dtype.kind in "iu":
+            part = copy.copy(part)
+            part.statistics_ = part.statistics_.astype(float)  # skl2onnx looks for whole numbers otherwise
         if kind in ("Pipeline", "FeatureUnion"):
             part = _without_words(part)
-        if kind == "VotingClassifier" and part.weights is not None:
+        if kind.startswith("Voting") and part.weights is not None:
             part = copy.copy(part)
             part.weights = np.asarray(part.weights)
         name, old, new = _SETTINGS.get(kind, ("", None, None))
@@ -169,8 +172,10 @@ def _without_words(part: Any) -> Any:
 
 def _to_number(model: Any) -> Any:
     """The model's classes, if converters are known to write such as these wrongly."""
+    from sklearn.base import is_classifier
+
     classes = getattr(model, "classes_", None)
-    if not isinstance(classes, np.ndarray) or classes.ndim != 1:
+    if not is_classifier(model) or not isinstance(classes, np.ndarray) or classes.ndim != 1:
         return None
     safe = classes.dtype.kind in "OU" or (
         classes.dtype == np.int64 and np.abs(classes).max(initial=0) < np.iinfo(np.int32).max
@@ -239,7 +244,9 @@ def _dense_projection(part: Any) -> Any:
     from sklearn.random_projection import GaussianRandomProjection
 
     made = _with(GaussianRandomProjection(n_components=part.n_components_), part, "n_components_")
-    made.components_ = part.components_.toarray() if hasattr(part.components_, "toarray") else part.components_
+    made.components_ = (
+        part.components_.toarray() if hasattr(part.components_, "toarray") else part.components_
+    )
     return made
 
 

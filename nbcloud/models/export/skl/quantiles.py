@@ -71,7 +71,9 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         return output
 
     def number_of(comparison: str, version: int) -> str:
-        each = node("Cast", node(comparison, constant(quantiles[None]), apart, version=version), to=TensorProto.INT64)
+        each = node(
+            "Cast", node(comparison, constant(quantiles[None]), apart, version=version), to=TensorProto.INT64
+        )
         return node("ReduceSum", each, constant(np.array([2])), keepdims=0)
 
     def at(index: str, values: Any) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-import numpy as np
-
 from nbcloud.errors import ExportError
-from nbcloud.models.export.skl import boosters, words
+from nbcloud.models.export.skl import boosters, limits, words
 from nbcloud.models.export.skl.parts import last, parts, trained
 
-_HINT = "Use another step in its place, or export the steps behind it and do this one before."
 THRESHOLDS = ("TunedThresholdClassifierCV", "FixedThresholdClassifier")
 
 
@@ -44,86 +42,15 @@ def known(model: Any) -> None:
         boosters.refuse(part)
         if words.counts(part):
             words.refuse(part)
-        wrong = _wrong(part)
+        wrong = limits.of(part, inside=part is not last(model))
         if part is not last(model) and type(part).__name__ in THRESHOLDS:
             wrong = "has a threshold of its own inside of another estimator", "Make it the model's last step."
         if part is not last(model) and hasattr(part, "transform") and hasattr(part, "cluster_centers_"):
-            wrong = "hands distances on to another step, which skl2onnx can't write", _HINT
+            wrong = "hands distances on to another step, which skl2onnx can't write", limits.HINT
         if wrong is not None:
             what, hint = wrong
             kind = type(part).__name__
             raise ExportError(f"{kind} {what}.", hint, part=kind)
-
-
-def _wrong(part: Any) -> tuple[str, str] | None:
-    """What of an estimator can't be, and what to do; by its kind."""
-    kind = type(part).__name__
-    several = "Train a model for each target, and export each."
-    if kind.startswith("HistGradientBoosting") and np.any(getattr(part, "is_categorical_", None)):
-        return (
-            "splits by categories (categorical_features), which skl2onnx would take for numbers",
-            "Encode them in a pipeline before it, by OneHotEncoder or OrdinalEncoder, and train it with "
-            "categorical_features=None.",
-        )
-    if kind.startswith("RadiusNeighbors"):
-        return (
-            "has as many neighbours as are near, for which skl2onnx' graph stops with an error",
-            f"Use {kind.replace('Radius', 'K')} in its place.",
-        )
-    if kind == "GaussianProcessClassifier":
-        return (
-            "needs the operator Solve, which onnxruntime has not",
-            "Use SVC(probability=True), or another classifier.",
-        )
-    if kind.startswith("RidgeClassifier") and _labels_of_several(part):
-        return "has several labels for each row, which skl2onnx writes wrongly", several
-    if kind == "MLPClassifier" and _labels_of_several(part) and part.n_outputs_ == 2:
-        return "has two labels for each row, which skl2onnx takes for two classes", several
-    if kind == "BaggingRegressor" and _targets(part) > 1:
-        return "has several targets, which skl2onnx puts below each other", several
-    if kind == "TargetEncoder" and getattr(part, "target_type_", "") == "multiclass":
-        return (
-            "encodes by more than two classes, which skl2onnx can't write",
-            "Use OneHotEncoder or OrdinalEncoder in its place.",
-        )
-    if kind == "QuantileTransformer" and part.output_distribution != "uniform":
-        return (
-            "has output_distribution='normal', which ONNX has no function for",
-            "Use output_distribution='uniform', or PowerTransformer.",
-        )
-    if kind == "LocalOutlierFactor" and not part.novelty:
-        return "tells outliers only among the data that it was fitted on", "Train it with novelty=True."
-    if kind == "FunctionTransformer" and not (part.func is None and part.inverse_func is None):
-        name = getattr(part.func, "__name__", str(part.func))
-        return f"calls the function {name}(), which can't leave Python", _HINT
-    if kind == "OneVsOneClassifier" and len(part.classes_) == 2:
-        return (
-            "has two classes, for which skl2onnx writes wrong scores",
-            "Export its one estimator: model.estimators_[0].",
-        )
-    if (
-        kind == "StackingClassifier"
-        and len(part.classes_) == 2
-        and "decision_function" in part.stack_method_
-    ):
-        return (
-            "stacks the scores of two classes, for which skl2onnx has two columns",
-            "Stack estimators with predict_proba(), such as CalibratedClassifierCV of these.",
-        )
-    if isinstance(getattr(part, "classes_", None), list) and hasattr(part, "tree_" if "Tree" in kind else "estimators_"):
-        if any(each.dtype.kind not in "iufb" for each in part.classes_) and "Output" not in kind:
-            return (
-                "has several targets whose classes are texts, which skl2onnx can't write",
-                "Number the classes before (OrdinalEncoder), and train on that.",
-            )
-    if kind in ("OneVsRestClassifier", "OneVsOneClassifier") and _has_platt(part):
-        return (
-            "is made of SVC(probability=True), whose labels and probabilities disagree",
-            "Use SVC(), or CalibratedClassifierCV(SVC()), in its place.",
-        )
-    if kind == "OneVsRestClassifier" and part.multilabel_ and not hasattr(part, "predict_proba"):
-        return "has several labels for each row by scores, which skl2onnx takes for probabilities", several
-    return None
 
 
 def threshold(part: Any) -> tuple[float, Any, int]:
@@ -148,19 +75,6 @@ def threshold(part: Any) -> tuple[float, Any, int]:
     told = scorer._get_pos_label() if scorer is not None else part.pos_label
     classes = part.classes_.tolist()
     return float(value), classes, 1 if told is None else classes.index(told)
-
-
-def _has_platt(part: Any) -> bool:
-    return any(getattr(each, "probability", False) is True for each in getattr(part, "estimators_", []))
-
-
-def _labels_of_several(part: Any) -> bool:
-    binarizer = getattr(part, "_label_binarizer", None)
-    return getattr(binarizer, "y_type_", "").startswith("multilabel")
-
-
-def _targets(part: Any) -> int:
-    return max((int(getattr(each, "n_outputs_", 1)) for each in getattr(part, "estimators_", [])), default=1)
 
 
 def unknown(model: Any, plain: Any) -> None:
@@ -188,7 +102,7 @@ def unknown(model: Any, plain: Any) -> None:
         alone = part is end and not hasattr(model, "steps")
         raise ExportError(
             f"{kind}{whose} can't become ONNX: skl2onnx has no converter for it.",
-            "Use another estimator in its place." if alone else _HINT,
+            "Use another estimator in its place." if alone else limits.HINT,
             part=kind,
         )
 
@@ -210,11 +124,13 @@ def failed(model: Any, error: Exception) -> ExportError:
     """What a converter said."""
     if isinstance(error, ExportError):
         return error
-    told = " ".join(str(error).split("You may raise")[0].split()).rstrip(". ")
+    told = " ".join(re.split(r"(?i),? ?you may raise|\\. See ", str(error))[0].split()).rstrip(". ")
     found = [part for part in parts(model) if type(part).__name__ in told]
     part = type(_converted(error) or (found[-1] if found else model)).__name__
     if "Unable to find a shape calculator" in told or "Unable to find converter" in told:
-        return ExportError(f"{part} can't become ONNX: skl2onnx has no converter for it.", _HINT, part=part)
+        return ExportError(
+            f"{part} can't become ONNX: skl2onnx has no converter for it.", limits.HINT, part=part
+        )
     return ExportError(
         f"{part} can't become ONNX: skl2onnx says {told[:300]!r} ({type(error).__name__}).",
         "Use another model or step, or other settings of it.",

@@ -138,7 +138,8 @@ def _type_of(array: Any) -> str:
                 "Make columns of them before (pandas.DataFrame), and export the steps behind.",
             )
         raise ExportError(
-            f"The sample has a {type(wrong).__name__} among texts, which ONNX can't have in one column.", _HINT
+            f"The sample has a {type(wrong).__name__} among texts, which ONNX can't have in one column.",
+            _HINT,
         )
     return "bool" if array.dtype.kind == "b" else "int64" if array.dtype.kind in "iu" else "float64"
 
@@ -173,7 +174,11 @@ def _plain(array: Any) -> Any:
     kinds = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         return np.asarray(array)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.max(initial=0) > np.iinfo(np.int64).max:
+    if (
+        array.dtype.kind == "u"
+        and array.dtype.itemsize == 8
+        and array.max(initial=0) > np.iinfo(np.int64).max
+    ):
         return array.astype(np.float64)
     return np.asarray(array).astype(kinds.get(array.dtype.kind, array.dtype))
 
