@@ -1,7 +1,7 @@
 """A step before a model's graph: how often texts have each word, or run of characters, of a vocabulary.
 
-As scikit-learn's ``CountVectorizer`` and ``TfidfVectorizer`` have it. Runs on devices, too: Python 3.9 and numpy
-only.
+As scikit-learn's ``CountVectorizer`` and ``TfidfVectorizer`` have it. Runs on devices, too: Python 3.9 and
+numpy only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ COUNT_WORDS = "count_words"
 
 ``takes``: the input, as `Tensor.to_json`; ``gives``: the name of what it makes, and ``dtype`` of that.
 ``lowercase``; ``accents``: ``unicode`` or ``ascii``, how accents are taken away. ``analyzer``: ``word``,
-``char`` or ``char_wb``; ``pattern``: the regular expression of a word; ``stop_words``: words that are left out.
-``ngrams``: the shortest and the longest run of words or characters. ``vocabulary``: the terms, in the order of
-the columns. ``binary``: whether a term is there, not how often. ``sublinear``: 1 + log of how often.
+``char`` or ``char_wb``; ``pattern``: the regular expression of a word; ``stop_words``: what is left out.
+``ngrams``: the shortest and the longest run of words or characters. ``vocabulary``: the terms, in the order
+of the columns. ``binary``: whether a term is there, not how often. ``sublinear``: 1 + log of how often.
 ``weights``: of each term. ``norm``: ``l1`` or ``l2``, of which each row is 1. ``keeps``: whether the graph
 takes the text, too.
 """

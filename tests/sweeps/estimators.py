@@ -140,8 +140,6 @@ def try_one(name: str, kind: type, told: str, x: Any, y: Any) -> tuple[str, str]
         except Exception as error:
             return "unfit", f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
     sample = x[:40] if hasattr(x, "shape") else x
-    if getattr(sample, "dtype", None) == object and name not in ("CountVectorizer",):
-        sample = x[:60]
     with tempfile.TemporaryDirectory() as folder:
         try:
             made = export(model, sample, name="m", path=Path(folder) / "m.onnx")

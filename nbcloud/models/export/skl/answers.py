@@ -12,7 +12,7 @@ from nbcloud.models.signature import Feeds
 
 
 def of(model: Any, data: Any) -> Feeds:
-    """``label`` with ``probabilities`` or ``scores``; ``prediction``; ``features``; ``distances`` and ``rows``."""
+    """Answers: ``label`` and ``probabilities`` or ``scores``; ``prediction``; ``features``; neighbours."""
     from sklearn.base import is_classifier, is_outlier_detector
 
     if not hasattr(model, "predict"):

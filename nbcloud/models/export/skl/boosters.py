@@ -40,8 +40,8 @@ def refuse_native(model: Any) -> None:
     package = type(model).__module__.partition(".")[0]
     if package == "xgboost":
         hint = (
-            "Type: booster.save_model('model.json'), then model = xgboost.XGBClassifier() (or XGBRegressor()) "
-            "and model.load_model('model.json'), and export that."
+            "Type: booster.save_model('model.json'), then model = xgboost.XGBClassifier() (or XGBRegressor), "
+            "model.load_model('model.json'), and export that."
         )
     else:
         hint = (

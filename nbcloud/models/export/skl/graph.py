@@ -1,4 +1,4 @@
-"""What is mended in the graph that skl2onnx makes: names, shapes, and what it has otherwise than scikit-learn."""
+"""What is mended in the graph that skl2onnx makes: names, shapes, and answers."""
 
 from __future__ import annotations
 

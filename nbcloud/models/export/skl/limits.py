@@ -76,10 +76,9 @@ def of(part: Any, *, inside: bool) -> tuple[str, str] | None:
             "stacks the scores of two classes, for which skl2onnx has two columns",
             "Stack estimators with predict_proba(), such as CalibratedClassifierCV of these.",
         )
-    if isinstance(getattr(part, "classes_", None), list) and hasattr(
-        part, "tree_" if "Tree" in kind else "estimators_"
-    ):
-        if any(each.dtype.kind not in "iufb" for each in part.classes_) and "Output" not in kind:
+    if "Tree" in kind or "Forest" in kind:
+        classes = part.classes_ if isinstance(getattr(part, "classes_", None), list) else []
+        if any(each.dtype.kind not in "iufb" for each in classes):
             return (
                 "has several targets whose classes are texts, which skl2onnx can't write",
                 "Number the classes before (OrdinalEncoder), and train on that.",
@@ -175,9 +174,11 @@ def doubt(model: Any) -> str:
         if kind.startswith(("KNeighbors", "KNN", "NearestNeighbors")):
             return f"Where several training rows are equally far, {kind} and ONNX may choose others of them."
         if kind in _SVM:
-            return f"onnxruntime computes {kind} in single precision; scaling the features (StandardScaler) helps."
+            return f"onnxruntime computes {kind} in single precision; scale the features (StandardScaler)."
         if kind == "GaussianProcessRegressor" and np.max(np.abs(getattr(part, "alpha_", 0))) > _LARGE:
-            return "Its Gaussian process has weights so large that rounding decides; train it with a larger alpha=."
+            return (
+                "The Gaussian process has weights so large that rounding decides; train it with more alpha=."
+            )
         if kind == "CalibratedClassifierCV" and part.method == "isotonic":
             return "Isotonic calibration has steps, at which rounding decides; method='sigmoid' has none."
         fractions = any(np.asarray(each).dtype.kind == "f" for each in getattr(part, "categories_", ()))

@@ -42,7 +42,8 @@ def is_template(model: Any, name: str) -> bool:
 
 
 _TEMPLATES = (
-    "estimator", "base_estimator", "estimators", "final_estimator", "transformers", "regressor", "transformer",
+    "estimator", "base_estimator", "estimators", "final_estimator", "transformers", "regressor",
+    "transformer",
     "best_estimator", "calibrated_classifiers",
 )  # fmt: skip
 

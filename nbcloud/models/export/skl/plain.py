@@ -92,9 +92,8 @@ class Plain:
             return _selector(part)
         if kind == "SparseRandomProjection":
             return _dense_projection(part)
-        if kind == "SimpleImputer" and part.statistics_.dtype.kind in "iu":
-            part = copy.copy(part)
-            part.statistics_ = part.statistics_.astype(float)  # skl2onnx looks for whole numbers otherwise
+        if kind == "SimpleImputer":
+            part = _imputer_of_fractions(part)
         if kind in ("Pipeline", "FeatureUnion"):
             part = _without_words(part)
         if kind.startswith("Voting") and part.weights is not None:
@@ -151,6 +150,20 @@ class Plain:
         return Pipeline([*model.steps[:-1], *both])
 
 
+def _imputer_of_fractions(part: Any) -> Any:
+    """An imputer of numbers with fractions for all it knows; skl2onnx looks for whole numbers otherwise."""
+    numbers = part.statistics_.dtype.kind in "iu" or (
+        part.statistics_.dtype == object and all(isinstance(each, (int, float)) for each in part.statistics_)
+    )
+    whole = type(part.missing_values) is int
+    if not numbers and not whole:
+        return part
+    part = copy.copy(part)
+    part.statistics_ = part.statistics_.astype(float)
+    part.missing_values = float(part.missing_values)
+    return part
+
+
 def _without_words(part: Any) -> Any:
     """A pipeline or union whose steps all are estimators: "passthrough" is one that does nothing."""
     from sklearn.preprocessing import FunctionTransformer
@@ -189,7 +202,7 @@ def _is_filled(part: Any) -> bool:
     """Whether this fills in what is missing among texts: no text that ONNX has is missing."""
     return (
         type(part).__name__ == "SimpleImputer"
-        and getattr(part, "statistics_", np.zeros(0)).dtype.kind == "O"
+        and all(isinstance(each, str) for each in getattr(part, "statistics_", [None]))
         and not isinstance(part.missing_values, str)
         and not part.add_indicator
     )

@@ -35,7 +35,7 @@ def known(model: Any) -> None:
         kind = type(model).__name__
         raise ExportError(
             f"{kind} has neither predict() nor transform(): it tells only of the data that it was fitted on.",
-            "Train a classifier on its labels, or use a model that answers for new data, such as KMeans or PCA.",
+            "Train a classifier on its labels, or use what answers for new data, such as KMeans or PCA.",
             part=kind,
         )
     for part in trained(model):

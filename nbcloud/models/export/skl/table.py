@@ -170,7 +170,7 @@ def _column(name: str, series: Any) -> Any:
 
 
 def _plain(array: Any) -> Any:
-    """numpy's own type, where pandas has an extension of it."""
+    """An array of numpy's own type, where pandas has an extension of it."""
     kinds = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         return np.asarray(array)

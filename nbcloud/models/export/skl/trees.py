@@ -13,8 +13,8 @@ from nbcloud.models.export.skl.parts import trained
 def single_in_trees(model: Any, made: Any) -> None:
     """Have trees see single precision in a graph of double, and the graph take what they give.
 
-    Single precision is what scikit-learn's own trees and XGBoost's compare with their thresholds, and what ONNX'
-    operators give, whatever they take. Those of HistGradientBoosting compare in double precision.
+    Single precision is what scikit-learn's own trees and XGBoost's compare with their thresholds, and what
+    the operators of ONNX give, whatever they take. Those of HistGradientBoosting compare in double precision.
     """
     import onnx
 
@@ -97,9 +97,9 @@ def _compare_in_double(node: Any, exact: _Trees) -> None:
 def mend_trees(model: Any, made: Any) -> None:
     """Have scikit-learn's own trees answer as they do there, to the last bit.
 
-    NaN goes the way that it goes in each tree; skl2onnx sends all of it to the right. A forest adds up the votes
-    of its trees before it divides them: where as many trees vote for one class as for another, the first class
-    wins, and no rounding decides.
+    NaN goes the way that it goes in each tree; skl2onnx sends all of it to the right. A forest adds up the
+    votes of its trees before it divides them: where as many trees vote for one class as for another, the
+    first class wins, and no rounding decides.
     """
     ways: _Trees = {}
     votes = set()

@@ -1,6 +1,6 @@
-"""Texts, whose words or characters are counted before the graph: ONNX takes them apart otherwise.
+r"""Texts, whose words or characters are counted before the graph: ONNX takes them apart otherwise.
 
-The tokenizer of onnxruntime knows neither Python's ``\\w`` nor its lower case beyond ASCII, and skl2onnx has
+The tokenizer of onnxruntime knows neither Python's ``\w`` nor its lower case beyond ASCII, and skl2onnx has
 n-grams over words that scikit-learn drops. So each such estimator becomes a step of `nbcloud.models.words`,
 which does what scikit-learn does, and the graph begins with the step's numbers.
 """
