@@ -90,6 +90,14 @@ def of(part: Any, *, inside: bool) -> tuple[str, str] | None:
         )
     if kind == "OneVsRestClassifier" and part.multilabel_ and not hasattr(part, "predict_proba"):
         return "has several labels for each row by scores, which skl2onnx takes for probabilities", several
+    if (
+        kind in ("LabelEncoder", "LabelBinarizer")
+        and not inside
+        and part.classes_.dtype.kind not in "iuOU"
+    ):
+        return "has classes that are neither whole numbers nor texts, which ONNX can't look up", (
+            "Make whole numbers or texts of them before, and train on that."
+        )
     return _of_settings(part, kind)
 
 
@@ -112,10 +120,6 @@ def _of_settings(part: Any, kind: str) -> tuple[str, str] | None:
     if kind == "StackingClassifier" and "predict" in part.stack_method_:
         return "stacks labels (stack_method='predict'), which skl2onnx can't write", (
             "Use stack_method='auto' and estimators with predict_proba()."
-        )
-    if kind in ("LabelEncoder", "LabelBinarizer") and part.classes_.dtype.kind not in "iuOU":
-        return "has classes that are neither whole numbers nor texts, which ONNX can't look up", (
-            "Make whole numbers or texts of them before, and train on that."
         )
     return None
 

@@ -99,7 +99,7 @@ class SklearnModel:
         plain = Plain(self._model, precision)
         refusals.unknown(self._model, plain.model)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), trees.single_thresholds():
                 warnings.simplefilter("ignore")
                 made, topology = skl2onnx.convert_sklearn(
                     plain.model,

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from nbcloud.models.export.skl.parts import trained
+
+
+@contextmanager
+def single_thresholds() -> Iterator[None]:
+    """Have skl2onnx make thresholds of trees for single precision, also in a graph of double.
+
+    Trees see single precision there, too (`single_in_trees`); and skl2onnx searches those for double in a loop
+    that never ends where a threshold is infinite, as it is where a tree parts what is missing from the rest.
+    """
+    from skl2onnx.common import tree_ensemble
+
+    original = tree_ensemble.sklearn_threshold
+    tree_ensemble.sklearn_threshold = lambda threshold, _, mode: original(threshold, np.float32, mode)
+    try:
+        yield
+    finally:
+        tree_ensemble.sklearn_threshold = original
 
 
 def single_in_trees(model: Any, made: Any) -> None:
