@@ -90,11 +90,7 @@ def of(part: Any, *, inside: bool) -> tuple[str, str] | None:
         )
     if kind == "OneVsRestClassifier" and part.multilabel_ and not hasattr(part, "predict_proba"):
         return "has several labels for each row by scores, which skl2onnx takes for probabilities", several
-    if (
-        kind in ("LabelEncoder", "LabelBinarizer")
-        and not inside
-        and part.classes_.dtype.kind not in "iuOU"
-    ):
+    if kind in ("LabelEncoder", "LabelBinarizer") and not inside and part.classes_.dtype.kind not in "iuOU":
         return "has classes that are neither whole numbers nor texts, which ONNX can't look up", (
             "Make whole numbers or texts of them before, and train on that."
         )
@@ -168,7 +164,13 @@ def _labels_of_several(part: Any) -> bool:
 
 
 def _targets(part: Any) -> int:
-    return max((int(getattr(each, "n_outputs_", 1)) for each in getattr(part, "estimators_", [])), default=1)
+    """How many numbers each estimator of an ensemble predicts."""
+    counts = [1]
+    for each in getattr(part, "estimators_", []):
+        coefficients = np.asarray(getattr(each, "coef_", 0))
+        counts.append(int(getattr(each, "n_outputs_", 1)))
+        counts.append(len(coefficients) if coefficients.ndim == 2 else 1)
+    return max(counts)
 
 
 def doubt(model: Any) -> str:
