@@ -43,7 +43,7 @@ def of(part: Any, *, inside: bool) -> tuple[str, str] | None:
     if kind == "GaussianProcessClassifier":
         return (
             "needs the operator Solve, which onnxruntime has not",
-            "Use SVC(probability=True), or another classifier.",
+            "Use CalibratedClassifierCV(SVC()), or another classifier.",
         )
     if kind.startswith("RidgeClassifier") and _labels_of_several(part):
         return "has several labels for each row, which skl2onnx writes wrongly", several

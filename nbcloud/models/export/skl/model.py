@@ -91,6 +91,7 @@ class SklearnModel:
             table.in_precision(each, precision) for each in self.inputs
         ):
             raise ExportError("The model takes no whole numbers.")
+        table.refuse_rounding(inputs, self.feeds)
         boosters.register(self._model)
         opset = options.opset or OPSET
         newest = skl2onnx.__max_supported_opset__
@@ -136,7 +137,7 @@ class SklearnModel:
             opset,
             self._told_steps(plain.model, topology, made, told),
             preprocessing=steps,
-            doubt=limits.doubt(self._model),
+            doubt=limits.doubt(self._model) or table.doubt(self.feeds),
         )
 
     def _mend(self, made: Any, precision: str) -> None:

@@ -191,6 +191,27 @@ def in_precision(tensor: Tensor, precision: str, *, every: bool = False) -> Tens
     return tensor
 
 
+def refuse_rounding(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:
+    """Refuse single precision for whole numbers that it has not: rows beside those of the sample would be one.
+
+    Raises
+    ------
+    ExportError
+        Names the input.
+    """
+    for each in inputs:
+        values = np.asarray(feeds[each.name])
+        if each.dtype != "float32" or values.dtype.kind not in "iuf" or values.dtype.itemsize < 8:
+            continue
+        finite = values[np.isfinite(values)]
+        whole = finite[(np.abs(finite) <= 2.0**53) & (finite == np.round(finite))]
+        if np.any(whole.astype(np.float32).astype(np.float64) != whole):
+            raise ExportError(
+                f"The input {each.name!r} has whole numbers beyond 2**24, which single precision has not.",
+                "Encode numbers that are names (OrdinalEncoder), or count from a later origin.",
+            )
+
+
 def skl_type(tensor: Tensor) -> Any:
     """What skl2onnx calls such an input."""
     from skl2onnx.common import data_types
@@ -203,3 +224,10 @@ def skl_type(tensor: Tensor) -> Any:
         TEXT: data_types.StringTensorType,
     }
     return kinds[tensor.dtype]([size if isinstance(size, int) else None for size in tensor.shape])
+
+
+def doubt(feeds: Feeds) -> str:
+    """What a difference most likely comes from, if it is the sample's type."""
+    if any(value.dtype.kind == "f" and value.dtype.itemsize < 8 for value in feeds.values()):
+        return "scikit-learn itself rounds more for a sample in single precision; give it in double."
+    return ""

@@ -15,8 +15,8 @@ from nbcloud.models.export.skl.parts import trained
 def single_thresholds() -> Iterator[None]:
     """Have skl2onnx make thresholds of trees for single precision, also in a graph of double.
 
-    Trees see single precision there, too (`single_in_trees`); and skl2onnx searches those for double in a loop
-    that never ends where a threshold is infinite, as it is where a tree parts what is missing from the rest.
+    Trees see single precision there, too (`single_in_trees`); and skl2onnx searches those for double in a
+    loop that never ends where a threshold is infinite: where a tree parts what is missing from the rest.
     """
     from skl2onnx.common import tree_ensemble
 

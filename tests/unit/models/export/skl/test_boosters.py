@@ -15,8 +15,11 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 pytest.importorskip("skl2onnx")
 pytest.importorskip("onnxmltools")
-xgboost = pytest.importorskip("xgboost")
-lightgbm = pytest.importorskip("lightgbm")
+pytest.importorskip("xgboost")
+pytest.importorskip("lightgbm")
+
+import lightgbm
+import xgboost
 
 from nbcloud.errors import ExportError
 

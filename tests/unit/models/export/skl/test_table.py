@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -17,6 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 pytest.importorskip("skl2onnx")
 
 from nbcloud.errors import ExportError
+from nbcloud.inference.predictor import Predictor
 
 
 def mixed() -> Any:
@@ -62,6 +63,16 @@ def test_numbers_that_single_precision_has_not(run, fitted) -> None:
     columns = ColumnTransformer([("id", OrdinalEncoder(), ["id"])], remainder="passthrough")
     model = make_pipeline(columns, RandomForestClassifier(10, random_state=0))
     assert run(fitted(model, table, table["id"] % 2), table).report.worst < 1
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float64])
+def test_large_whole_numbers_are_given_in_double_precision(run, fitted, kind: Any) -> None:
+    numbers = (2**24 + np.arange(400)).astype(kind)[:, None]
+    model = fitted(HistGradientBoostingRegressor(max_iter=5), numbers, np.arange(400) % 7)
+    made = run(model, numbers[:40])
+    assert made.signature.inputs[0].dtype == "float64"
+    found = Predictor(made.path).predict(numbers)
+    np.testing.assert_allclose(found.ravel(), model.predict(numbers), rtol=1e-5)
 
 
 def test_columns_may_be_called_as_outputs_are(run, fitted) -> None:
