@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nbcloud.models.export.skl.parts import trained
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -29,6 +30,39 @@ def rename(made: Any, names: Mapping[str, str]) -> None:
                 list_[place] = full.get(name, name)
     for value in (*made.graph.input, *made.graph.output, *made.graph.initializer):
         value.name = full.get(value.name, value.name)
+
+
+def impute_in_double(model: Any, made: Any) -> None:
+    """Fill in what is missing by choosing each number: the Imputer of onnxruntime has single precision only."""
+    import onnx
+
+    exact = {
+        np.asarray(part.statistics_, np.float32).tobytes(): np.asarray(part.statistics_, np.float64)
+        for part in trained(model)
+        if type(part).__name__ == "SimpleImputer" and not isinstance(part.statistics_[0], str)
+    }
+    nodes = []
+    for number, node in enumerate(made.graph.node):
+        told = {each.name: each for each in node.attribute}
+        if node.op_type != "Imputer" or "imputed_value_floats" not in told:
+            nodes.append(node)
+            continue
+        name, missing = f"imputed_{number}", told["replaced_value_float"].f
+        values = np.array(told["imputed_value_floats"].floats, np.float32)
+        for end, value in (
+            ("values", exact.get(values.tobytes(), values.astype(np.float64))),
+            ("missing", np.array(missing, np.float64)),
+        ):
+            made.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}_{end}"))
+        given = node.input[0]
+        operation, inputs = ("IsNaN", [given]) if np.isnan(missing) else ("Equal", [given, f"{name}_missing"])
+        nodes += [
+            onnx.helper.make_node(operation, inputs, [f"{name}_at"]),
+            onnx.helper.make_node("Where", [f"{name}_at", f"{name}_values", given], list(node.output)),
+        ]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del made.graph.node[:]
+    made.graph.node.extend(copies)
 
 
 def stack_sequence(made: Any, name: str) -> None:

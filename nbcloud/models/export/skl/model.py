@@ -91,7 +91,6 @@ class SklearnModel:
             table.in_precision(each, precision) for each in self.inputs
         ):
             raise ExportError("The model takes no whole numbers.")
-        table.refuse_rounding(inputs, self.feeds)
         boosters.register(self._model)
         opset = options.opset or OPSET
         newest = skl2onnx.__max_supported_opset__
@@ -121,6 +120,8 @@ class SklearnModel:
         old = [each.name for each in (*made.graph.input, *made.graph.output)]
         told = dict(zip(old, (*(each.name for each in inputs), *self._names), strict=True))
         graph.rename(made, told)
+        used = {name for node in made.graph.node for name in node.input}
+        table.refuse_rounding(tuple(each for each in inputs if each.name in used), self.feeds)
         inputs, steps = words.cut(made, plain.counted, inputs, precision)
         self._mend(made, precision)
         if plain.classes is not None and type(last(self._model)).__name__ not in refusals.THRESHOLDS:
@@ -144,6 +145,7 @@ class SklearnModel:
         """What skl2onnx has otherwise than scikit-learn."""
         if precision == "float64":
             trees.single_in_trees(self._model, made)
+            graph.impute_in_double(self._model, made)
         trees.mend_trees(self._model, made)
         for output in list(made.graph.output):
             graph.stack_sequence(made, output.name)

@@ -192,7 +192,7 @@ def in_precision(tensor: Tensor, precision: str, *, every: bool = False) -> Tens
 
 
 def refuse_rounding(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:
-    """Refuse single precision for whole numbers that it has not: rows beside those of the sample would be one.
+    """Refuse single precision for whole numbers that it has not: their neighbours would be the same.
 
     Raises
     ------

@@ -65,6 +65,13 @@ def test_numbers_that_single_precision_has_not(run, fitted) -> None:
     assert run(fitted(model, table, table["id"] % 2), table).report.worst < 1
 
 
+def test_what_is_missing_is_filled_in_in_double_precision_too(run, fitted) -> None:
+    seconds = np.array([2.0**30 + 1, np.nan, *(2.0**30 + 2 * np.arange(98))])[:, None]
+    made = run(fitted(make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), seconds), seconds)
+    assert made.signature.inputs[0].dtype == "float64"
+    assert made.report.worst < 0.1
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.float64])
 def test_large_whole_numbers_are_given_in_double_precision(run, fitted, kind: Any) -> None:
     numbers = (2**24 + np.arange(400)).astype(kind)[:, None]
