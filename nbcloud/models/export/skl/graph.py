@@ -33,7 +33,7 @@ def rename(made: Any, names: Mapping[str, str]) -> None:
 
 
 def impute_in_double(model: Any, made: Any) -> None:
-    """Fill in what is missing by choosing each number: the Imputer of onnxruntime has single precision only."""
+    """Fill in what is missing by a choice of each: onnxruntime's Imputer has single precision only."""
     import onnx
 
     exact = {

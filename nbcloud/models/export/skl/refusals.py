@@ -33,6 +33,10 @@ def known(model: Any) -> None:
     """
     if not any(hasattr(model, name) for name in ("predict", "transform", "kneighbors")):
         kind = type(model).__name__
+        if getattr(model, "refit", True) is False:
+            raise ExportError(
+                f"{kind} was told to keep no estimator (refit=False).", "Fit it with refit=True.", part=kind
+            )
         raise ExportError(
             f"{kind} has neither predict() nor transform(): it tells only of the data that it was fitted on.",
             "Train a classifier on its labels, or use what answers for new data, such as KMeans or PCA.",
@@ -67,7 +71,7 @@ def threshold(part: Any) -> tuple[float, Any, int]:
     inner = part.estimator_
     if not hasattr(inner, "predict_proba") or part.response_method == "decision_function":
         raise ExportError(
-            f"{type(part).__name__} has a threshold of scores, which ONNX gets no probabilities for.",
+            f"{type(part).__name__} goes by scores, and only a threshold of probabilities can be exported.",
             "Use a classifier with predict_proba(), and response_method='predict_proba'.",
             part=type(part).__name__,
         )
@@ -127,6 +131,12 @@ def failed(model: Any, error: Exception) -> ExportError:
     told = " ".join(re.split(r"(?i),? ?you may raise|\\. See ", str(error))[0].split()).rstrip(". ")
     found = [part for part in parts(model) if type(part).__name__ in told]
     part = type(_converted(error) or (found[-1] if found else model)).__name__
+    if "at most 1 input" in told and any(type(each).__name__ == "ColumnTransformer" for each in parts(model)):
+        return ExportError(
+            f"{part} can't become ONNX: it holds a ColumnTransformer, and skl2onnx wants it before {part}.",
+            f"Make a pipeline of the ColumnTransformer and {part}.",
+            part=part,
+        )
     if "Unable to find a shape calculator" in told or "Unable to find converter" in told:
         return ExportError(
             f"{part} can't become ONNX: skl2onnx has no converter for it.", limits.HINT, part=part

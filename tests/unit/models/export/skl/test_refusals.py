@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import DBSCAN, KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     BaggingClassifier,
     BaggingRegressor,
@@ -18,7 +20,7 @@ from sklearn.feature_selection import SelectFromModel
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier, SGDClassifier
-from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier, LocalOutlierFactor, RadiusNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
@@ -29,6 +31,7 @@ from sklearn.preprocessing import (
     OneHotEncoder,
     QuantileTransformer,
     SplineTransformer,
+    StandardScaler,
     TargetEncoder,
 )
 from sklearn.svm import SVC, LinearSVC
@@ -118,3 +121,16 @@ def test_an_estimator_of_the_users_own_is_refused(run, fitted) -> None:
 def test_an_opset_that_is_not_written_is_refused(run, fitted) -> None:
     with pytest.raises(ExportError, match=r"skl2onnx does not write opset 99\. Say one up to"):
         run(fitted(LinearRegression(), X, Y), X[:50], opset=99)
+
+
+def test_a_search_without_a_best_estimator_is_refused(run, fitted) -> None:
+    search = GridSearchCV(LogisticRegression(), {"C": [1, 2]}, refit=False)
+    with pytest.raises(ExportError, match=r"GridSearchCV was told to keep no estimator \(refit=False\)"):
+        run(fitted(search, X, Y), X[:50])
+
+
+def test_columns_chosen_inside_of_an_ensemble_are_refused(run, fitted) -> None:
+    table = pd.DataFrame(X, columns=list("abcd"))
+    columns = make_pipeline(ColumnTransformer([("n", StandardScaler(), ["a", "b"])]), LogisticRegression())
+    with pytest.raises(ExportError, match="skl2onnx wants it before StackingClassifier"):
+        run(fitted(StackingClassifier([("one", columns)]), table, Y), table)
