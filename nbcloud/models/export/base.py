@@ -59,6 +59,8 @@ class Conversion:
         Steps before the graph, which the file then needs (see `nbcloud.models.steps`).
     opened : callable, optional
         Converts the model once more, to the path that it is given, now with ``steps``.
+    doubt : str
+        What a difference most likely comes from, where the exporter is known for one.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Conversion:
     precision: str = ""
     preprocessing: list[dict[str, Any]] = field(default_factory=list)
     opened: Callable[[Path], Conversion] | None = None
+    doubt: str = ""
 
 
 class Exportable(Protocol):

@@ -121,6 +121,7 @@ def verify(
         _keep(evidence, case, found, expected, wrong)
         step = first_wrong_step(conversion, model, case.feeds, precision)
         where = f" The first step that differs is {step}." if step else ""
+        where += f" {conversion.doubt}" if conversion.doubt else ""
         raise VerificationError(
             f"The ONNX model does not answer as the model does, on {case.name!r}: {wrong}.{where}",
             f"Inputs and both answers are in {evidence}.",
@@ -182,7 +183,10 @@ def _are_ties(found: Any, name: str, expected: Feeds, report: Report) -> bool:
     labels = np.asarray(expected[name])
     if name != "label" or scores is None or labels.ndim != 1:
         return False
-    unlike = np.array([str(a) != str(b) for a, b in zip(np.ravel(found), labels, strict=True)])
+    found = np.ravel(found)
+    if found.dtype.kind in "biu" and labels.dtype.kind in "biu":  # True is 1
+        return bool(np.all(tied(scores, report.precision)[found != labels]))
+    unlike = np.array([str(a) != str(b) for a, b in zip(found, labels, strict=True)])
     return bool(np.all(tied(scores, report.precision)[unlike]))
 
 
