@@ -11,6 +11,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from nbcloud.models import words
 from nbcloud.models.export.skl.words import step
+from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Signature, Tensor
 
 TEXT = Tensor("text", "str", ("batch", 1))
