@@ -4,8 +4,10 @@
 
     files      a path ─► a model whose weights, names and operators can be right; nothing is run yet
     trial      its first run, in a process of its own, which may crash
-    lowering   operators too new for onnxruntime ─► older ones
-    model      what it takes and gives, and its answers by ONNX's reference implementation
+    versions   operators too new for onnxruntime ─► older ones; too old for the reference ─► newer ones
+    sizes      which sizes vary, seen by trying
+    answers    ONNX's reference implementation, and onnxruntime without optimisations
+    model      what it takes and gives, and who answers for it
 """
 
 from __future__ import annotations

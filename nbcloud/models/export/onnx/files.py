@@ -141,7 +141,7 @@ def _external(tensor: Any, name: str, folder: Path | None) -> int:
 
 def _check_structure(model: Any, name: str) -> None:
     own = {(each.domain, each.name) for each in model.functions}
-    for node in _nodes(model):
+    for node in nodes(model):
         known = node.domain in _DOMAINS or (node.domain, node.op_type) in own
         if not known:
             raise ExportError(
@@ -181,6 +181,9 @@ def _checked(model: Any) -> None:
             tensor.raw_data = b""
             del tensor.dims[:]
             tensor.dims.append(0)
+    for value in (*light.graph.input, *light.graph.output):
+        if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()  # it may be left out, whatever this check says
     onnx.checker.check_model(light)
 
 
@@ -189,7 +192,8 @@ def _trains(node: Any) -> bool:
     return any(each.name == "training_mode" and each.i for each in node.attribute)
 
 
-def _nodes(model: Any) -> Iterator[Any]:
+def nodes(model: Any) -> Iterator[Any]:
+    """All nodes, those of branches, loops and functions too."""
     for function in model.functions:
         yield from _inside(function.node)
     yield from _inside(model.graph.node)
@@ -205,7 +209,7 @@ def _inside(nodes: Any) -> Iterator[Any]:
 
 def has_parts(model: Any) -> bool:
     """Whether there are graphs inside of the graph: branches, loops, functions."""
-    return bool(model.functions) or sum(1 for _ in _nodes(model)) > len(model.graph.node)
+    return bool(model.functions) or sum(1 for _ in nodes(model)) > len(model.graph.node)
 
 
 def _without_maps(model: Any) -> None:

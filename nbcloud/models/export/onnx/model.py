@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.onnx import files, lowering, trial
+from nbcloud.models.export.onnx import answers, files, trial, versions
+from nbcloud.models.export.onnx.answers import Answers
 from nbcloud.models.export.onnx.sizes import given_sizes, seen_sizes
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.signature import TEXT, Feeds, Tensor
@@ -26,8 +26,6 @@ _PATIENCE = 5.0
 _COARSE = "bfloat16"
 """The precision that holds for models with 8-bit values inside: a step of these is 1/255 of their range."""
 _EIGHT_BITS = ("QuantizeLinear", "QLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QGemm")
-
-Answers = Callable[[Feeds], Feeds]
 
 
 class OnnxModel:
@@ -68,12 +66,14 @@ class OnnxModel:
         """Write the file as this machine's onnxruntime reads it, with the sizes that it really has."""
         if attempt == ONNXRUNTIME and options.exporter != ONNXRUNTIME:
             raise ExportError("onnxruntime's own answers prove little, and are not compared with unasked.")
-        model, notes = lowering.fitting(self._model, options.opset)
+        model, notes = versions.fitting(self._model, options.opset)
         onnxfile.save(model, path)
-        tried = trial.run(path, self.feeds, reference=attempt == REFERENCE)
-        plain = by_onnxruntime(path)
+        defined, why_not = versions.for_reference(self._model)
+        tried = trial.run(path, self.feeds, defined if attempt == REFERENCE and not why_not else None)
+        tried = replace(tried, why_not=why_not) if why_not else tried
+        plain = answers.by_onnxruntime(path)
         self.inputs, outputs, said = seen_sizes(self.inputs, self.feeds, plain)
-        self._answers, how = self._chosen(plain, tried, attempt, lowered=bool(notes))
+        self._answers, how = self._chosen(plain, defined, tried, attempt, lowered=bool(notes))
         _write_sizes(model, self.inputs, outputs)
         onnxfile.save(model, path)
         notes += [*said, *how]
@@ -86,8 +86,8 @@ class OnnxModel:
             inputs=self.inputs,
             outputs=tuple(self._told(each) for each in outputs),
             exporter=" ".join(filter(None, (model.producer_name, model.producer_version))) or "unknown",
-            opset=lowering.opset(model),
-            steps=_steps(self._model, model) if exact else {},
+            opset=versions.opset(model),
+            steps=_steps(defined, model) if exact else {},
             notes=notes,
             precision=_COARSE if coarse else "",
         )
@@ -99,11 +99,12 @@ class OnnxModel:
 
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """The reference implementation's values of `Conversion.steps`."""
-        found = by_reference(onnxfile.with_outputs(self._model, names))(feeds)
+        defined, _ = versions.for_reference(self._model)
+        found = answers.by_reference(onnxfile.with_outputs(defined, names))(feeds)
         yield from ((name, found[name]) for name in names)
 
     def _chosen(
-        self, plain: Answers, tried: trial.Tried, attempt: str, *, lowered: bool
+        self, plain: Answers, defined: Any, tried: trial.Tried, attempt: str, *, lowered: bool
     ) -> tuple[Answers, list[str]]:
         """Who answers for ONNX, and what the user should know of that."""
         if attempt == ONNXRUNTIME:
@@ -118,12 +119,12 @@ class OnnxModel:
                 f"ONNX's reference implementation can't compute it ({tried.why_not}): it was compared with "
                 "onnxruntime's own answers without optimisations."
             ]
-        reference = by_reference(self._model)
+        reference = answers.by_reference(defined)
         rows = _rows(self.inputs, self.feeds)
         if tried.seconds <= _PATIENCE:
-            return _forgiving(reference, plain, self.feeds), []
-        if rows and tried.seconds / rows <= _PATIENCE and _by_row(plain, self.feeds):
-            return _first_row(reference, plain), [
+            return answers.forgiving(reference, plain, self.feeds), []
+        if rows and tried.seconds / rows <= _PATIENCE and answers.is_by_row(plain, self.feeds):
+            return answers.with_first_row(reference, plain), [
                 "It is slow in ONNX's reference implementation, which answered the first row of each case; "
                 "the others were compared with onnxruntime's own answers without optimisations."
             ]
@@ -199,91 +200,6 @@ def described(value: Any, what: str) -> Tensor:
         else:
             shape.append(dim.dim_param or ("batch" if axis == 0 else f"{value.name}_{axis}"))
     return Tensor(value.name, dtype, tuple(shape))
-
-
-def by_reference(model: Any) -> Answers:
-    """The answers of ONNX's reference implementation; ``model`` is one, or a path."""
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(str(model) if isinstance(model, Path) else model)
-    names = list(evaluator.output_names)
-
-    def answers(feeds: Feeds) -> Feeds:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            found = evaluator.run(None, dict(feeds))
-        return dict(zip(names, map(np.asarray, found), strict=True))
-
-    return answers
-
-
-def by_onnxruntime(path: Path) -> Answers:
-    """The answers of onnxruntime without any optimisation."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_outputs()]
-
-    def answers(feeds: Feeds) -> Feeds:
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-    return answers
-
-
-def _forgiving(reference: Answers, plain: Answers, sample: Feeds) -> Answers:
-    """The reference's answers, but where its plain formulas alone overflow on made values."""
-
-    def answers(feeds: Feeds) -> Feeds:
-        found = reference(feeds)
-        if feeds is sample or not all(_finite(value) for value in feeds.values()):
-            return found
-        if all(_finite(value) for value in found.values()):
-            return found
-        others = plain(feeds)
-        return {
-            name: value if _finite(value) else _filled(value, others[name]) for name, value in found.items()
-        }
-
-    return answers
-
-
-def _finite(value: Any) -> bool:
-    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
-
-
-def _filled(value: Any, other: Any) -> Any:
-    if value.shape != other.shape:
-        return value
-    return np.where(np.isfinite(value) | ~np.isfinite(other), value, other)
-
-
-def _first_row(reference: Answers, plain: Answers) -> Answers:
-    def answers(feeds: Feeds) -> Feeds:
-        found = plain(feeds)
-        first = reference({name: value[:1] for name, value in feeds.items()})
-        return {name: np.concatenate([first[name], value[1:]]) for name, value in found.items()}
-
-    return answers
-
-
-def _by_row(plain: Answers, feeds: Feeds) -> bool:
-    """Whether each row is answered on its own."""
-    try:
-        first, whole = plain({name: value[:1] for name, value in feeds.items()}), plain(feeds)
-    except Exception:  # noqa: BLE001 - then it is not
-        return False
-    return all(
-        value.shape[1:] == first[name].shape[1:] and len(first[name]) == 1 and len(value) > 0
-        for name, value in whole.items()
-        if value.ndim or first[name].ndim
-    ) and all(
-        value.dtype.kind != "f" or np.allclose(value[:1], first[name], rtol=1e-3, atol=1e-5, equal_nan=True)
-        for name, value in whole.items()
-        if value.ndim
-    )
 
 
 def _rows(inputs: tuple[Tensor, ...], feeds: Feeds) -> int:

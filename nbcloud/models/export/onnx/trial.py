@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ExportError
+from nbcloud.models import onnxfile
+from nbcloud.models.export.onnx.answers import by_reference
 from nbcloud.models.signature import Feeds
 
 _LIMIT = 120.0
@@ -42,8 +45,13 @@ class Tried:
     why_not: str
 
 
-def run(path: Path, feeds: Feeds, *, reference: bool) -> Tried:
+def run(path: Path, feeds: Feeds, defined: Any = None) -> Tried:
     """Load a model and have it answer, by onnxruntime and then by ONNX's reference implementation.
+
+    Parameters
+    ----------
+    defined : onnx.ModelProto, optional
+        The model as the reference implementation is to compute it.
 
     Raises
     ------
@@ -54,8 +62,12 @@ def run(path: Path, feeds: Feeds, *, reference: bool) -> Tried:
         file, said = Path(folder) / "feeds.npz", Path(folder) / "said"
         text = {name: value.astype(str) if value.dtype == object else value for name, value in feeds.items()}
         np.savez(file, **{f"feed:{name.replace('/', '|')}": value for name, value in text.items()})
+        reference = ""
+        if defined is not None:
+            reference = str(Path(folder) / "defined.onnx")
+            onnxfile.save(defined, Path(reference))
         names = json.dumps(list(feeds))
-        command = [sys.executable, "-m", __name__, str(path), str(file), names, str(int(reference))]
+        command = [sys.executable, "-m", __name__, str(path), str(file), names, reference]
         late = False
         with said.open("wb") as out:
             try:
@@ -112,13 +124,11 @@ def _main(path: str, feeds: str, names: str, reference: str) -> None:
         _say(refused=_plain(error))
         return
     _say(answered=True)
-    if reference != "1":
+    if not reference:
         return
-    from nbcloud.models.export.onnx.model import by_reference
-
     first = {name: value[:1] if np.ndim(value) else value for name, value in given.items()}
     try:
-        answers = by_reference(Path(path))
+        answers = by_reference(Path(reference))
         try:
             answers(first)
             asked, rows = first, max((len(value) for value in given.values() if np.ndim(value)), default=1)
@@ -147,7 +157,9 @@ def _plain(error: BaseException) -> str:
     text = lines[0] if lines else type(error).__name__
     if isinstance(error, NotImplementedError) and not lines:
         text = "an operator is not implemented"
-    return text.rpartition(") ")[2][:300].rstrip(".") if text.startswith("[ONNXRuntimeError]") else text[:300]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"/onnxruntime_src/\S+ [^(]*\([^)]*\) ", "", text)
+    return text[:300].rstrip(".")
 
 
 def _say(**what: Any) -> None:

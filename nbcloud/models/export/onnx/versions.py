@@ -1,14 +1,22 @@
-"""Operators too new for onnxruntime, or in another version than was asked for, written in the one needed."""
+"""Operators written in another version: for onnxruntime, for the reference, or as was asked for."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nbcloud.errors import ExportError
-from nbcloud.models.export.onnx.files import has_parts
+from nbcloud.models.export.onnx.files import has_parts, nodes
 
 _LEAST = 13
 """The oldest version of the operators that is tried: older ones differ in more than their number."""
+_CURRENT = 21
+"""The version of the operators into which those of `_SINCE` are written."""
+_MISREAD = {
+    "Softmax": 13, "LogSoftmax": 13, "Hardmax": 13, "BatchNormalization": 15, "Resize": 11, "Upsample": 10,
+}  # fmt: skip
+"""Operators that the reference implementation computes as of these versions only, whatever it is asked."""
+_SINCE = {**_MISREAD, "QuantizeLinear": 19, "DequantizeLinear": 19}
+"""With those that it has not in older versions."""
 _IR = 10
 """What onnxruntime of the last two years reads."""
 
@@ -38,6 +46,25 @@ def fitting(model: Any, asked: int | None) -> tuple[Any, list[str]]:
         f"Written in opset {newest}, the newest that this onnxruntime reads; the file was in {opset(model)}."
     )
     return made, [note]
+
+
+def for_reference(model: Any) -> tuple[Any, str]:
+    """The model as the reference implementation computes it rightly, and why there is none.
+
+    Operators of old versions, some of which it computes as the new ones are defined, are written in new ones.
+    """
+    old = opset(model)
+    kinds = {node.op_type for node in nodes(model)}
+    if not any(old < since for kind, since in _SINCE.items() if kind in kinds):
+        return model, ""
+    wrong = [kind for kind, since in _MISREAD.items() if kind in kinds and old < since]
+    told = f"it has not {wrong[0]} as of opset {old}" if wrong else ""
+    if "Hardmax" in wrong:  # which ONNX's converter leaves as it is
+        return model, told
+    try:
+        return _converted(model, _CURRENT), ""
+    except ExportError:
+        return model, told
 
 
 def _readable(model: Any) -> Any:
