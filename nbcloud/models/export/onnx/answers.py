@@ -48,15 +48,17 @@ def by_onnxruntime(path: Path) -> Answers:
 
 
 def forgiving(reference: Answers, plain: Answers, sample: Feeds) -> Answers:
-    """The reference's answers, but where its plain formulas alone overflow on made values."""
+    """The reference's answers, but where on made values its plain formulas alone overflow.
+
+    Made values that onnxruntime refuses are refused: the reference takes places from the end, for example.
+    """
 
     def answers(feeds: Feeds) -> Feeds:
-        found = reference(feeds)
-        if feeds is sample or not all(_finite(value) for value in feeds.values()):
+        if feeds is sample:
+            return reference(feeds)
+        others, found = plain(feeds), reference(feeds)
+        if not all(_finite(value) for value in feeds.values()):
             return found
-        if all(_finite(value) for value in found.values()):
-            return found
-        others = plain(feeds)
         return {
             name: value if _finite(value) else _filled(value, others[name]) for name, value in found.items()
         }

@@ -80,8 +80,13 @@ def run(path: Path, feeds: Feeds, defined: Any = None) -> Tried:
         steps = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
     reached = {key: value for step in steps for key, value in step.items()}
     if "refused" in reached:
+        if "loaded" in reached:
+            raise ExportError(
+                f"onnxruntime does not answer the sample: {reached['refused']}.",
+                "Give a sample that the model answers, or export the model again.",
+            )
         raise ExportError(
-            f"onnxruntime does not run the model: {reached['refused']}.",
+            f"onnxruntime does not load the model: {reached['refused']}.",
             "Export it again with an opset and operators that this onnxruntime has, or type: "
             "pip install -U onnxruntime",
         )
