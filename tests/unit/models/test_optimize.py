@@ -161,6 +161,28 @@ def test_the_best_form_becomes_a_variant(path: Path, tmp_path: Path, monkeypatch
     assert kept.files[0].size == found.best.size
 
 
+def test_layers_that_are_gemm_have_weights_of_four_bits_too(tmp_path: Path) -> None:
+    weights = np.random.default_rng(3).normal(size=(128, 64)).astype(np.float32)
+    bias = np.arange(128, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["scores"], transB=1)],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 128])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    onnxfile.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m"
+    )
+    facts = Metadata(Signature(SIGNATURE.inputs, (Tensor("scores", "float32", ("batch", 128)),)))
+    how = {"target_name": "cpu", "data": DATA[:20], "limits": Limits(), "only": ["int4"]}
+    found = optimize(tmp_path / "m", facts, tmp_path, **how)
+    assert found.skipped == {}
+    assert found.measured[1].size < 0.3 * found.full.size
+    answers = onnxruntime.InferenceSession(found.measured[1].path).run(None, {"x": DATA})[0]
+    assert np.corrcoef(answers.ravel(), (DATA @ weights.T + bias).ravel())[0, 1] > 0.99
+
+
 def two_heads(path: Path) -> tuple[Path, Metadata]:
     """A model of two outputs, one of them from inside a branch, each with weights of its own."""
     random = np.random.default_rng(2)

@@ -163,6 +163,7 @@ def _plain(error: BaseException) -> str:
     if isinstance(error, NotImplementedError) and not lines:
         text = "an operator is not implemented"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"^Load model from \S+ failed: ?", "", text)
     text = re.sub(r"/onnxruntime_src/\S+ [^(]*\([^)]*\) ", "", text)
     return text[:300].rstrip(".")
 
