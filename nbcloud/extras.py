@@ -17,6 +17,7 @@ _EXTRAS = {
     "tf2onnx": "tensorflow",
     "tensorflow": "tensorflow",
     "dask_kubernetes": "kubernetes",
+    "mlflow": "tracking",
 }
 """The extra that brings each package."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,15 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         model=f"{reference}, digits/3#int8",
         path="a file or a folder",
     )
+    made = add("push", _push, "register a version in MLflow", model=reference)
+    made.add_argument("target", help="mlflow:NAME, mlflow:NAME@ALIAS; mlflow: for the same name")
+    _add_tracking(made)
+    made = add("pull", _pull, "register a version of MLflow here", source="mlflow:NAME@ALIAS, mlflow:NAME/3")
+    made.add_argument("--name", help="another name than there")
+    made.add_argument(
+        "--sample", metavar="FILE", help="what it takes; needed for one that nbcloud did not push"
+    )
+    _add_tracking(made)
     made = add(
         "rm",
         _remove,
@@ -72,6 +82,10 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         model="digits/3, digits/3#int8",
     )
     made.add_argument("-y", "--yes", action="store_true", help="do it")
+
+
+def _add_tracking(parser: Parser) -> None:
+    parser.add_argument("--tracking", metavar="ADDRESS", help="where MLflow is (MLFLOW_TRACKING_URI)")
 
 
 def _models(arguments: argparse.Namespace, progress: Progress) -> Answer:
@@ -268,6 +282,39 @@ def _get(arguments: argparse.Namespace, registry: Registry) -> Answer:
         shutil.copyfile(file, target.with_name(file.name))
     shutil.copyfile(source, target)
     return Answer(f"{version.uri} is in {target}.", data={"path": str(target)})
+
+
+def _push(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    from nbcloud.models.registry import tracking
+
+    version = registry.get(arguments.model)
+    there = tracking.push(version, tracking.Reference.parse(arguments.target), arguments.tracking)
+    alias = f" @{there.alias}" if there.alias else ""
+    text = f"{version.uri} is version {there.version}{alias} of {there.name!r} in MLflow."
+    return Answer(text, data={"uri": version.uri, "name": there.name, "version": there.version})
+
+
+def _pull(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    from nbcloud.models.registry import tracking
+
+    wanted = tracking.Reference.parse(arguments.source)
+    name = arguments.name or wanted.name
+    with tempfile.TemporaryDirectory(prefix="nbcloud-mlflow-", ignore_cleanup_errors=True) as folder:
+        pulled = tracking.pull(wanted, Path(folder), arguments.tracking)
+        tags = {**pulled.tags, "mlflow": str(pulled.reference)}
+        if arguments.sample:
+            from nbcloud.dispatch.export import export as export_model
+
+            sample = read_sample(Path(arguments.sample))
+            version = export_model(pulled.path, sample, name, tags=tags, registry=arguments.registry)
+        elif pulled.verified:
+            version = registry.add(pulled.path, name, tags=tags)
+        else:
+            raise UsageError(
+                f"{pulled.reference} is not from nbcloud, so nothing is known of how right it is.",
+                f"Give a sample to verify it with: %cloud models pull {pulled.reference} --sample FILE",
+            )
+    return exported(version)
 
 
 def _remove(arguments: argparse.Namespace, registry: Registry) -> Answer:

@@ -10,6 +10,7 @@ from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
 from nbcloud.commands.models import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
+from nbcloud.commands.optimize import add_optimize_options, optimize
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
@@ -37,6 +38,11 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     add_export_options(parser)
+    add_optimize_options(
+        add_verb(
+            verbs, "optimize", optimize, "make a model smaller and faster for a target, each form measured"
+        )
+    )
     _add_edge(add_verb(verbs, "edge", edge, "bundle models, and bring them to devices"))
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"

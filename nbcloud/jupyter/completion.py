@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +15,10 @@ from nbcloud.commands.cell import cell_parser
 from nbcloud.errors import ConfigError
 
 if TYPE_CHECKING:
+    from nbcloud.commands.parser import Parser
     from nbcloud.jupyter.cell import CellRunner
     from nbcloud.jupyter.lines import LineCommands
+    from nbcloud.models.registry.state import State
 
 _LINE = re.compile(r"\s*%%?cloud\s")
 _RUN_VERBS = {"logs", "attach", "cancel"}
@@ -23,6 +26,10 @@ _GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}
 _CLUSTER_VERBS = {"up", "down", "status", "doctor", "sync", "cost"}
+_MODEL_NAMES = {"history", "ls", "rollback", "unalias"}
+"""Actions of ``models`` that take a model's name; the others take one of its versions."""
+_REGISTRY_WAIT = 1.0
+"""Seconds that Tab waits for a registry, which may be far away."""
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
 
 
@@ -103,6 +110,8 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
     verb, last = words[0], words[-1]
     if verb not in verbs:
         return []
+    if verb == "models":
+        return _models(verbs[verb], words[1:], begun)
     if begun.startswith("-"):
         return verbs[verb].flags()
     if last in _GROUP_FLAGS:
@@ -114,6 +123,9 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
     choices = verbs[verb].choices(last)
     if choices is not None:
         return choices
+    if verb == "export":
+        given = [word for word in words[1:] if not word.startswith("-")]
+        return _names(magics, remote=True) if len(given) < 2 else [state.name for state in _registered()]
     return _positionals(magics, verb)
 
 
@@ -125,6 +137,60 @@ def _positionals(magics: Magics, verb: str) -> list[str]:
     if verb in {"pull", "push"}:
         return _names(magics, remote=verb == "pull")
     return _sessions(magics) if verb == "reset" else []
+
+
+def _models(parser: Parser, words: list[str], begun: str) -> list[str]:
+    """What may come behind ``models``: an action, its flags, models of the registry."""
+    actions = parser.verbs()
+    if not words:
+        return list(actions)
+    action = words[0]
+    if action not in actions:
+        return []
+    if begun.startswith("-"):
+        return actions[action].flags()
+    given = [word for word in words[1:] if not word.startswith("-")]
+    if action == "stage" and given:
+        from nbcloud.models.registry.registry import STAGES
+
+        return list(STAGES)
+    states = _registered()
+    if action in {"alias", "rollback", "unalias"} and given:
+        name = re.split("[/@]", given[0])[0]
+        return sorted({alias for state in states if state.name == name for alias in state.current})
+    if given and action != "diff":
+        return []
+    names = [state.name for state in states]
+    return (
+        names
+        if action in _MODEL_NAMES
+        else [*names, *(each for state in states for each in _versions(state))]
+    )
+
+
+def _versions(state: State) -> list[str]:
+    """The ways to name a model's versions, the newest first, and their variants."""
+    found = [f"{state.name}@{alias}" for alias in state.current]
+    for number, entry in sorted(state.alive.items(), reverse=True):
+        found += [f"{state.name}/{number}", *(f"{state.name}/{number}#{name}" for name in entry.variants)]
+    return found
+
+
+def _registered() -> list[State]:
+    """The models of the registry, as far as it answers soon."""
+    found: list[State] = []
+
+    def ask() -> None:
+        from nbcloud.models.registry import Registry
+
+        with contextlib.suppress(Exception):
+            registry = Registry()
+            found.extend(registry.state(name) for name in registry.names())
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_REGISTRY_WAIT)
+    return list(found)
 
 
 def _clusters() -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from nbcloud.errors import ExportError, ModelError, UsageError, VerificationError
 from nbcloud.models import onnxfile
-from nbcloud.models.export import keras, skl, torch
+from nbcloud.models.export import keras, onnx, skl, torch
 from nbcloud.models.export.base import Conversion, Exportable, Options
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.signature import Signature, Tensor
@@ -30,7 +30,7 @@ from nbcloud.models.verify import Progress, Report, verify
 
 __all__ = ["Exported", "Options", "export"]
 
-_FRAMEWORKS: tuple[ModuleType, ...] = (skl, keras, torch)
+_FRAMEWORKS: tuple[ModuleType, ...] = (skl, keras, torch, onnx)
 
 
 @dataclass(frozen=True)

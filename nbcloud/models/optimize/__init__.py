@@ -4,6 +4,8 @@
 
     targets   where it is to run, and what is fast there
     ways      how it is made smaller: onnxruntime's own tools
+    prune     outputs that nobody needs, and what only they need
+    distill   a smaller model that the user trains on its answers
     measure   size, latency, memory, accuracy, agreement; each form in a process of its own (bench)
     choice    the table, and which form fits
 """
@@ -20,13 +22,15 @@ from nbcloud.errors import ModelError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
+from nbcloud.models.optimize.distill import STUDENT, Student, learn
 from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, metric, size
+from nbcloud.models.optimize.prune import with_outputs_only
 from nbcloud.models.optimize.targets import TARGETS, Target, target
 from nbcloud.models.optimize.ways import WAYS, NotApplicable, Source, make
 from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds
 
-__all__ = ["TARGETS", "Choice", "Limits", "Measured", "optimize"]
+__all__ = ["TARGETS", "Choice", "Limits", "Measured", "Student", "optimize"]
 
 Progress = Callable[[str], None]
 _ROUNDS = 2
@@ -43,6 +47,8 @@ def optimize(
     asked_metric: str | Metric | None = None,
     limits: Limits,
     only: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    student: Student | None = None,
     progress: Progress = lambda _: None,
 ) -> Choice:
     """Make, run and measure the forms of a model that are worth a try on a target.
@@ -59,6 +65,11 @@ def optimize(
         What would be right for each row.
     only : sequence of str, optional
         These ways, not all of the target's.
+    outputs : sequence of str, optional
+        Those of the model that are needed; what only others need is cut off.
+    student : callable, optional
+        Is given the data and the model's answers, by their names, and returns a smaller model that it has
+        trained on them; it becomes the form ``student``.
 
     Raises
     ------
@@ -68,6 +79,8 @@ def optimize(
         When the model itself does not run.
     """
     where = target(target_name)
+    if outputs is not None:
+        path, metadata = with_outputs_only(path, metadata, outputs, folder / "pruned.onnx")
     feeds = Reader(metadata.preprocessing, metadata.signature)(data)
     rows = {len(value) for value in feeds.values() if np.ndim(value)}
     if len(rows) != 1 or rows == {0}:
@@ -94,6 +107,15 @@ def optimize(
         except NotApplicable as error:
             skipped[way] = str(error)
             del made[way]
+    if student is not None:
+        progress("training the student")
+        made[STUDENT] = folder / f"{STUDENT}.onnx"
+        try:
+            learned = learn(student, source.path, feeds, metadata, made[STUDENT])
+            onnxfile.set_properties(made[STUDENT], {KEY: learned.to_text()})
+        except NotApplicable as error:
+            skipped[STUDENT] = str(error)
+            del made[STUDENT]
     measured = _measure(made, fed, where, right, asked_metric, skipped, progress)
     return Choice(measured, skipped, where, limits, rows=len(source.rows))
 

@@ -137,6 +137,26 @@ class Choice:
         made += [[way, "", "", "", "", "", "", why] for way, why in self.skipped.items()]
         return made
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The heads of the table."""
+        return _COLUMNS
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what was measured of each form, in seconds and bytes."""
+        best = self.fitting[0] if self.fitting else None
+        return {
+            "target": self.target.name,
+            "best": None if best is None else best.way,
+            "variant": self.variant,
+            "rows": self._rows,
+            "forms": [
+                {"form": form.way, **form.facts(), "drop": self.drop(form), "fits": form in self.fitting}
+                for form in self.measured
+            ],
+            "skipped": self.skipped,
+        }
+
     def note(self) -> str:
         """How it was measured, in words."""
         threads = (

@@ -139,7 +139,9 @@ def metric(asked: str | Metric | None, right: Any, answers: Feeds) -> Metric:
     if callable(asked):
         return asked
     if asked is None:
-        classes = "label" in answers or np.asarray(right).dtype.kind in "OUSbiu"
+        classes = (
+            "label" in answers or np.asarray(right).dtype.kind in "OUSbiu" or _are_places(right, answers)
+        )
         asked = "accuracy" if classes else "r2"
     known: dict[str, Metric] = {"accuracy": _accuracy, "r2": _r2}
     if asked not in known:
@@ -147,6 +149,13 @@ def metric(asked: str | Metric | None, right: Any, answers: Feeds) -> Metric:
             f"There is no metric {asked!r}.", f"There are: {', '.join(known)}; or give a function."
         )
     return known[asked]
+
+
+def _are_places(right: Any, answers: Feeds) -> bool:
+    """Whether each row has one whole number, and the model scores as many classes: a table has them so."""
+    scores, wanted = next(iter(answers.values())), np.asarray(right, float)
+    one = wanted.size == len(scores) and scores.ndim == 2 and scores.shape[1] > 1
+    return one and bool(np.all((wanted >= 0) & (wanted < scores.shape[1]) & (wanted == np.floor(wanted))))
 
 
 def _accuracy(answers: Feeds, right: Any) -> float:
@@ -164,5 +173,10 @@ def _accuracy(answers: Feeds, right: Any) -> float:
 def _r2(answers: Feeds, right: Any) -> float:
     found = np.asarray(next(iter(answers.values())), float).ravel()
     wanted = np.asarray(right, float).ravel()
+    if found.shape != wanted.shape:
+        raise UsageError(
+            f"The model gives {found.size} numbers, and {wanted.size} are expected.",
+            "Give the metric: --metric accuracy, or a function of the answers.",
+        )
     spread = float(np.sum((wanted - wanted.mean()) ** 2)) or 1.0
     return 1.0 - float(np.sum((found - wanted) ** 2)) / spread

@@ -99,9 +99,11 @@ def static(method: str) -> Callable[[Source, Path], None]:
 def four_bits(source: Source, path: Path) -> None:
     """Weights of large matrix products in 4 bits, a scale for each block; for transformers."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     model = _plain(source.path)
-    _needs(model, _has("MatMul"), "has no MatMul with weights")
+    _needs(model, _has("MatMul", "Gemm"), "has no matrix products with weights")
+    ONNXModel(model).replace_gemm_with_matmul()  # as torch writes layers of two dimensions
     quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=_BLOCK, is_symmetric=True, accuracy_level=4)
     quantizer.process()
     made = quantizer.model.model

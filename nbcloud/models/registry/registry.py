@@ -23,7 +23,7 @@ from nbcloud.models.registry.storage import Storage
 
 if TYPE_CHECKING:
     from nbcloud.models.bundle.manifest import Manifest
-    from nbcloud.models.optimize import Choice
+    from nbcloud.models.optimize import Choice, Student
 
 STAGES = ("none", "staging", "production", "archived")
 MODEL = "model.onnx"
@@ -76,6 +76,8 @@ class Version:
         max_size: int | None = None,
         max_latency: float | None = None,
         only: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        student: Student | None = None,
         keep: bool = True,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Choice:
@@ -100,6 +102,12 @@ class Version:
             Seconds for one row, the median.
         only : sequence of str, optional
             Forms to try, rather than all that are worth it there.
+        outputs : sequence of str, optional
+            Those of the model that are needed; the forms have no others, nor what only those need.
+        student : callable, optional
+            ``student(inputs, answers)`` trains a smaller model on the data and on what the model answers to
+            it, both arrays by their names, and returns it: a model that `nbcloud.export` takes, with the
+            same inputs and outputs in the same order. It is one more form, ``student``.
         keep : bool
             Whether the best becomes a variant in the registry.
 
@@ -126,6 +134,8 @@ class Version:
                 asked_metric=metric,
                 limits=Limits(max_drop, max_size, max_latency),
                 only=only,
+                outputs=outputs,
+                student=student,
                 progress=progress,
             )
             if keep:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import random
+import secrets
 import shutil
 import tempfile
 import time
@@ -15,6 +18,9 @@ from typing import Any
 from nbcloud.config import private_dir, settings
 from nbcloud.errors import ModelError, UsageError
 
+_TRIES = 20
+_CLIENTS = ("botocore.", "aiobotocore.", "aiohttp.", "gcsfs.", "google.", "azure.")
+"""Packages whose errors are of no kind of Python's own."""
 _KEPT = 24 * 3600.0
 """Seconds for which a file that nothing names is kept: somebody may be about to name it."""
 
@@ -22,8 +28,9 @@ _KEPT = 24 * 3600.0
 class Storage:
     """Files by their paths below a root, and large ones by their content.
 
-    Folders, S3 and GCS write a file only where none is, in one step. On other kinds of storage two who write
-    at the same moment may collide.
+    A file must be written only where none is, in one step, so that of two who write at the same moment one
+    comes second. Folders do so, S3, GCS and what speaks like them; each is put to the test before the first
+    write, since not all that speaks S3 does.
 
     Parameters
     ----------
@@ -48,6 +55,7 @@ class Storage:
             ) from None
         self._base = PurePosixPath(path)
         self._local = Path(path).absolute() if "file" in _protocols(self._files) else None
+        self._exclusive = self._local is not None
 
     # Small files
 
@@ -66,22 +74,57 @@ class Storage:
     def read(self, path: str) -> bytes:
         """A whole file."""
         with _explained(self.root):
-            return bytes(self._files.cat_file(self._at(path)))
+            return self._read(path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file that is not there yet; False when somebody was sooner. It is there whole, or not."""
         with _explained(self.root):
             if self._local is not None:
                 return _create(self._local / path, data)
-            if self._files.exists(
-                self._at(path)
-            ):  # which kinds that can't do it in one step would write over
-                return False
+            if not self._exclusive:
+                self._try_exclusive()
+            return self._put(path, data)
+
+    def _put(self, path: str, data: bytes) -> bool:
+        for _ in range(_TRIES):
             try:
                 self._files.pipe_file(self._at(path), data, mode="create")
+                return True
             except FileExistsError:
-                return False
-        return True
+                # An answer may have been lost, and the request sent again: then what is there is this.
+                return self._read(path) == data
+            except OSError as error:
+                if error.errno != errno.EBUSY:  # S3: another writes this name at this moment
+                    raise
+                time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - so that they part
+        return False
+
+    def _try_exclusive(self) -> None:
+        """Write one name twice: only the first may be taken.
+
+        Raises
+        ------
+        ModelError
+            When both are, or neither.
+        """
+        path = f"tried-{secrets.token_hex(8)}"
+        try:
+            self._exclusive = self._put(path, b"1") and not self._put(path, b"2")
+        except (TypeError, NotImplementedError):
+            self._exclusive = False
+        finally:
+            with contextlib.suppress(OSError):
+                self._files.rm_file(self._at(path))
+        if not self._exclusive:
+            raise ModelError(
+                f"The registry {self.root!r} can't be written to safely: its storage does not write a file "
+                "only where none is, so two who write at once would undo each other.",
+                "Keep the registry in a folder, on S3 or on GCS.",
+            )
+
+    def _read(self, path: str) -> bytes:
+        self._files.invalidate_cache()
+        return bytes(self._files.cat_file(self._at(path)))
 
     # Files by their content
 
@@ -130,6 +173,7 @@ class Storage:
         """Remove what nothing names and nobody has kept for a day; returns the bytes that it took."""
         freed = 0
         with _explained(self.root):
+            self._files.invalidate_cache()
             found = self._files.find(self._at("blobs"), detail=True)
             for path, facts in found.items():
                 name = PurePosixPath(path).name
@@ -211,6 +255,8 @@ def _sync(folder: Path) -> None:
 def _explained(root: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ImportError) as error:
-        told = getattr(error, "strerror", None) or str(error)
-        raise ModelError(f"The registry {root!r} can't be used: {told}.") from error
+    except Exception as error:
+        if not isinstance(error, (OSError, ImportError)) and not type(error).__module__.startswith(_CLIENTS):
+            raise
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ModelError(f"The registry {root!r} can't be used: {told.rstrip('.')}.") from error

@@ -4,8 +4,10 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 
 from nbcloud.clusters import registry
+from nbcloud.models.registry import Registry
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
+from tests.bundles import onnx_file
 
 PROFILES = """
 [profiles.gpu]
@@ -68,6 +70,36 @@ def test_clusters_and_profiles_are_offered(complete, tmp_path, monkeypatch, verb
     line = "%%cloud -c " if verb == "%-c" else f"%cloud {verb} "
     assert complete(line) == {f"{line}gpu", f"{line}big"}
     assert complete(f"{line}g") == {f"{line}gpu"}
+
+
+def test_models_versions_aliases_and_variants_are_offered(complete, shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
+    path = onnx_file(tmp_path / "m.onnx")
+    models = Registry()
+    for name in ("digits", "digits", "flowers"):
+        models.add(path, name)
+    models.set_alias("digits/1", "champion")
+    models.add_variant("digits/1", "int8", path, {})
+    assert "%cloud models rollback" in complete("%cloud models ro")
+    assert complete("%cloud models show --js") == {"%cloud models show --json"}
+    all_of_digits = {"", "@champion", "/2", "/1", "/1#int8"}
+    assert complete("%cloud models show d") == {f"%cloud models show digits{each}" for each in all_of_digits}
+    assert complete("%cloud models show digits@") == {"%cloud models show digits@champion"}
+    assert complete("%cloud models diff digits/1 f") == {
+        f"%cloud models diff digits/1 flowers{each}" for each in ("", "/1")
+    }
+    assert complete("%cloud models ls ") == {"%cloud models ls digits", "%cloud models ls flowers"}
+    assert complete("%cloud models rollback digits ") == {"%cloud models rollback digits champion"}
+    assert complete("%cloud models stage digits/1 prod") == {"%cloud models stage digits/1 production"}
+    assert complete("%cloud models nothing ") == complete("%cloud models show digits ") == set()
+    shell.user_ns.update(model=1, images=2)
+    assert "%cloud export model images" in complete("%cloud export model im")
+    assert complete("%cloud export model images fl") == {"%cloud export model images flowers"}
+
+
+def test_a_registry_that_does_not_answer_offers_nothing(complete, monkeypatch):
+    monkeypatch.setenv("NBCLOUD_REGISTRY", "nothing://there")
+    assert complete("%cloud models show ") == set()
 
 
 def test_groups_are_offered(complete, tmp_path, monkeypatch):

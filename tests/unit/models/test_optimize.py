@@ -159,3 +159,120 @@ def test_the_best_form_becomes_a_variant(path: Path, tmp_path: Path, monkeypatch
     kept = registry.get(expected).entry.variants["web-int8-dynamic"]
     assert kept.facts["target"] == "web"
     assert kept.files[0].size == found.best.size
+
+
+def test_layers_that_are_gemm_have_weights_of_four_bits_too(tmp_path: Path) -> None:
+    weights = np.random.default_rng(3).normal(size=(128, 64)).astype(np.float32)
+    bias = np.arange(128, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["scores"], transB=1)],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 128])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    onnxfile.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m"
+    )
+    facts = Metadata(Signature(SIGNATURE.inputs, (Tensor("scores", "float32", ("batch", 128)),)))
+    how = {"target_name": "cpu", "data": DATA[:20], "limits": Limits(), "only": ["int4"]}
+    found = optimize(tmp_path / "m", facts, tmp_path, **how)
+    assert found.skipped == {}
+    assert found.measured[1].size < 0.3 * found.full.size
+    answers = onnxruntime.InferenceSession(found.measured[1].path).run(None, {"x": DATA})[0]
+    assert np.corrcoef(answers.ravel(), (DATA @ weights.T + bias).ravel())[0, 1] > 0.99
+
+
+def two_heads(path: Path) -> tuple[Path, Metadata]:
+    """A model of two outputs, one of them from inside a branch, each with weights of its own."""
+    random = np.random.default_rng(2)
+    weights = {
+        name: numpy_helper.from_array(random.normal(size=(64, size)).astype(np.float32), name)
+        for name, size in (("small", 4), ("large", 4000))
+    }
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    branch = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "small"], ["inner"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, ["batch", 4])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("If", ["yes"], ["scores"], then_branch=branch, else_branch=branch),
+            helper.make_node("MatMul", ["x", "large"], ["features"]),
+        ],
+        "heads",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 4000]),
+        ],
+        [*weights.values(), yes],
+    )
+    onnxfile.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    outputs = (*SIGNATURE.outputs, Tensor("features", "float32", ("batch", 4000)))
+    return path, Metadata(Signature(SIGNATURE.inputs, outputs), framework="onnx")
+
+
+def test_outputs_that_are_not_needed_are_cut_off_with_what_only_they_need(tmp_path: Path) -> None:
+    model, facts = two_heads(tmp_path / "m.onnx")
+    (tmp_path / "forms").mkdir()
+    how = {"target_name": "cpu", "data": DATA[:20], "limits": Limits(), "only": ["fp32"]}
+    found = optimize(model, facts, tmp_path / "forms", outputs=["scores"], **how).full
+    assert found.size < 0.01 * model.stat().st_size
+    session = onnxruntime.InferenceSession(found.path)
+    assert [each.name for each in session.get_outputs()] == ["scores"]
+    whole = onnxruntime.InferenceSession(model).run(["scores"], {"x": DATA})[0]
+    np.testing.assert_array_equal(session.run(None, {"x": DATA})[0], whole)
+    assert Metadata.of(session.get_modelmeta().custom_metadata_map).signature == SIGNATURE
+    with pytest.raises(UsageError, match=r"no output 'score'\. It has: scores, features"):
+        optimize(model, facts, tmp_path / "forms", outputs=["score"], **how)
+    with pytest.raises(UsageError, match="without outputs answers nothing"):
+        optimize(model, facts, tmp_path / "forms", outputs=[], **how)
+
+
+def test_a_student_learns_the_answers_and_is_measured_as_a_form_of_the_model(
+    path: Path, right: np.ndarray, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+
+    def student(inputs: dict[str, np.ndarray], answers: dict[str, np.ndarray]) -> object:
+        torch.manual_seed(0)
+        x, wanted = torch.tensor(inputs["x"]), torch.tensor(answers["scores"])
+        model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        rate = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(150):
+            rate.zero_grad()
+            torch.nn.functional.mse_loss(model(x), wanted).backward()
+            rate.step()
+        return model.eval()
+
+    choice = optimize(
+        path, METADATA, tmp_path, target_name="edge", data=DATA, right=right, limits=Limits(max_drop=0.2),
+        only=["fp32"], student=student,
+    )  # fmt: skip
+    assert choice.skipped == {}
+    form = choice.measured[1]
+    assert form.way == "student"
+    assert form.size < choice.full.size
+    assert form.accuracy > 0.8
+    session = onnxruntime.InferenceSession(form.path)
+    assert [each.name for each in (*session.get_inputs(), *session.get_outputs())] == ["x", "scores"]
+    facts = Metadata.of(session.get_modelmeta().custom_metadata_map)
+    assert facts is not None
+    assert (facts.signature, bool(facts.verification["compared"])) == (SIGNATURE, True)
+    assert "distilled from onnx" in facts.exporter
+
+
+def test_a_student_that_gives_something_else_is_told_and_not_measured(path: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def asked(model: object) -> Choice:
+        return optimize(
+            path, METADATA, tmp_path, target_name="edge", data=DATA[:20], limits=Limits(), only=["fp32"],
+            student=lambda inputs, answers: model,
+        )  # fmt: skip
+
+    assert "the student gives" in asked(torch.nn.Linear(64, 5).eval()).skipped["student"]
+    assert "the student can't be exported" in asked(object()).skipped["student"]
