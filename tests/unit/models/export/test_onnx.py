@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from nbcloud.errors import ExportError, SchemaError, UsageError, VerificationError
-from nbcloud.models import onnxfile
 from nbcloud.models.export import Exported, Options, export
 from nbcloud.models.export.onnx import answers, versions
 from nbcloud.models.metadata import Metadata
@@ -313,6 +312,19 @@ def test_weights_outside_of_the_folder_or_of_another_size_are_refused(
         exported(source)
 
 
+def test_weights_larger_than_the_memory_are_not_read(exported, tmp_path: Path) -> None:
+    with (tmp_path / "m.bin").open("wb") as file:
+        file.truncate(2**42)  # takes no room on the disk
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [0], [])
+    del weight.dims[:]
+    weight.dims.extend([2**20, 2**20])
+    weight.data_location = TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", "m.bin"
+    with pytest.raises(ExportError, match=r"its weights take 4\.0 TiB, and .* of memory are free"):
+        exported(written(tmp_path / "m.onnx", product(weights=[weight])))
+
+
 def test_weights_beside_the_file_come_along(exported, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save_model(product(), str(path), save_as_external_data=True, size_threshold=0, location="m.bin")
@@ -396,4 +408,5 @@ def test_no_file_is_said_so_and_other_kinds_of_models_too(exported, tmp_path: Pa
     (tmp_path / "m.onnx").write_bytes(os.urandom(64))
     with pytest.raises(ExportError, match="is no ONNX model, or only a part of one"):
         exported(tmp_path / "m.onnx")
-    assert onnxfile.digest(tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match=r"m\.pt is no file of a model that nbcloud reads\. Give \.onnx"):
+        exported(tmp_path / "m.pt")
