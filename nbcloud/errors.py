@@ -38,7 +38,12 @@ carry plain data only, so that every one of them survives pickling.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
+
+_LIBRARIES = tuple({str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
 
 
 class NbcloudError(Exception):
@@ -65,8 +70,24 @@ class NbcloudError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def _render_traceback_(self) -> list[str]:
+        """How IPython shows it: the user's own lines and the sentence, not what is inside of libraries."""
+        return [*_own_lines(self), f"{type(self).__name__}: {self}"]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.hint, self.data)
+
+
+def _own_lines(error: BaseException) -> list[str]:
+    lines = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(_LIBRARIES) or frame.filename.startswith("<frozen"):
+            continue
+        is_cell = "ipykernel_" in frame.filename or frame.filename.startswith("<")
+        place = "cell" if is_cell else Path(frame.filename).name
+        function = "" if frame.name.startswith("<") else f", in {frame.name}"
+        lines.append(f"{place}, line {frame.lineno}{function}: {frame.line}")
+    return lines
 
 
 def _rebuild(kind: type[NbcloudError], message: str, hint: str, data: dict[str, Any]) -> NbcloudError:

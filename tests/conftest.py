@@ -67,7 +67,7 @@ def local_cluster(local_cluster_dir: Path) -> Iterator[ClusterInfo]:
 def wait_until() -> Callable[..., Any]:
     """Wait for a condition, and return its value; fail when it does not come true in time."""
 
-    def wait(condition: Callable[[], Any], limit: float = 20.0, what: str = "the condition") -> Any:
+    def wait(condition: Callable[[], Any], limit: float = 60.0, what: str = "the condition") -> Any:
         deadline = time.monotonic() + limit
         while not (value := condition()):
             if time.monotonic() > deadline:

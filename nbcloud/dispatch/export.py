@@ -123,13 +123,21 @@ def _export_here(
     told: dict[str, Any],
     progress: Progress | None,
 ) -> None:
-    from nbcloud.config import private_dir, settings
     from nbcloud.models.export import Options
     from nbcloud.models.export import export as convert
 
-    kept = private_dir(settings().data_dir / "evidence") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-    convert(model, sample, name=name, path=path, evidence=kept, options=Options(**options), **told, **extra)
+    more: dict[str, Any] = {
+        "evidence": _evidence(name),
+        **({} if progress is None else {"progress": progress}),
+    }
+    convert(model, sample, name=name, path=path, options=Options(**options), **told, **more)
+
+
+def _evidence(name: str) -> Path:
+    """A folder, not made yet, for what a failed comparison saw."""
+    from nbcloud.config import private_dir, settings
+
+    return private_dir(settings().data_dir / "evidence") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _where_it_lives(
@@ -148,20 +156,34 @@ def _where_it_lives(
         )
     # No import statement, which would bind a name in both namespaces.
     pack = "__import__('nbcloud.models.parcel', fromlist=['pack']).pack"
-    code = f"{_RESULT} = {pack}({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, **{told!r})\nprint()"
+    call = f"{pack}({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, {_RESULT}, **{told!r})"
+    code = f"{_RESULT} = {{}}\n{call}\nprint()"
     session = handle._session
     line = f"-s {session.name} -c {session.link.info.name} -o {_RESULT} --name export-{name}"  # type: ignore[attr-defined]
     shell.user_ns.update({_MODEL: handle, _SAMPLE: sample})
-    try:
-        shell.run_cell_magic("cloud", line, code)
+
+    def files() -> dict[str, Any]:
         found = shell.user_ns.get(_RESULT)
-        files = found.get() if isinstance(found, Handle) else found
-        if files is None:
+        return dict((found.get() if isinstance(found, Handle) else found) or {})
+
+    try:
+        try:
+            shell.run_cell_magic("cloud", line, code)
+        except Exception:
+            if seen := files():  # a comparison that failed
+                kept = _evidence(name)
+                kept.mkdir()
+                unpack(seen, kept)
+                where = f"nbcloud: What the comparison saw, inputs, both answers and the model, is in {kept}"
+                print(where, file=sys.stderr)
+            raise
+        made = files()
+        if not made:
             raise UsageError(f"The export of {handle.name} did not end.", "See its outputs above.")
-        return unpack(files, folder)
+        return unpack(made, folder)
     finally:
-        for made in (_MODEL, _SAMPLE, _RESULT):
-            shell.user_ns.pop(made, None)
+        for each in (_MODEL, _SAMPLE, _RESULT):
+            shell.user_ns.pop(each, None)
 
 
 def _in_a_pod() -> bool:

@@ -141,6 +141,7 @@ class CloudRun:
             self.unbegun = bool(message.get("by_journal")) and self.sent == 1
         if message.get("session_over") and self.session is not None:
             self.session.lost = self.session.lost or message["why"]  # the journal will say so, a moment later
+            self.session.over = True
         content = json.loads(message["content"]) if message["content"] else {}
         if content.get("status") == "cached":
             self.message = f"skipped: the same code and inputs as run {content['of']}"

@@ -110,6 +110,7 @@ class Sessions:
                 workers=options.workers or 0,
                 ephemeral=options.fresh,
                 lasting=self._identity.lasting or options.session is not None,
+                over=[known.id for known in self._known.values() if known.over],
             )
             hidden = getattr(self._shell, "user_ns_hidden", None)
             session = Session(

@@ -9,8 +9,8 @@ import os
 from typing import Any
 
 from nbcloud.errors import ModelError
-from nbcloud.models import steps
 from nbcloud.models.metadata import Metadata
+from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds, Signature, Tensor
 
 _TYPES = {"float": "float32", "double": "float64", "string": "str"}
@@ -61,6 +61,7 @@ class Predictor:
         self.metadata = Metadata.of(properties) or Metadata(_signature(self.session))
         self.signature = self.metadata.signature
         self._names = [output.name for output in self.signature.outputs]
+        self._read = Reader(self.metadata.preprocessing, self.signature)
 
     def predict(self, data: Any) -> Any:
         """The model's answer.
@@ -80,8 +81,8 @@ class Predictor:
         SchemaError
             Names the input or the column that is not as the model takes it.
         """
-        answers = self.run(steps.feeds(self.metadata.preprocessing, self.signature, data))
-        return answers[self._names[0]] if len(self._names) == 1 else answers
+        answers = self.session.run(self._names, self._read(data))
+        return answers[0] if len(answers) == 1 else dict(zip(self._names, answers))
 
     __call__ = predict
 
@@ -90,7 +91,7 @@ class Predictor:
         return dict(zip(self._names, self.session.run(self._names, feeds)))
 
     def __repr__(self) -> str:
-        takes = ", ".join(map(str, steps.outer(self.metadata.preprocessing, self.signature.inputs)))
+        takes = ", ".join(map(str, self._read.takes.inputs))
         gives = ", ".join(map(str, self.signature.outputs))
         return f"<{self.metadata.name or 'model'}: takes {takes}, gives {gives}>"
 

@@ -104,10 +104,10 @@ def _answering(interrupted: str) -> Iterator[None]:
     except Help as page:
         print(page)
     except (NbcloudError, KeyboardInterrupt) as error:
-        if not hasattr(error, "_render_traceback_"):
-            sentence = str(error) or interrupted
-            text = f"{type(error).__name__}: {sentence}"
-            error._render_traceback_ = lambda: [text]  # type: ignore[union-attr]
+        shows_its_own = getattr(type(error), "_render_traceback_", None)  # what the cell raised
+        if shows_its_own in {None, NbcloudError._render_traceback_}:
+            text = f"{type(error).__name__}: {str(error) or interrupted}"
+            error._render_traceback_ = lambda: [text]  # type: ignore[method-assign,union-attr]
         raise
 
 

@@ -9,29 +9,33 @@ from typing import Any
 
 import numpy as np
 
+from nbcloud.errors import VerificationError
 from nbcloud.models import onnxfile
 from nbcloud.models.export import Options, export
 
 _FILE = "model.onnx"
 
 
-def pack(model: Any, sample: Any, name: str, options: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-    """Export where the model lives; returns the files' bytes by their names.
+def pack(
+    model: Any, sample: Any, name: str, options: Mapping[str, Any], files: dict[str, Any], **facts: Any
+) -> None:
+    """Export where the model lives; ``files`` gets the files' bytes by their names.
 
     Raises
     ------
     ExportError, VerificationError
-        As `nbcloud.models.export.export`; what a failed comparison saw stays on that machine.
+        As `nbcloud.models.export.export`; ``files`` has what a failed comparison saw.
     """
-    folder = Path(tempfile.mkdtemp(prefix="nbcloud-export-"))
-    path = folder / _FILE
-    export(model, sample, name=name, path=path, options=Options(**options), progress=_say, **facts)
-    made = onnxfile.files(path)
-    files = {file.name: np.fromfile(file, np.uint8) for file in made}
-    for file in made:
-        file.unlink()
-    folder.rmdir()
-    return files
+    with tempfile.TemporaryDirectory(prefix="nbcloud-export-") as name_of_folder:
+        folder = Path(name_of_folder)
+        path, evidence = folder / _FILE, folder / "evidence"
+        more: dict[str, Any] = {"evidence": evidence, "progress": _say, **facts}
+        try:
+            export(model, sample, name=name, path=path, options=Options(**options), **more)
+        except VerificationError as error:
+            files.update({each.name: np.fromfile(each, np.uint8) for each in evidence.iterdir()})
+            raise VerificationError(error.message, "What it saw comes home.", **error.data) from None
+        files.update({each.name: np.fromfile(each, np.uint8) for each in onnxfile.files(path)})
 
 
 def unpack(files: Mapping[str, Any], folder: Path) -> Path:

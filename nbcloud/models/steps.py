@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ModelError, SchemaError
-from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
+from nbcloud.models import words
+from nbcloud.models.signature import TEXT, Feeds, Tensor
 
 LOOK_UP = "look_up"
 """The step that gives texts, their words or characters, or whole numbers, their numbers in a vocabulary.
@@ -45,7 +46,7 @@ def apply(steps: Iterable[Mapping[str, Any]], feeds: Mapping[str, Any]) -> Feeds
     made = dict(feeds)
     used = set()
     for step in steps:
-        if step.get("step") != LOOK_UP:
+        if step.get("step") not in (LOOK_UP, words.COUNT_WORDS):
             raise ModelError(
                 f"The model needs the step {step.get('step')!r} before its graph; nbcloud has none such.",
                 "Type: pip install -U nbcloud",
@@ -55,8 +56,13 @@ def apply(steps: Iterable[Mapping[str, Any]], feeds: Mapping[str, Any]) -> Feeds
             raise SchemaError(
                 f"The input {takes.name!r} is missing.", f"The model takes {takes}.", input=takes.name
             )
-        made[step["gives"]] = _look_up(step, takes.accept(feeds[takes.name]), takes.name)
-        used.add(takes.name)
+        values = takes.accept(feeds[takes.name])
+        if step["step"] == LOOK_UP:
+            made[step["gives"]] = _look_up(step, values, takes.name)
+        else:
+            made[step["gives"]] = words.count(step, values.ravel().tolist())
+        if not step.get("keeps"):
+            used.add(takes.name)
     given = {step["gives"] for step in steps}
     return {name: value for name, value in made.items() if name in given or name not in used}
 
@@ -66,11 +72,6 @@ def outer(steps: Iterable[Mapping[str, Any]], inputs: Iterable[Tensor]) -> tuple
     sources = {step["gives"]: Tensor.from_json(step["takes"]) for step in steps if "gives" in step}
     found = {each.name: each for each in (sources.get(each.name, each) for each in inputs)}
     return tuple(found.values())
-
-
-def feeds(steps: Sequence[Mapping[str, Any]], signature: Signature, data: Any) -> Feeds:
-    """What the ONNX model is fed for a user's data, which the whole model takes (see `Signature.feeds`)."""
-    return apply(steps, Signature(outer(steps, signature.inputs), signature.outputs).feeds(data))
 
 
 def _look_up(step: Mapping[str, Any], values: Any, name: str) -> Any:

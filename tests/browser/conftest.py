@@ -41,7 +41,7 @@ _SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
 }
-_LIMIT = 30.0
+_LIMIT = 60.0
 """Seconds after which what a page should show counts as missing."""
 
 # What the tests do in the page, with JupyterLab's own objects.

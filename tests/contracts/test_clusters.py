@@ -72,7 +72,7 @@ class ClusterContract:
     def test_computes_and_tells_its_workers(self, info: ClusterInfo) -> None:
         address = asyncio.run(route(info))
         with distributed.Client(address, security=info.security(), set_as_default=False) as client:
-            assert client.submit(pow, 2, 10).result(timeout=20) == 1024
+            assert client.submit(pow, 2, 10).result(timeout=60) == 1024
         status = connect.status(info)
         assert status["address"].startswith(info.address[:3])
         assert len(status["workers"]) == info.workers

@@ -79,7 +79,7 @@ class RunningNotebook:
         return str(self.client.execute(code))
 
     def run(
-        self, code: str, *, limit: float = 60.0, meanwhile: Callable[[Shown], bool] | None = None
+        self, code: str, *, limit: float = 90.0, meanwhile: Callable[[Shown], bool] | None = None
     ) -> Shown:
         """Send a cell and wait for its end.
 
@@ -88,7 +88,7 @@ class RunningNotebook:
         return self.finish(self.start(code), limit=limit, meanwhile=meanwhile)
 
     def finish(
-        self, message_id: str, *, limit: float = 60.0, meanwhile: Callable[[Shown], bool] | None = None
+        self, message_id: str, *, limit: float = 90.0, meanwhile: Callable[[Shown], bool] | None = None
     ) -> Shown:
         """Wait for the end of a cell that was sent."""
         shown = Shown()
@@ -111,7 +111,7 @@ class RunningNotebook:
                 meanwhile = None
         raise TimeoutError(f"The cell did not end within {limit:g} s; it showed {shown.messages}")
 
-    def later(self, message_id: str, done: Callable[[Shown], bool], limit: float = 30.0) -> Shown:
+    def later(self, message_id: str, done: Callable[[Shown], bool], limit: float = 60.0) -> Shown:
         """Outputs of a cell that came after its end, waiting until ``done`` is content with them."""
         deadline = time.monotonic() + limit
         while True:

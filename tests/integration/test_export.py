@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nbcloud import cli
+from nbcloud.config import settings
 from nbcloud.models.registry import Registry
 from tests.integration.notebooks import RunningNotebook
 
@@ -54,6 +55,31 @@ def test_the_magic_exports_by_names_and_says_how_it_was_verified(notebook: Runni
         "is not trained"
         in notebook.run("from sklearn.svm import SVC\nraw = SVC()\n%cloud export raw sample f").traceback
     )
+
+
+WRONG = """%%cloud
+import torch
+class Turns(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.padding = torch.nn.Linear(1000, 1000)
+    def forward(self, x):
+        return x * (1 if torch.compiler.is_exporting() or torch.jit.is_tracing() else -1)
+model, sample = Turns(), torch.rand(8, 3)
+"""
+
+
+def test_what_a_failed_comparison_saw_comes_home(notebook: RunningNotebook) -> None:
+    assert notebook.run(WRONG).error == ""
+    shown = notebook.run("import nbcloud\nnbcloud.export(model, sample, 'turns')")
+    assert "The ONNX model does not answer as the model does" in shown.traceback
+    assert len(shown.traceback.splitlines()) == 2, "the line of the cell, and the sentence"
+    assert Registry().names() == []
+    kept = next((settings().data_dir / "evidence").iterdir())
+    assert (
+        f"nbcloud: What the comparison saw, inputs, both answers and the model, is in {kept}" in shown.notes
+    )
+    assert {"inputs.npz", "onnx.npz", "framework.npz", "model.onnx"} <= {each.name for each in kept.iterdir()}
 
 
 def test_an_export_that_fails_where_the_model_lives_says_why(notebook: RunningNotebook) -> None:

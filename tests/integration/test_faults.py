@@ -125,7 +125,7 @@ def test_what_a_session_lost_is_sent_again_with_what_is_new(notebook: RunningNot
     with running_notebook() as second:
         assert "del kept" in second.run("%%cloud -s with-two\ndel kept\n'del kept'").result
     notebook.run("new = ['x'] * 500\nother = 'new'")
-    shown = notebook.run("%%cloud -s with-two\nlen(kept), len(new), other", limit=30)
+    shown = notebook.run("%%cloud -s with-two\nlen(kept), len(new), other", limit=90)
     assert shown.result == "(1000, 500, 'new')"
 
 

@@ -45,7 +45,7 @@ class DaskOperator:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, limit: float = 30.0) -> None:
+    def start(self, limit: float = 60.0) -> None:
         """Returns when the operator watches all of its kinds."""
         home = self._double.root / "operator"
         home.mkdir(exist_ok=True)

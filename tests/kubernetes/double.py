@@ -216,7 +216,7 @@ class KubernetesDouble:
         for each in self.objects(definitions):
             self.do(self.store.delete, definitions, each)
 
-    def remove_namespace(self, name: str, limit: float = 20.0) -> None:
+    def remove_namespace(self, name: str, limit: float = 60.0) -> None:
         """Delete a namespace with all that it has, without grace; returns when its processes are gone."""
 
         def begin() -> None:

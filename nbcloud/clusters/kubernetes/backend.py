@@ -46,17 +46,18 @@ def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -
         progress(f"waiting for another process that starts or ends {name!r}")
 
     with registry.lock(name, timeout=settings.start_timeout, waiting=waiting):
-        found = find(name, settings)
-        started = found is None
-        if found is None:
-            found, started = start(name, settings, progress)
+        made: list[ClusterInfo] = []
         try:
+            found = find(name, settings)
+            started = found is None
+            if found is None:
+                found, started = start(name, settings, progress, made)
             expected = found.workers if started else 0
             joined = when_ready(found, settings, expected, progress)
         except BaseException:
-            if started:
+            for each in made:
                 progress("removing what was made of it")
-                _end(found)
+                _end(each)
             raise
     if started and settings.shutdown_on_close and _in_notebook():
         atexit.register(_end, joined)

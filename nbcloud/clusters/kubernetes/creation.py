@@ -16,11 +16,16 @@ from nbcloud.clusters.kubernetes.refusals import Refused
 from nbcloud.config.profiles import KubernetesProfile
 
 
-def start(name: str, settings: KubernetesProfile, progress: Progress) -> tuple[ClusterInfo, bool]:
-    """Make the cluster; returns it, and whether we made it, rather than somebody a moment sooner."""
+def start(
+    name: str, settings: KubernetesProfile, progress: Progress, made: list[ClusterInfo]
+) -> tuple[ClusterInfo, bool]:
+    """Make the cluster; returns it, and whether we made it, rather than somebody a moment sooner.
+
+    ``made`` gets it as soon as all of it is there: an interrupt may come before this returns.
+    """
     texts = certificates.make()
     try:
-        info = thread.run(_create(name, settings, texts, progress))
+        info = thread.run(_create(name, settings, texts, progress, made))
     except Refused as error:
         found = find(name, settings) if error.code == 409 else None
         if found is None:
@@ -30,7 +35,11 @@ def start(name: str, settings: KubernetesProfile, progress: Progress) -> tuple[C
 
 
 async def _create(
-    name: str, settings: KubernetesProfile, texts: certificates.Texts, progress: Progress
+    name: str,
+    settings: KubernetesProfile,
+    texts: certificates.Texts,
+    progress: Progress,
+    made: list[ClusterInfo],
 ) -> ClusterInfo:
     """Make everything: who makes the ``DaskCluster`` has the name, and all else belongs to it."""
     place = await connect(Where.of(settings))
@@ -50,7 +59,8 @@ async def _create(
     except BaseException:
         await asyncio.shield(place.delete("DaskCluster", plan.name))
         raise
-    return describe(name, settings, place, cluster)
+    made.append(describe(name, settings, place, cluster))
+    return made[0]
 
 
 async def _may_have(place: Api, account: list[Manifest]) -> bool:

@@ -8,6 +8,7 @@ import calendar
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from nbcloud.clusters import certificates, registry
 from nbcloud.clusters.base import ClusterInfo
@@ -192,6 +193,7 @@ def describe(name: str, settings: KubernetesProfile, place: Api, cluster: Manife
         address=f"tls://{naming.scheduler_host(metadata['name'], place.namespace)}:{naming.PORT}",
         created=float(calendar.timegm(created)),
         host="",
+        directory=str(_directory(name, identity(cluster))),
         workers=sum(group.get("minimum", 0) for group in groups.values()),
         threads=first.get("threads", 0),
         memory=first.get("memory", 0),
@@ -215,10 +217,13 @@ def identity(cluster: Manifest) -> str:
     return str(cluster["metadata"]["uid"]).replace("-", "")[:8]
 
 
+def _directory(name: str, identity: str) -> Path:
+    return registry.folder() / f"{name}-{identity}"
+
+
 def register(info: ClusterInfo, texts: certificates.Texts) -> ClusterInfo:
     """Keep an entry and its certificates."""
-    directory = private_dir(registry.folder() / f"{info.name}-{info.id}")
-    info = replace(info, directory=str(directory), tls=certificates.write(texts, directory))
+    info = replace(info, tls=certificates.write(texts, private_dir(_directory(info.name, info.id))))
     registry.put(info)
     return info
 

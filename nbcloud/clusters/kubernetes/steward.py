@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -221,11 +222,11 @@ class Steward:
         """Whether a worker has anything that would be lost with it."""
         if any(not is_session(task.key) for task in state.processing) or self._sole_holdings(state):
             return True
-        if not state.processing:
-            return False
         journal = self._scheduler.extensions.get("nbcloud")
-        seconds = journal.idle_seconds(state.address) if journal is not None else None
-        return seconds is None or not group.idle_sessions or seconds < group.idle_sessions
+        seconds = journal.idle_seconds(state.address) if journal is not None else math.inf
+        if seconds is None:  # a session is at work there, or on its way
+            return True
+        return bool(state.processing) and (not group.idle_sessions or seconds < group.idle_sessions)
 
     @staticmethod
     def _sole_holdings(state: WorkerState) -> list[Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import BundleError, ModelError
-from nbcloud.models import steps
 from nbcloud.models.bundle import golden, postprocess, trust
 from nbcloud.models.bundle.archive import MANIFEST, Archive
 from nbcloud.models.bundle.manifest import Manifest
+from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds
 
 
@@ -85,6 +85,7 @@ class EdgeModel:
         self.signature = manifest.metadata.signature
         self.signer = signer
         self._session = session
+        self._read = Reader(manifest.metadata.preprocessing, self.signature)
         self._samples = samples
 
     @property
@@ -105,7 +106,7 @@ class EdgeModel:
         SchemaError
             Names the input that is missing, unknown, or not as it must be.
         """
-        answers = self._run(self._feeds(data))
+        answers = self._run(self._read(data))
         return postprocess.apply(self.manifest.postprocessing, self.signature, answers)
 
     def self_test(self) -> float:
@@ -117,7 +118,7 @@ class EdgeModel:
             Says where the answers differ.
         """
         started = time.perf_counter()
-        answers = self._run(self._feeds(self.golden_inputs))
+        answers = self._run(self._read(self.golden_inputs))
         seconds = time.perf_counter() - started
         for name, member in self.manifest.golden.outputs.items():
             tolerance = self.manifest.golden.tolerances.get(name, 0.0)
@@ -132,16 +133,13 @@ class EdgeModel:
 
     def warm_up(self, times: int = 3) -> list[float]:
         """Answer the golden samples; returns the seconds of each time."""
-        feeds = self._feeds(self.golden_inputs)
+        feeds = self._read(self.golden_inputs)
         took = []
         for _ in range(times):
             started = time.perf_counter()
             self._run(feeds)
             took.append(time.perf_counter() - started)
         return took
-
-    def _feeds(self, data: Any) -> Feeds:
-        return steps.feeds(self.manifest.metadata.preprocessing, self.signature, data)
 
     def _run(self, feeds: Feeds) -> Feeds:
         names = [each.name for each in self.signature.outputs]

@@ -57,6 +57,10 @@ class Conversion:
         The type that the framework's model computes in, where the ONNX model's says too little.
     preprocessing : list of dict
         Steps before the graph, which the file then needs (see `nbcloud.models.steps`).
+    opened : callable, optional
+        Converts the model once more, to the path that it is given, now with ``steps``.
+    doubt : str
+        What a difference most likely comes from, where the exporter is known for one.
     """
 
     path: Path
@@ -68,6 +72,8 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
     precision: str = ""
     preprocessing: list[dict[str, Any]] = field(default_factory=list)
+    opened: Callable[[Path], Conversion] | None = None
+    doubt: str = ""
 
 
 class Exportable(Protocol):

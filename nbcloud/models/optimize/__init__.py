@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ModelError, UsageError
-from nbcloud.models import onnxfile, steps
+from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
 from nbcloud.models.optimize.distill import STUDENT, Student, learn
@@ -27,6 +27,7 @@ from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, 
 from nbcloud.models.optimize.prune import with_outputs_only
 from nbcloud.models.optimize.targets import TARGETS, Target, target
 from nbcloud.models.optimize.ways import WAYS, NotApplicable, Source, make
+from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds
 
 __all__ = ["TARGETS", "Choice", "Limits", "Measured", "Student", "optimize"]
@@ -80,7 +81,7 @@ def optimize(
     where = target(target_name)
     if outputs is not None:
         path, metadata = with_outputs_only(path, metadata, outputs, folder / "pruned.onnx")
-    feeds = steps.feeds(metadata.preprocessing, metadata.signature, data)
+    feeds = Reader(metadata.preprocessing, metadata.signature)(data)
     rows = {len(value) for value in feeds.values() if np.ndim(value)}
     if len(rows) != 1 or rows == {0}:
         raise UsageError("The data has no rows, or not equally many for each input.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,18 @@ from nbcloud.errors import SchemaError, VerificationError
 from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Exportable
 from nbcloud.models.signature import Feeds
-from nbcloud.models.verify.cases import NAN, Case, cases
+from nbcloud.models.verify.cases import FAR, NAN, Case, cases, rounded
 from nbcloud.models.verify.compare import TOLERANCES, Difference, difference, tied
 from nbcloud.models.verify.locate import first_wrong_step
 
 __all__ = ["Report", "verify"]
 
 Progress = Callable[[str], None]
+_UNSTEADY = 10.0
+_UNSTEADY_FAR = 100.0
+"""Units of the tolerance up to which a difference can be what rounding makes of it; with large values."""
+_ROUNDING = 8.0
+"""How much more another order of additions moves an answer than the last digit of the inputs does."""
 _LOWEST = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -36,6 +42,10 @@ class Report:
         For each case the largest difference of each output, in units of the tolerance.
     skipped : dict
         Cases that the framework's model itself refuses, with what it says.
+    unsteady : dict
+        For each case the differences above the tolerance where the framework's own answers move as far when
+        only the last digit of the input changes: nothing more precise can be asked of any computer. Never on
+        the sample itself.
     finite_only : bool
         Whether the model refuses NaN, or the ONNX model answers it otherwise: then it has to be refused.
     """
@@ -45,6 +55,7 @@ class Report:
     compared: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     ties: int = 0
+    unsteady: dict[str, dict[str, float]] = field(default_factory=dict)
     finite_only: bool = False
 
     @property
@@ -95,13 +106,13 @@ def verify(
         except Exception as error:
             if case.is_sample:
                 raise VerificationError(
-                    f"The model itself refuses the sample: {type(error).__name__}: {error}",
+                    f"The model itself refuses the sample: {_short(error)}.",
                     "Give a sample as the model takes it.",
                 ) from error
-            report.skipped[case.name] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            report.skipped[case.name] = _short(error)
             report.finite_only = report.finite_only or case.name == NAN
             continue
-        wrong, found = _compare(session, conversion, case, expected, report)
+        wrong, found = _compare(session, conversion, model, case, expected, report)
         if wrong is None:
             continue
         if case.name == NAN and not _has_nan(model.feeds):
@@ -110,9 +121,9 @@ def verify(
         _keep(evidence, case, found, expected, wrong)
         step = first_wrong_step(conversion, model, case.feeds, precision)
         where = f" The first step that differs is {step}." if step else ""
+        where += f" {conversion.doubt}" if conversion.doubt else ""
         raise VerificationError(
-            f"The ONNX model does not answer as the model does, on {case.name!r}: output {wrong.output!r}, "
-            f"{wrong.text}.{where}",
+            f"The ONNX model does not answer as the model does, on {case.name!r}: {wrong}.{where}",
             f"Inputs and both answers are in {evidence}.",
             case=case.name,
             output=wrong.output,
@@ -123,7 +134,7 @@ def verify(
 
 
 def _compare(
-    session: Any, conversion: Conversion, case: Case, expected: Feeds, report: Report
+    session: Any, conversion: Conversion, model: Exportable, case: Case, expected: Feeds, report: Report
 ) -> tuple[Difference | None, Feeds]:
     """The difference that is too large, if there is one, and what the ONNX model answered."""
     try:
@@ -144,11 +155,26 @@ def _compare(
         if differs.amount > 1 and not case.is_sample and _are_ties(value, name, expected, report):
             report.ties += 1
             continue
+        if differs.amount > 1 and _is_rounding(differs, model, case, expected, report):
+            report.unsteady.setdefault(case.name, {})[name] = round(differs.amount, 6)
+            continue
         if differs.amount > 1:
             return differs, found
         amounts[name] = round(differs.amount, 6)
     report.compared[case.name] = amounts
     return None, found
+
+
+def _is_rounding(differs: Difference, model: Exportable, case: Case, expected: Feeds, report: Report) -> bool:
+    """Whether the framework's own answer moves as far when only the last digit of the input changes."""
+    if case.is_sample or differs.amount > (_UNSTEADY_FAR if case.name == FAR else _UNSTEADY):
+        return False
+    name = differs.output
+    moved = (
+        difference(name, model.predict(feeds)[name], expected[name], report.precision).amount
+        for feeds in rounded(model.inputs, case.feeds, report.precision)
+    )
+    return any(np.isfinite(amount) and differs.amount <= _ROUNDING * amount for amount in moved)
 
 
 def _are_ties(found: Any, name: str, expected: Feeds, report: Report) -> bool:
@@ -157,7 +183,10 @@ def _are_ties(found: Any, name: str, expected: Feeds, report: Report) -> bool:
     labels = np.asarray(expected[name])
     if name != "label" or scores is None or labels.ndim != 1:
         return False
-    unlike = np.array([str(a) != str(b) for a, b in zip(np.ravel(found), labels, strict=True)])
+    found = np.ravel(found)
+    if found.dtype.kind in "biu" and labels.dtype.kind in "biu":  # True is 1
+        return bool(np.all(tied(scores, report.precision)[found != labels]))
+    unlike = np.array([str(a) != str(b) for a, b in zip(found, labels, strict=True)])
     return bool(np.all(tied(scores, report.precision)[unlike]))
 
 
@@ -173,6 +202,12 @@ def _precision(conversion: Conversion) -> str:
     if any(opset.domain == "ai.onnx.ml" for opset in model.opset_import):
         names.add("float32")
     return max((name for name in names if name in _LOWEST), key=_LOWEST.index, default="float32")
+
+
+def _short(error: Exception) -> str:
+    """An error in one line, without colours."""
+    line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return f"{type(error).__name__}: {line[:300].rstrip('.')}"
 
 
 def _has_nan(feeds: Feeds) -> bool:

@@ -16,8 +16,13 @@ _ROWS = 64
 _REPEATED = 4
 """Rows that take the place of all others, at most."""
 _LARGE = 1e3
+_ROUNDED = 4
+_LAST_DIGIT = {"float64": 2.0**-23, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""In double precision, too, because what a device is given comes in single."""
 NAN = "NaN"
 """The case with holes in its numbers."""
+FAR = "large values"
+"""The case in which rounding may grow: the model was not made for such numbers."""
 _ACCENTS = ("Ærøskøbing, naïve café", "北京大学 AI", "a", "", "  spaces  and\ttabs ", "ΑΒΓ 123 !?")
 
 
@@ -60,6 +65,9 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
         for row in range(min(rows, _REPEATED) if rows > 1 else 0):
             repeated = {name: np.repeat(value[row : row + 1], rows, axis=0) for name, value in few.items()}
             yield Case(f"row {row} repeated", repeated)
+    if any(_kind(each)[0] in "iub" for each in inputs):
+        yield Case("other whole numbers", _each(inputs, few, lambda _, value: _others(value, random), "iub"))
+        yield Case("whole numbers beside", _each(inputs, few, lambda _, value: _next(value, random), "iu"))
     if any(_kind(each) == "f" for each in inputs):
         yield Case("the other sign", _each(inputs, few, lambda _, value: -value))
         yield Case("zeros", _each(inputs, few, lambda _, value: np.zeros_like(value)))
@@ -67,10 +75,22 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
         yield Case(
             "values between the sample's", _each(inputs, few, lambda _, value: _between(value, random))
         )
-        yield Case("large values", _each(inputs, few, lambda _, value: _far(value, random)))
+        yield Case(FAR, _each(inputs, few, lambda _, value: _far(value, random)))
         yield Case(NAN, _each(inputs, few, lambda _, value: _holed(value, random)))
     if any(each.dtype == TEXT for each in inputs):
         yield Case("texts with accents", _texts(inputs, few))
+
+
+def rounded(inputs: tuple[Tensor, ...], feeds: Feeds, precision: str) -> Iterator[Feeds]:
+    """The same values as a computer may round them that works in this precision, a few times."""
+    random = np.random.default_rng(_SEED)
+
+    def change(_: Tensor, value: Any) -> Any:
+        moves = random.choice([-1, 1], size=value.shape) * _LAST_DIGIT[precision]
+        return (value * (1 + moves)).astype(value.dtype)
+
+    for _ in range(_ROUNDED):
+        yield _each(inputs, feeds, change)
 
 
 def _kind(tensor: Tensor) -> str:
@@ -85,9 +105,9 @@ def _aligned(inputs: tuple[Tensor, ...]) -> bool:
     return len(first) == 1 and all(isinstance(size, str) for size in first)
 
 
-def _each(inputs: tuple[Tensor, ...], feeds: Feeds, change: Any) -> Feeds:
+def _each(inputs: tuple[Tensor, ...], feeds: Feeds, change: Any, kinds: str = "f") -> Feeds:
     return {
-        each.name: change(each, feeds[each.name]) if _kind(each) == "f" else feeds[each.name]
+        each.name: change(each, feeds[each.name]) if _kind(each)[0] in kinds else feeds[each.name]
         for each in inputs
     }
 
@@ -114,6 +134,24 @@ def _beside(value: Any, random: np.random.Generator) -> Any:
     """Each value a hair away: rows cross the thresholds that a sample sits on."""
     steps = random.choice([-1, 1], size=value.shape) * np.finfo(np.float32).eps
     return (value * (1 + 4 * steps)).astype(value.dtype)
+
+
+def _others(value: Any, random: np.random.Generator) -> Any:
+    """Whole numbers from the sample's smallest to its largest, of each column where there are columns."""
+    low, high = _range(value)
+    return random.integers(low, high, size=value.shape, dtype=value.dtype, endpoint=True)
+
+
+def _next(value: Any, random: np.random.Generator) -> Any:
+    """Each number or the one above it, which single precision can't tell apart beyond 2**24."""
+    moves = (random.random(value.shape) < 0.5) & (value < _range(value)[1])
+    return value + moves.astype(value.dtype)
+
+
+def _range(value: Any) -> tuple[Any, Any]:
+    """The smallest and the largest value, of each column where there are columns."""
+    axis = 0 if value.ndim > 1 else None
+    return value.min(axis=axis, keepdims=True), value.max(axis=axis, keepdims=True)
 
 
 def _between(value: Any, random: np.random.Generator) -> Any:

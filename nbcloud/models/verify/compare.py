@@ -34,6 +34,9 @@ class Difference:
     amount: float
     text: str
 
+    def __str__(self) -> str:
+        return f"output {self.output!r}, {self.text}" if self.output else self.text
+
 
 def difference(
     name: str, found: Any, expected: Any, precision: str, tolerances: Mapping[str, float] = TOLERANCES

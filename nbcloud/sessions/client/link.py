@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
@@ -30,6 +31,7 @@ _AGAIN_SECONDS = 0.5
 _PATIENCE = 60.0
 _PING_SECONDS = 3.0
 _AFTER = 0.1
+_TICK = 0.5
 
 RESTARTED = "the scheduler was started anew; what runs and sessions it had is lost"
 
@@ -114,12 +116,15 @@ class Link:
             When the cluster is gone, or gives no answer within ``timeout`` seconds.
         """
         future = self.ask_soon(operation, phase=phase, **fields)
-        try:
-            return future.result(timeout)
-        except FutureTimeout:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        # In pieces: a signal that comes right before a wait, or on Windows, is only heeded after it.
+        while not wait([future], min(_TICK, max(0.0, deadline - time.monotonic()))).done:
+            if time.monotonic() < deadline:
+                continue
             raise ClusterLost(
                 f"The cluster {self.info.name!r} gave no answer within {timeout:g} s.", "See %cloud status."
-            ) from None
+            )
+        return future.result()
 
     def ask_soon(
         self, operation: str, *, phase: Callable[[str], None] | None = None, ask: str = "", **fields: Any

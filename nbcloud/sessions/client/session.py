@@ -95,6 +95,8 @@ class Session:
         self.names: set[str] = set(facts["names"])
         self.resumed = bool(facts["names"])
         self.lost = ""
+        self.over = False
+        """Whether its host has told of its end, which the journal may not know yet."""
         self.resources: dict[str, float] = facts["resources"]
         self.worker_names: list[str] = facts["worker_names"]
         self.released: deque[str] = deque()

@@ -87,7 +87,10 @@ class Journal(SchedulerPlugin):
         return self.table.placement.waiting()
 
     def idle_seconds(self, worker: str) -> float | None:
-        """For how long no session on a worker has had anything to do; None while one has."""
+        """For how long no session on a worker has had anything to do; None while one has, or starts."""
+        coming = [self.table.sessions.get(name) for name in self.placement.given_to(worker)]
+        if any(session is not None and session.state == "starting" for session in coming):
+            return None
         there = [self.gangs.whole(each) for each in self._sessions_on(worker)]
         if any(session.runs or session.state == "starting" for session in there):
             return None

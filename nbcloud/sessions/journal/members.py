@@ -40,6 +40,8 @@ class LiveSession:
     clients: set[str] = field(default_factory=set)
     waiting: list[tuple[ConnectedClient, str]] = field(default_factory=list)
     """Who asked for it while it starts, and the question."""
+    heirs: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What opens the next one of its name as soon as it is lost, by the question that asked for that."""
     opened_by: str = ""
     """The question for which it was started."""
     log: RunLog = field(default_factory=lambda: RunLog(None, 2**22))

@@ -96,6 +96,17 @@ class Placement:
         task = self._task(name)
         return task is None or task.state in {"no-worker", "queued", "waiting"}
 
+    def given_to(self, worker: str) -> list[str]:
+        """The sessions that are on a worker or on their way to it, also before their kernels are there."""
+        promised = [name for name, (chosen, _) in self._promised.items() if chosen == worker]
+        tasks = {name: self._task(name) for name in self._futures if name not in self._promised}
+        taken = [
+            name
+            for name, task in tasks.items()
+            if task is not None and task.processing_on is not None and task.processing_on.address == worker
+        ]
+        return [*promised, *taken]
+
     def default_resources(self) -> dict[str, float]:
         """What each of a gang holds that asked for nothing: a processor, where workers count these."""
         workers = self._scheduler.workers.values()

@@ -58,6 +58,10 @@ class Requests:
         """Find a session or start it; answered when its kernel is there."""
         name = message["name"]
         session = next((session for session in self._table.sessions.values() if session.name == name), None)
+        if session is not None and session.id in message["over"]:
+            # Its host has told the client of its end already, and tells the journal in a moment.
+            session.heirs[message["ask"]] = lambda: self._on_open(client, message)
+            return
         if session is None:
             resources, size = message["resources"], message["workers"]
             if size and not resources:
@@ -87,6 +91,7 @@ class Requests:
         """Whoever asked to open a session wants it no more."""
         asked = message["ask"]
         for session in list(self._table.sessions.values()):
+            session.heirs.pop(asked, None)
             if (client, asked) in session.waiting:
                 self._table.wait_no_more(session, client, asked)
             # Its kernel came while the withdrawal was on its way, and nobody has used it.

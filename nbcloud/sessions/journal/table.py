@@ -149,6 +149,8 @@ class Table:
             if identity in self.clients:
                 self.clients[identity].channel.post({"op": "session_lost", "session": session.id, "why": why})
         self.placement.release(session.id)
+        for open_next in session.heirs.values():
+            open_next()
 
     # Runs
 

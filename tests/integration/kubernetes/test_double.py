@@ -49,17 +49,17 @@ def test_a_dask_cluster_computes_and_scales(
                 lambda count=count: len(client.scheduler_info()["workers"]) == count, what=f"{count} workers"
             )
         cluster.add_worker_group("more", custom_spec=worker_spec(kubernetes.image, 1))
-        client.wait_for_workers(2, timeout=20)
+        client.wait_for_workers(2, timeout=60)
         cluster.delete_worker_group("more")
         wait_until(lambda: len(client.scheduler_info()["workers"]) == 1)
 
 
 def test_a_dask_cluster_adapts(cluster: KubeCluster, wait_until: Wait) -> None:
     with Client(cluster) as client:
-        client.wait_for_workers(1, timeout=20)
+        client.wait_for_workers(1, timeout=60)
         cluster.adapt(minimum=1, maximum=2)
         futures = client.map(slow, range(120))
-        wait_until(lambda: len(client.scheduler_info()["workers"]) == 2, limit=40, what="two workers")
+        wait_until(lambda: len(client.scheduler_info()["workers"]) == 2, limit=90, what="two workers")
         client.cancel(futures)
 
 
@@ -90,7 +90,7 @@ def test_two_workers_and_one_gpu(kubernetes: TestNamespace, wait_until: Wait) ->
             made(kubernetes, cluster_spec(kubernetes.image, 2, **limits)) as cluster,
             Client(cluster) as client,
         ):
-            client.wait_for_workers(1, timeout=20)
+            client.wait_for_workers(1, timeout=60)
             devices = client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
             assert list(devices.values()) == ["0"]
             pods = double.pods(kubernetes.namespace, WORKERS)
@@ -113,7 +113,7 @@ def test_a_killed_worker_is_started_again(
     kubernetes: TestNamespace, cluster: KubeCluster, wait_until: Wait
 ) -> None:
     with Client(cluster) as client:
-        client.wait_for_workers(1, timeout=20)
+        client.wait_for_workers(1, timeout=60)
         pod = only_pod(kubernetes, WORKERS)
         kubernetes.double.kill_pod(kubernetes.namespace, pod["metadata"]["name"])
 

@@ -133,7 +133,7 @@ def test_scaling_spares_other_groups_and_sessions(
     name = info.options["object"]
     assert len(workers(info)) == 2
     connect.scale(info, 3)
-    wait_until(lambda: len(workers(info)) == 4, limit=40, what="four workers")
+    wait_until(lambda: len(workers(info)) == 4, limit=90, what="four workers")
     assert notebook.run("%%cloud -s a --memory 600MiB\nx = 1").error == ""
     there = {worker["address"]: str(worker["name"]) for worker in connect.status(info)["workers"]}
     held = notebook.run(
@@ -150,7 +150,7 @@ def test_scaling_spares_other_groups_and_sessions(
     told: list[str] = []
     connect.scale(info, 0, "fpga")
     connect.scale(info, 2)
-    wait_until(lambda: len(workers(info)) == 2, limit=40, what="another worker")
+    wait_until(lambda: len(workers(info)) == 2, limit=90, what="another worker")
     busy_first = notebook.run("%%cloud -s b --memory 600MiB --bg\nimport time\ntime.sleep(60)")
     assert not busy_first.error
     wait_until(
@@ -218,10 +218,10 @@ def test_an_adaptive_group_that_was_scaled_follows_the_work_again_on_request(
     assert cli.main(["scale", "1", "-c", "gpu"]) == 0
     said = capsys.readouterr().out
     assert "It stays at that; to follow the work again: nbcloud scale auto -c gpu" in said
-    wait_until(lambda: len(workers(info)) == 1, limit=40, what="the worker that was asked for")
+    wait_until(lambda: len(workers(info)) == 1, limit=90, what="the worker that was asked for")
     assert cli.main(["scale", "auto", "-c", "gpu"]) == 0
     assert "The group 'default' of 'gpu' follows the work again" in capsys.readouterr().out
-    wait_until(lambda: workers(info) == [], limit=40, what="the idle worker gone")
+    wait_until(lambda: workers(info) == [], limit=90, what="the idle worker gone")
 
 
 @pytest.mark.double_only
@@ -258,7 +258,7 @@ def test_an_idle_cluster_ends_but_not_while_a_run_is_on(
     assert notebook.run("%%cloud\nimport time\ntime.sleep(7)\nprint('still here')").text() == "still here\n"
     assert time.monotonic() - began > 7
     assert connect.alive(info)
-    wait_until(lambda: not connect.alive(info), limit=30, what="the end of the idle cluster")
+    wait_until(lambda: not connect.alive(info), limit=60, what="the end of the idle cluster")
     assert isinstance(failure(lambda: connect.resolve("gpu")), ClusterNotFound)
 
 
@@ -270,7 +270,7 @@ def test_a_cluster_that_is_not_to_outlive_its_notebook_ends_with_it(
     info = connect.resolve("gpu")
     assert notebook.run("%%cloud\n6 * 7").result == "42"
     notebook.manager.shutdown_kernel()
-    wait_until(lambda: not connect.alive(info), limit=30, what="the end of the cluster")
+    wait_until(lambda: not connect.alive(info), limit=60, what="the end of the cluster")
 
 
 def test_dry_run_shows_all_and_changes_nothing(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nbcloud.clusters import connect, registry
+from nbcloud.clusters.kubernetes import creation
 from nbcloud.errors import ClusterError, UsageError
 from tests.conftest import NBCLOUD, ROOT
 from tests.integration.kubernetes.profiles import failure, known, write
@@ -134,6 +135,31 @@ def test_an_interrupted_start_leaves_nothing(
     assert start.returncode == 130, said
     wait_until(lambda: left(kubernetes) == [], what="nothing left")
     assert registry.entries() == []
+
+
+@pytest.mark.double_only
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupt_right_behind_the_last_part_leaves_nothing(
+    project: Path,
+    kubernetes: TestNamespace,
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+    before: bool,
+) -> None:
+    write(project, kubernetes)
+    register = creation.register
+
+    def interrupted(*found: Any) -> Any:
+        if not before:
+            register(*found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(creation, "register", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connect.up("gpu")
+    wait_until(lambda: left(kubernetes) == [], what="nothing left")
+    assert registry.entries() == []
+    assert [each.name for each in registry.folder().iterdir() if each.is_dir()] == []
 
 
 @pytest.mark.double_only

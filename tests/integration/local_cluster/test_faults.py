@@ -30,7 +30,7 @@ def test_a_killed_worker_is_replaced(up: Callable[..., ClusterInfo], wait_until:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: worker_pids(info) - old)
     with client_of(info) as client:
-        assert client.submit(pow, 2, 3).result(timeout=20) == 8
+        assert client.submit(pow, 2, 3).result(timeout=60) == 8
 
 
 def test_a_worker_whose_nanny_gave_up_is_replaced(up: Callable[..., ClusterInfo], wait_until: Wait) -> None:

@@ -296,7 +296,7 @@ def test_a_command_that_is_asked_to_end_takes_back_what_it_began(other_process, 
         time.sleep(0.1)
         process.send_signal(signal.SIGHUP)
     assert process.stdout.readline() == "taken back\n"
-    assert process.wait(timeout=20) == 128 + number
+    assert process.wait(timeout=60) == 128 + number
 
 
 def test_what_only_a_notebook_has_is_known():

@@ -9,6 +9,7 @@
     refusals   what no ONNX model can have
     shapes     the sizes of what a model gives
     text       a vocabulary's layers, cut off and written as steps
+    layers     what each layer gives, to find the first that differs
     graph      a function ─► ONNX, by tf2onnx
     other      the same in a process of its own, for models of Keras' other backends
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 
 from nbcloud import extras
 from nbcloud.errors import ExportError, NbcloudError, UsageError
-from nbcloud.models import onnxfile
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.base import Conversion, Options
-from nbcloud.models.export.keras import arguments, graph, refusals, shapes, text
+from nbcloud.models.export.keras import arguments, graph, layers, refusals, shapes, text
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -65,7 +66,6 @@ class KerasModel:
         self._outputs = arguments.renamed(outputs, options.output_names, "output")
         self.feeds = {name: self.feeds[each.name] for name, each in zip(names, self.inputs, strict=True)}
         self.inputs = tuple(replace(each, name=name) for name, each in zip(names, self.inputs, strict=True))
-        self._answers = self._compiled()
         self._layers = [layer.name for layer in model._flatten_layers(include_self=False)]
 
     def _first_answer(self) -> Any:
@@ -77,10 +77,7 @@ class KerasModel:
         except NbcloudError:
             raise
         except Exception as error:
-            raise ExportError(
-                f"The model itself refuses the sample: {graph.short(error)}.",
-                f"Give a sample as the model takes it: {', '.join(map(str, self._arguments.inputs))}.",
-            ) from error
+            raise self._refused(error) from error
         pairs = zip(arguments.leaves(first), arguments.leaves(second), strict=True)
         for (_, one), (_, other) in pairs:
             if not np.array_equal(_array(one), _array(other), equal_nan=_array(one).dtype.kind == "f"):
@@ -122,13 +119,18 @@ class KerasModel:
             warnings.simplefilter("ignore")
             return self._model(*args, training=False, **kwargs)
 
+    @cached_property
     def _compiled(self) -> Any:
-        """The call as TensorFlow's graph, which is quicker; a subclassed model is called step by step."""
-        if self._backend != "tensorflow" or self._graph is None:
-            return self._call
+        """The call as TensorFlow's graph, which is quicker once it was traced: again for each shape."""
         import tensorflow as tf
 
         return tf.function(lambda values: self._call(values), autograph=False)
+
+    def _refused(self, error: Exception) -> ExportError:
+        return ExportError(
+            f"The model itself refuses the sample: {graph.short(error)}.",
+            f"Give a sample as the model takes it: {', '.join(map(str, self._arguments.inputs))}.",
+        )
 
     def _numpy(self, answer: Any) -> Feeds:
         found = arguments.leaves(answer)
@@ -136,8 +138,12 @@ class KerasModel:
 
     def predict(self, feeds: Feeds) -> Feeds:
         """Its answers, as it gives them outside of training."""
+        shapes = [np.shape(feeds[each.name]) == np.shape(self.feeds[each.name]) for each in self.inputs]
+        # Most comparisons have the sample's shape; a trace for another one would take longer than the call.
+        traced = all(shapes) and self._backend == "tensorflow" and self._graph is not None
         with graph.without_log():
-            return self._numpy(self._answers([self._tensor(feeds[each.name]) for each in self.inputs]))
+            call = self._compiled if traced else self._call
+            return self._numpy(call([self._tensor(feeds[each.name]) for each in self.inputs]))
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the model as ONNX; layers with a vocabulary become steps before it."""
@@ -163,8 +169,17 @@ class KerasModel:
         graph.set_output_shapes(made, outputs)
         onnxfile.save(made, path)
         opset = next(each.version for each in made.opset_import if each.domain in ("", "ai.onnx"))
-        self._converted = Conversion(path, cut.inputs, outputs, exporter, opset, preprocessing=cut.steps)
-        return self._converted
+        opened = None
+        if self._graph is not None and self._backend == "tensorflow":
+            opened = partial(self._open, replace(cut, model=cut.model if cut.steps else self._graph), opset)
+        return Conversion(path, cut.inputs, outputs, exporter, opset, preprocessing=cut.steps, opened=opened)
+
+    def _open(self, cut: text.Cut, opset: int, path: Path) -> Conversion:
+        """Write the model with what each layer gives."""
+        self._opened = layers.Opened(cut.model), cut
+        self._opened[0].convert(cut.inputs, path, opset)
+        told = self._opened[0].steps
+        return Conversion(path, cut.inputs, (), "", opset, steps=told, preprocessing=cut.steps)
 
     def _traced(self, cut: text.Cut) -> Any:
         def call(*values: Any) -> list[Any]:
@@ -215,9 +230,16 @@ class KerasModel:
             )
         return tuple(outputs)
 
-    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:  # noqa: ARG002
-        """Nothing: TensorFlow renames scopes when it traces, so that no value inside belongs to a layer."""
-        return iter(())
+    def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """What each layer gives, in the order of computation."""
+        opened, cut = self._opened
+        fed = steps.apply(cut.steps, feeds)
+        with graph.without_log():
+            yield from zip(
+                names,
+                map(_array, opened(*(self._tensor(fed[each.name]) for each in cut.inputs))),
+                strict=True,
+            )
 
 
 def _graph(model: Any) -> Any:

@@ -37,7 +37,7 @@ def serving(model: EdgeModel) -> Iterator[Callable[..., Ask]]:
         running.append((made, thread))
 
         def ask(path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", made.server_port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", made.server_port, timeout=60)
             content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
             connection.request("GET" if body is None else "POST", path, content, headers or {})
             answer = connection.getresponse()

@@ -16,11 +16,13 @@ import pytest
 
 from nbcloud.errors import ExportError, SchemaError, UsageError, VerificationError
 from nbcloud.inference.predictor import Predictor
-from nbcloud.models import steps
+from nbcloud.models import onnxfile, steps
 from nbcloud.models.export import Exported, Options, export
+from nbcloud.models.export.keras import graph
 from nbcloud.models.signature import Tensor
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+onnx = pytest.importorskip("onnx")
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
@@ -304,3 +306,27 @@ print(keras.backend.backend(), made.metadata.exporter, *made.signature.inputs)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("torch tf2onnx")
     assert "from Keras on torch input: float32[batch, length, 3]" in done.stdout
+
+
+def test_the_first_layer_that_differs_is_named(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a converter would that has one layer wrong."""
+    inputs = keras.Input((8,))
+    both = [L.Dense(6, activation="relu", name="left")(inputs), L.Dense(6, name="right")(inputs)]
+    model = keras.Model(inputs, L.Dense(3, name="head")(L.Add(name="sum")(both)))
+    weights = model.get_layer("right").kernel.numpy()
+    convert = graph.convert
+
+    def wrong(call: Any, inputs: Any, outputs: Any, path: Path, *rest: Any) -> Any:
+        made = convert(call, inputs, outputs, path, *rest)
+        for tensor in made.graph.initializer:
+            value = onnx.numpy_helper.to_array(tensor)
+            if value.shape == weights.shape and np.allclose(value, weights):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(value * np.float32(1.5), tensor.name))
+        onnxfile.save(made, path)
+        return made
+
+    monkeypatch.setattr(graph, "convert", wrong)
+    with pytest.raises(
+        VerificationError, match=r"The first step that differs is the layer 'right' \(Dense\)"
+    ):
+        exported(model, numbers(5, 8), options=Options(exporter="tf2onnx"))

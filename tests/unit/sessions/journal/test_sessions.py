@@ -4,11 +4,19 @@ import asyncio
 import math
 
 import pytest
+from distributed import Worker
 
 from nbcloud.sessions.journal import journal as journal_module
 from tests.unit.sessions.journal.house import REQUEST, in_house
 
-OPEN = {"notebook": "", "resources": {"GPU": 1.0}, "memory": None, "ephemeral": False, "lasting": True}
+OPEN = {
+    "notebook": "",
+    "resources": {"GPU": 1.0},
+    "memory": None,
+    "ephemeral": False,
+    "lasting": True,
+    "over": [],
+}
 
 
 async def open_soon(client, name, ask, workers=0):
@@ -34,6 +42,24 @@ def test_who_waits_no_more_leaves_the_queue(tmp_path, workers, at_once):
         await asyncio.sleep(0.1)  # what would have entered the queue has done so
         assert house.journal.waiting() == []
         assert list(house.journal.table.sessions) == ["s-1"]
+
+    in_house(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_who_knows_that_a_session_is_over_waits_for_the_next_of_its_name(tmp_path, withdrawn):
+    async def scenario(house):
+        client = await house.client("c")
+        client.channel.post({"op": "open", "ask": "q", "name": "s", "workers": 0, **OPEN, "over": ["s-1"]})
+        assert [facts["id"] for facts in (await client.ask("sessions"))["answer"]] == ["s-1"]
+        if withdrawn:
+            client.channel.post({"op": "withdraw", "ask": "q"})
+            await client.ask("ping")
+        house.host.channel.post({"op": "lost", "session": "s-1", "why": "its kernel ended", "code": 0})
+        async with asyncio.timeout(10):
+            while "s-1" in house.journal.table.sessions:
+                await asyncio.sleep(0.002)
+        assert await session_names(client) == ([] if withdrawn else ["s"])
 
     in_house(tmp_path, scenario)
 
@@ -157,5 +183,22 @@ def test_a_session_that_waited_long_for_its_worker_is_not_idle_when_it_begins(tm
         house.host.channel.post(ready)
         await client.expect("answer", ask="q")
         assert house.journal.idle_seconds("w1") < 100
+
+    in_house(tmp_path, scenario)
+
+
+def test_a_worker_is_not_idle_while_a_session_starts_there(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        async with Worker(house.scheduler.address, resources={"GPU": 1}, nthreads=1) as worker:
+            assert house.journal.idle_seconds(worker.address) == math.inf
+            await open_soon(client, "b", "q")
+            async with asyncio.timeout(10):
+                while not house.journal.placement.given_to(worker.address):
+                    await asyncio.sleep(0.001)
+            assert house.journal.idle_seconds(worker.address) is None
+            client.channel.post({"op": "withdraw", "ask": "q"})
+            assert await session_names(client) == ["s"]
+            assert house.journal.idle_seconds(worker.address) == math.inf
 
     in_house(tmp_path, scenario)
