@@ -114,6 +114,12 @@ def _framework(model: Any) -> ModuleType:
     for framework in _FRAMEWORKS:
         if framework.accepts(model):
             return framework
+    if isinstance(model, (str, Path)):
+        raise ExportError(
+            f"{model} is no file of a model that nbcloud reads.",
+            "Give .onnx, .keras, .h5 or a SavedModel. Others, as .pt and .pkl, can run code when they are "
+            "read: load one that you trust, and export the model itself.",
+        )
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise ExportError(
         f"nbcloud can't export a {kind}.",

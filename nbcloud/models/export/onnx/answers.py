@@ -11,6 +11,8 @@ import numpy as np
 
 from nbcloud.models.signature import Feeds
 
+_STEPS = 3
+"""Of 8 bits, by which rounding in several layers may move an answer."""
 Answers = Callable[[Feeds], Feeds]
 """What a model gives for what it takes."""
 
@@ -31,18 +33,20 @@ def by_reference(model: Any) -> Answers:
     return answers
 
 
-def by_onnxruntime(path: Path) -> Answers:
-    """The answers of onnxruntime without any optimisation."""
+def by_onnxruntime(path: Path, *, optimised: bool = False) -> Answers:
+    """The answers of onnxruntime, by default without any optimisation."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
 
     def answers(feeds: Feeds) -> Feeds:
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        given = {name: np.asarray(value) for name, value in feeds.items()}
+        return dict(zip(names, session.run(names, given), strict=True))
 
     return answers
 
@@ -64,6 +68,27 @@ def forgiving(reference: Answers, plain: Answers, sample: Feeds) -> Answers:
         }
 
     return answers
+
+
+def by_steps(answers: Answers, path: Path) -> Answers:
+    """The answers, but onnxruntime's where these are a few steps of 8 bits away, as rounding has it."""
+    optimised = by_onnxruntime(path, optimised=True)
+
+    def near(feeds: Feeds) -> Feeds:
+        found = answers(feeds)
+        others = optimised(feeds)
+        return {name: nearest_step(value, others[name]) for name, value in found.items()}
+
+    return near
+
+
+def nearest_step(value: Any, other: Any) -> Any:
+    """The value, but the other where that is a few steps of 8 bits away."""
+    if value.dtype.kind != "f" or value.shape != other.shape or not value.size:
+        return value
+    step = np.max(np.abs(value), where=np.isfinite(value), initial=0) / 255
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(value - other) <= _STEPS * step, other, value)
 
 
 def _finite(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbcloud.errors import ExportError
 from nbcloud.models import onnxfile
+from nbcloud.wording import size_text
 
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 """Whose operators onnxruntime has on every kind of machine."""
@@ -65,8 +66,10 @@ def _parsed(path: Path) -> Any:
 
 def _check_weights(model: Any, name: str, folder: Path | None) -> None:
     """Each weight has as many bytes as its shape says, in the file or in one of the same folder."""
+    import psutil
     from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
+    outside = 0
     for tensor in _get_all_tensors(model):
         wanted = _bytes(tensor)
         if uses_external_data(tensor):
@@ -77,12 +80,20 @@ def _check_weights(model: Any, name: str, folder: Path | None) -> None:
                     f"{wanted} bytes, and its file has {there}.",
                     "Copy or write the files again.",
                 )
+            outside += there
         elif (tensor.raw_data and len(tensor.raw_data) != wanted) or wanted < 0:
             raise ExportError(
                 f"{name}: the weight {tensor.name!r} has the shape {list(tensor.dims)}, which takes {wanted} "
                 f"bytes, and it has {len(tensor.raw_data)}.",
                 "Copy or write the file again.",
             )
+
+    free = psutil.virtual_memory().available
+    if outside > free:
+        raise ExportError(
+            f"{name}: its weights take {size_text(outside)}, and {size_text(free)} of memory are free.",
+            "Export it on a larger machine.",
+        )
 
 
 def _bytes(tensor: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbcloud.errors import ExportError, UsageError
+from nbcloud.errors import ExportError, UsageError, VerificationError
 from nbcloud.models import onnxfile
 from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.onnx import answers, files, trial, versions
@@ -17,6 +17,7 @@ from nbcloud.models.export.onnx.answers import Answers
 from nbcloud.models.export.onnx.sizes import given_sizes, seen_sizes
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.signature import TEXT, Feeds, Tensor
+from nbcloud.models.verify.compare import difference
 
 REFERENCE, ONNXRUNTIME = "reference", "onnxruntime"
 """What the answers are compared with: ONNX's reference implementation, which is numpy; and onnxruntime's own
@@ -56,6 +57,8 @@ class OnnxModel:
         self._labels = tuple(options.labels or ())
         self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         self._known = self._from_nbcloud()
+        for each in self._model.graph.output:
+            described(each, "output")
         told = tuple(self._described(each) for each in _required(self._model))
         if not told:
             raise ExportError("The ONNX model takes nothing, so there is nothing to ask it.")
@@ -79,7 +82,9 @@ class OnnxModel:
         notes += [*said, *how]
         coarse = any(node.op_type.startswith(_EIGHT_BITS) for node in model.graph.node)
         if coarse:
-            notes.append("It has 8-bit values inside, of which a step more or less is no error.")
+            _check_eight_bits(plain(self.feeds), answers.by_onnxruntime(path, optimised=True)(self.feeds))
+            self._answers = answers.by_steps(self._answers, path)
+            notes.append("It has 8-bit values inside: up to three steps of their 255 are taken for rounding.")
         exact = not how
         return Conversion(
             path=path,
@@ -200,6 +205,18 @@ def described(value: Any, what: str) -> Tensor:
         else:
             shape.append(dim.dim_param or ("batch" if axis == 0 else f"{value.name}_{axis}"))
     return Tensor(value.name, dtype, tuple(shape))
+
+
+def _check_eight_bits(plain: Feeds, optimised: Feeds) -> None:
+    """Refuse what comes out wrong by the 8-bit products of this machine, which may saturate."""
+    for name, value in plain.items():
+        near = answers.nearest_step(value, optimised[name])
+        found = difference(name, optimised[name], near, _COARSE)
+        if found.amount > 1:
+            raise VerificationError(
+                f"onnxruntime's products of 8 bits overflow on this machine: output {name!r}, {found.text}.",
+                "Make the 8-bit model again with weights of 7 bits: quantize_static(…, reduce_range=True)",
+            )
 
 
 def _rows(inputs: tuple[Tensor, ...], feeds: Feeds) -> int:

@@ -85,6 +85,11 @@ def run(path: Path, feeds: Feeds, defined: Any = None) -> Tried:
                 f"onnxruntime does not answer the sample: {reached['refused']}.",
                 "Give a sample that the model answers, or export the model again.",
             )
+        if "locale" in reached["refused"]:
+            raise ExportError(
+                f"The model's texts need a locale that is not on this machine: {reached['refused']}.",
+                'Export it again with one that is everywhere, in skl2onnx: options={step: {"locale": "C"}}',
+            )
         raise ExportError(
             f"onnxruntime does not load the model: {reached['refused']}.",
             "Export it again with an opset and operators that this onnxruntime has, or type: "
