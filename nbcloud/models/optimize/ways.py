@@ -38,7 +38,8 @@ class Source:
     rows : list of dict
         The user's data, one batch of one row after the other, as the model is fed.
     signed : bool
-        Whether activations of 8 bits are to be signed.
+        Whether activations of 8 bits are to be signed, as ARM multiplies them; x86 without VNNI adds products
+        in 16 bits, so that there weights must do with 7 bits, lest sums overflow unheard.
     """
 
     path: Path
@@ -69,7 +70,13 @@ def dynamic(source: Source, path: Path) -> None:
         _has("MatMul", "Gemm", "LSTM", "GRU", "Attention"),
         "has no matrix products with weights",
     )
-    quantize_dynamic(_prepared(source.path, path), path, per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        _prepared(source.path, path),
+        path,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        reduce_range=not source.signed,
+    )
 
 
 def static(method: str) -> Callable[[Source, Path], None]:
@@ -83,6 +90,7 @@ def static(method: str) -> Callable[[Source, Path], None]:
             "quant_format": QuantFormat.QDQ,
             "per_channel": True,
             "activation_type": QuantType.QInt8 if source.signed else QuantType.QUInt8,
+            "reduce_range": not source.signed,
             "weight_type": QuantType.QInt8,
             "calibrate_method": CalibrationMethod[method],
         }

@@ -14,7 +14,7 @@ from nbcloud.errors import ModelError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize import Choice, Limits, optimize
-from nbcloud.models.optimize.measure import Measured, agreement
+from nbcloud.models.optimize.measure import Measured, agreement, is_exact
 from nbcloud.models.optimize.targets import TARGETS
 from nbcloud.models.registry import Registry
 from nbcloud.models.signature import Signature, Tensor
@@ -77,7 +77,10 @@ def test_forms_say_of_themselves_what_the_model_does_and_answer_as_measured(
     choice: Choice, right: np.ndarray
 ) -> None:
     for form in choice.measured:
-        session = onnxruntime.InferenceSession(form.path)
+        options = onnxruntime.SessionOptions()
+        if is_exact(choice.target):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(form.path, options)
         assert Metadata.of(session.get_modelmeta().custom_metadata_map) == METADATA
         found = session.run(None, {"x": DATA})[0].argmax(axis=1)
         assert np.mean(found == right) == form.accuracy, form.way
@@ -86,6 +89,7 @@ def test_forms_say_of_themselves_what_the_model_does_and_answer_as_measured(
 def test_the_table_is_for_people_and_for_browsers(choice: Choice) -> None:
     assert "chosen" in str(choice)
     assert "1 thread" in str(choice)
+    assert ("without onnxruntime's optimisations" in str(choice)) is is_exact(choice.target)
     assert choice._repr_html_().count("<tr>") == 1 + len(choice.measured)
 
 
