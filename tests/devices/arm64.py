@@ -148,9 +148,9 @@ def _fetch_tools(tools: Path) -> None:
 
 def _unpack(package: Path, root: Path) -> None:
     """Files of a package, behind the links that the root has for folders."""
-    files = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
-    _do(["tar", "-x", "--keep-directory-symlink", "-C", str(root)], root, stdin=files)
-    if files.wait():
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE) as files:
+        _do(["tar", "-x", "--keep-directory-symlink", "-C", str(root)], root, stdin=files)
+    if files.returncode:
         raise Unavailable(f"{package.name} can't be unpacked")
 
 
