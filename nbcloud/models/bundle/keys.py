@@ -70,8 +70,6 @@ def _read(path: Path) -> Any:
         raise UsageError(
             f"The key {path} can't be read: {error.strerror}.", f"To make one: nbcloud edge keygen {path}"
         ) from None
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise UsageError(f"Others can read the private key {path}.", f"Type: chmod 600 {path}")
     try:
         key = load_pem_private_key(content, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -81,4 +79,6 @@ def _read(path: Path) -> Any:
             f"{path} is no private Ed25519 key in PEM without a password.",
             "nbcloud edge keygen makes one.",
         )
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise UsageError(f"Others can read the private key {path}.", f"Type: chmod 600 {path}")
     return key

@@ -158,6 +158,9 @@ def test_a_private_key_is_for_its_owner_only(tmp_path: Path, key: Path) -> None:
     key.write_text("nothing")
     with pytest.raises(UsageError, match="is no private Ed25519 key in PEM"):
         make(tmp_path, sign=key)
+    # A file that is no such key is called so, whoever may read it: chmod would not help.
+    with pytest.raises(UsageError, match="is no private Ed25519 key in PEM"):
+        make(tmp_path, sign=tmp_path / "key.pub.pem")
 
 
 def test_a_bundle_is_a_program_that_needs_no_nbcloud(tmp_path: Path) -> None:
