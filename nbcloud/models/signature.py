@@ -86,7 +86,8 @@ class Tensor:
         if array.dtype != self.dtype or self.dtype == TEXT:
             array = self._cast(array)
         if len(array.shape) != len(self.shape):
-            raise self._refused(f"has {len(array.shape)} dimensions, {list(array.shape)}")
+            count = len(array.shape)
+            raise self._refused(f"has {count} dimension{'' if count == 1 else 's'}, {list(array.shape)}")
         for size, wanted in zip(array.shape, self.shape):
             if isinstance(wanted, int) and size != wanted:
                 raise self._refused(f"has the shape {list(array.shape)}")

@@ -24,6 +24,7 @@ FLOORS = (
     ("commands",),
     ("jupyter", "workflows"),
     ("cli",),
+    ("__main__",),
 )
 """From the ground up. A room is a file or a folder of nbcloud/; a file may stand apart from its folder."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import os
 import sys
@@ -44,9 +45,9 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
         The bundle that this program is itself; commands mean it.
     """
     words = list(sys.argv[1:] if words is None else words)
-    if bundle and (not words or words[0] not in (*_COMMANDS, "-h", "--help")):
-        words = ["run", *words]
     try:
+        if bundle and (not words or words[0] not in (*_COMMANDS, "-h", "--help")):
+            words = _as_run(words)
         arguments = _parser(bundle).parse_args(words)
         _check_packages()
         from nbcloud.inference.edge import commands
@@ -65,6 +66,15 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _as_run(words: list[str]) -> list[str]:
+    """A bundle runs when no command is named; all that ``run`` takes are options."""
+    if words and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], _COMMANDS, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(f"There is no command {words[0]!r}.", f"{hint}There are: {', '.join(_COMMANDS)}.")
+    return ["run", *words]
 
 
 def _check_packages() -> None:

@@ -388,3 +388,10 @@ def test_the_version(capsys):
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"nbcloud {__version__}\n"
+
+
+def test_python_runs_it_as_a_module() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "nbcloud", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip()

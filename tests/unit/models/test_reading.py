@@ -24,7 +24,7 @@ def test_an_array_that_fits_is_fed_as_it_is(shape):
     ("array", "why"),
     [
         (np.zeros((2, 4), "float32"), r"has the shape \[2, 4\]"),
-        (np.zeros(3, "float32"), "has 1 dimensions"),
+        (np.zeros(3, "float32"), "has 1 dimension,"),
         (np.array([[1, np.nan, 2]], "float32"), "has NaN"),
         (np.array([["a", "b", "c"]]), "has texts"),
     ],

@@ -31,7 +31,7 @@ def test_an_array_is_cast_where_nothing_is_lost() -> None:
     ("given", "told"),
     [
         (np.ones((2, 3)), "has the shape [2, 3]"),
-        (np.ones(2), "has 1 dimensions, [2]"),
+        (np.ones(2), "has 1 dimension, [2]"),
         (np.array([["a", "b"]]), "texts or mixed values"),
         ({"X": np.ones((1, 2)), "Y": 1}, "no input 'Y'"),
         ({}, "'X' is missing"),

@@ -216,7 +216,7 @@ class TorchModel:
             if exporter == "legacy":
                 script.write(flat, tensors, path, inputs, self._outputs, options.opset, self._name)
                 return {}, None
-            made = program.capture(flat, tensors, inputs)
+            made = program.capture(flat, tensors, inputs, self._name)
             self._assumed = made.notes
             if not made.fixed:
                 self._exported = program.write(
@@ -253,6 +253,15 @@ class TorchModel:
                     break
                 for number, output in enumerate(self._outputs):
                     seen, sample = expected[output].shape, right[output].shape
+                    if len(seen) != len(sample):
+                        own = sizes.size_of(inputs, self.feeds, name)
+                        self._assumed.append(
+                            f"The output {output!r} has another number of dimensions with {name} = {other}, "
+                            f"{list(seen)}, than with {own}, {list(sample)}, as a bare squeeze() makes it."
+                        )
+                        if len(seen) > len(shapes[number]):
+                            shapes[number] = [name if size == other else size for size in seen]
+                        continue
                     for axis in range(min(len(seen), len(sample))):
                         if seen[axis] != sample[axis]:
                             same = seen[axis] == other and len(seen) == len(sample)

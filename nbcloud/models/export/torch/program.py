@@ -11,7 +11,7 @@ from typing import Any
 
 from nbcloud.models import onnxfile
 from nbcloud.models.export.torch import sizes
-from nbcloud.models.export.torch.refusals import line_of_trace
+from nbcloud.models.export.torch.refusals import decisions, line_of_trace
 from nbcloud.models.signature import Tensor
 
 _SEARCHED, _FOUND = 512, 3
@@ -40,8 +40,8 @@ class Program:
     notes: list[str] = field(default_factory=list)
 
 
-def capture(module: Any, tensors: Sequence[Any], inputs: Sequence[Tensor]) -> Program:
-    """Follow the module with sizes as symbols."""
+def capture(module: Any, tensors: Sequence[Any], inputs: Sequence[Tensor], name: str) -> Program:
+    """Follow the module of that name with sizes as symbols."""
     import torch
 
     shapes = tuple(
@@ -51,7 +51,7 @@ def capture(module: Any, tensors: Sequence[Any], inputs: Sequence[Tensor]) -> Pr
         }
         for each in inputs
     )
-    with torch.no_grad():
+    with torch.no_grad(), decisions(name):
         exported = torch.export.export(
             module, tuple(tensors), dynamic_shapes={"tensors": shapes}, strict=False
         )

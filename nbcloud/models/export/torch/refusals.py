@@ -19,6 +19,8 @@ _OURS = str(Path(__file__).parent)
 _STANDARD = sysconfig.get_path("stdlib")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _BRANCH = "decides by the values of its input"
+_ASKING = ("__torch_function__", "__bool__", "__int__", "__float__", "__index__", "__len__")
+"""What stands between a line that asks for a value and the symbol that has none."""
 _TRACED = ("Converting a tensor to a", "Iterating over a tensor", "Using len to get tensor shape")
 """What the older exporter warns of when it records one of several ways."""
 
@@ -119,6 +121,46 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
         else "Give the model a simpler forward for the export.",
         line=where,
     )
+
+
+@contextlib.contextmanager
+def decisions(model: str) -> Iterator[None]:
+    """Refuse a module that asked for a value while it was followed, and went on by an ``except`` of its own.
+
+    What torch raises there ends the export otherwise; caught, one of several ways would pass for all.
+    """
+    from torch.fx.experimental import symbolic_shapes
+
+    kind = symbolic_shapes.GuardOnDataDependentSymNode
+    make = kind.__init__
+    asked: list[str] = []
+
+    def note(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        asked.extend(filter(None, [_who_asks()]))
+
+    kind.__init__ = note
+    try:
+        yield
+    finally:
+        kind.__init__ = make
+    if asked:
+        raise ExportError(
+            f"{model} {_BRANCH}{_at(asked[0])}, which a graph can't follow, and passes over torch's error.",
+            "Use torch.where there, or torch.cond for whole branches.",
+            line=asked[0],
+        )
+
+
+def _who_asks() -> str:
+    """The user's line that asks a tensor for its value; empty where one of torch's own functions does."""
+    frames = traceback.extract_stack()[::-1]
+    last = max((at for at, each in enumerate(frames) if each.filename.endswith("sym_node.py")), default=None)
+    if last is None:
+        return ""
+    outside = (each for each in frames[last + 1 :] if each.name not in _ASKING)
+    first = next(outside, None)
+    return line(first.filename, first.lineno or 0) if first and _is_users(first.filename) else ""
 
 
 def traced(model: str, caught: list[warnings.WarningMessage]) -> ExportError | None:

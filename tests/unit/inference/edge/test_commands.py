@@ -211,3 +211,10 @@ def test_stdin_in_this_process(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("\n[[1, 2, 3, 4]]\n\n"))
     assert json.loads(told(capsys, "run", bundle, "-i", "-"))["input"] == "line 1"
+
+
+def test_a_bundle_that_runs_itself_names_the_nearest_command(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["vrify"], bundle=str(bundle)) == 2
+    assert "There is no command 'vrify'. Did you mean verify?" in capsys.readouterr().err

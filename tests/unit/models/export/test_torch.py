@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,44 @@ def test_a_model_that_comes_out_otherwise_fails_and_what_proves_it_is_kept(run, 
     assert {"inputs.npz", "onnx.npz", "framework.npz", "difference.json", "m.onnx"} <= {
         each.name for each in evidence.iterdir()
     }
+
+
+class Passing(nn.Module):
+    """Passes over what torch says of its branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+
+    def forward(self, x):
+        with contextlib.suppress(Exception):
+            if x.max() > 1e30:
+                return self.first(x) * 0
+        return self.first(x)
+
+
+def test_a_branch_whose_error_the_model_passes_over_is_refused(run) -> None:
+    with pytest.raises(
+        ExportError, match=r"Passing decides by the values of its input .*if x\.max\(\) > 1e30:"
+    ):
+        run(Passing(), torch.randn(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"), [(1, "with batch = 2, [2], than with 1, []"), (8, "with batch = 1, []")]
+)
+def test_an_output_whose_dimensions_go_away_is_told(run, rows: int, told: str) -> None:
+    class Squeezing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.first(x).squeeze()
+
+    made = run(Squeezing(), torch.randn(rows, 4))
+    assert [str(each) for each in made.signature.outputs] == ["output: float32[batch]"]
+    assert any(told in note for note in made.metadata.notes), made.metadata.notes
 
 
 class Hidden(nn.Module):
