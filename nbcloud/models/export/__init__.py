@@ -23,7 +23,7 @@ from typing import Any
 from nbcloud.errors import ExportError, ModelError, UsageError, VerificationError
 from nbcloud.models import onnxfile
 from nbcloud.models.export import keras, onnx, skl, torch
-from nbcloud.models.export.base import Conversion, Exportable, Options
+from nbcloud.models.exportable import Conversion, Exportable, Options
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.signature import Signature, Tensor
 from nbcloud.models.verify import Progress, Report, verify

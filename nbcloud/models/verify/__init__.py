@@ -13,7 +13,7 @@ import numpy as np
 
 from nbcloud.errors import SchemaError, VerificationError
 from nbcloud.models import onnxfile, steps
-from nbcloud.models.export.base import Conversion, Exportable
+from nbcloud.models.exportable import Conversion, Exportable
 from nbcloud.models.signature import Feeds
 from nbcloud.models.verify.cases import FAR, NAN, Case, cases, rounded
 from nbcloud.models.verify.compare import TOLERANCES, Difference, difference, tied

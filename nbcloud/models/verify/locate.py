@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from nbcloud.models import onnxfile, steps
-from nbcloud.models.export.base import Conversion, Exportable
+from nbcloud.models.exportable import Conversion, Exportable
 from nbcloud.models.signature import Feeds
 from nbcloud.models.verify.compare import difference
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud import extras
-from nbcloud.models.export.base import Exportable, Options
 from nbcloud.models.export.keras import files
+from nbcloud.models.exportable import Exportable, Options
 
 attempts = ("tf2onnx", "keras")
 """TensorFlow's graph of the model; and Keras' own export, for what that can't do."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ExportError, UsageError
-from nbcloud.models.export.base import Options
+from nbcloud.models.exportable import Options
 from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
 
 _AXES = {2: ("length",), 3: ("length", "channels"), 4: ("height", "width", "channels")}

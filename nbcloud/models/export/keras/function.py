@@ -10,9 +10,9 @@ from typing import Any
 
 from nbcloud.errors import ExportError
 from nbcloud.models import onnxfile
-from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.keras import arguments, graph, shapes
 from nbcloud.models.export.keras.graph import short
+from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import TEXT, Feeds, Tensor
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from nbcloud import extras
 from nbcloud.errors import ExportError, NbcloudError, UsageError
 from nbcloud.models import onnxfile, steps
-from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.keras import arguments, graph, layers, refusals, shapes, text
+from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud import extras
-from nbcloud.models.export.base import Options
 from nbcloud.models.export.onnx.model import ONNXRUNTIME, REFERENCE, OnnxModel
+from nbcloud.models.exportable import Options
 
 __all__ = ["OnnxModel", "accepts", "adapt", "attempts"]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from nbcloud.errors import ExportError, UsageError, VerificationError
 from nbcloud.models import onnxfile
-from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.onnx import answers, files, trial, versions
 from nbcloud.models.export.onnx.answers import Answers
 from nbcloud.models.export.onnx.sizes import given_sizes, seen_sizes
+from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.signature import TEXT, Feeds, Tensor
 from nbcloud.models.verify.compare import difference

@@ -20,9 +20,9 @@ import sys
 from typing import Any
 
 from nbcloud import extras
-from nbcloud.models.export.base import Options
 from nbcloud.models.export.skl import boosters
 from nbcloud.models.export.skl.model import ALL, SklearnModel
+from nbcloud.models.exportable import Options
 
 __all__ = ["SklearnModel", "accepts", "adapt", "attempts"]
 

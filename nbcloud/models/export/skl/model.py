@@ -13,10 +13,10 @@ import numpy as np
 
 from nbcloud.errors import ExportError, NbcloudError, UsageError
 from nbcloud.models import onnxfile
-from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.skl import answers, boosters, graph, limits, refusals, table, trees, words
 from nbcloud.models.export.skl.parts import last, parts
 from nbcloud.models.export.skl.plain import Plain, handed_on
+from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.steps import apply
 

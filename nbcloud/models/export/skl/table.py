@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ExportError, UsageError
-from nbcloud.models.export.base import Options
+from nbcloud.models.exportable import Options
 from nbcloud.models.signature import TEXT, Feeds, Tensor
 
 _HINT = "Give numbers and texts columns of their own, in a DataFrame; fill what is missing."

@@ -15,8 +15,8 @@ import sys
 from typing import Any
 
 from nbcloud import extras
-from nbcloud.models.export.base import Options
 from nbcloud.models.export.torch.model import FIXED, TorchModel
+from nbcloud.models.exportable import Options
 
 __all__ = ["TorchModel", "accepts", "adapt", "attempts"]
 

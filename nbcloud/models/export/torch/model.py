@@ -13,9 +13,9 @@ from typing import Any
 
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
-from nbcloud.models.export.base import Conversion, Options
 from nbcloud.models.export.torch import files, module, program, script, sizes, structure
 from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal
+from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify.compare import TOLERANCES, difference
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import UsageError
-from nbcloud.models.export.base import Options
+from nbcloud.models.exportable import Options
 from nbcloud.models.signature import Feeds, Tensor
 
 Shapes = dict[str, tuple[int | str, ...]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbcloud.errors import VerificationError
-from nbcloud.models.export.base import Conversion
+from nbcloud.models.exportable import Conversion
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify import Report, verify
 
