@@ -22,7 +22,7 @@ from nbcloud.errors import (
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.runlog import DROPPED, STARTED
+from nbcloud.sessions.runlog import DROPPED, STARTED, UNBEGUN
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
@@ -132,12 +132,15 @@ class CloudRun:
         self._end = message
         self.link.forget(self.id, self.listen)
         self.state = RunState(message["state"])
-        self.message = message["why"] or self.message
+        why = message["why"]
+        if self._feed.last:  # what it said came straight from its host, and the journal had not heard of it
+            why = why.removeprefix(UNBEGUN)
+        self.message = why or self.message
         if message.get("refused") and not self._feed.last:
             why = message["why"]
             if self.session is not None:
                 why = self.session.lost = self.session.lost or why
-            self.message = f"its session was lost before it began: {why}"
+            self.message = f"{UNBEGUN}{why}"
             self.unbegun = bool(message.get("by_journal")) and self.sent == 1
         if message.get("session_over") and self.session is not None:
             self.session.lost = self.session.lost or message["why"]  # the journal will say so, a moment later

@@ -20,6 +20,9 @@ from pathlib import Path
 STARTED = "nbcloud_started"
 FINISHED = "nbcloud_finished"
 DROPPED = "nbcloud_dropped"
+
+UNBEGUN = "its session was lost before it began: "
+"""Begins the reason of a run of which the journal has heard nothing."""
 _KEPT_WHEN_CLOSED = 2**16
 _HEAD = re.compile(rb'\{"n":\d+,("time":[\d.]+,"msg_type":"(\w+)")')
 

@@ -21,7 +21,7 @@ from nbcloud.sessions.host.run import HostedRun, frames_of
 from nbcloud.sessions.host.usage import Usage
 from nbcloud.sessions.messages import CALL, DONE
 from nbcloud.sessions.messages import frames as message_frames
-from nbcloud.sessions.runlog import Message
+from nbcloud.sessions.runlog import UNBEGUN, Message
 
 GRACE = 5.0
 """Seconds between an interrupt that must be obeyed and the kill."""
@@ -346,7 +346,7 @@ class HostedSession:
         if self._active is not None:
             self._finish({"state": state, "why": why, "exit_code": code, "session_over": True})
         for run in waiting:
-            before = f"its session was lost before it began: {why}"
+            before = f"{UNBEGUN}{why}"
             run.end({"state": "lost", "why": before, "exit_code": None}, None)
         self._journal.post({"op": "lost", "session": self.name, "why": why, "code": code})
         self.kernel.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from nbcloud.sessions.journal.members import ConnectedClient, ConnectedHost, JournaledRun, LiveSession
 from nbcloud.sessions.journal.placement import Placement
-from nbcloud.sessions.runlog import FINISHED, RunLog
+from nbcloud.sessions.runlog import FINISHED, UNBEGUN, RunLog
 
 _BATCH = 2**19
 _KEPT_RUNS = 1000
@@ -135,7 +135,7 @@ class Table:
         while len(self.lost) > _KEPT_RUNS:
             self.lost.popitem(last=False)
         for run in list(session.runs.values()):
-            before = "" if run.state == "running" else "its session was lost before it began: "
+            before = "" if run.state == "running" else UNBEGUN
             self.end_run(session, run, {"state": "lost", "why": before + why, "exit_code": None})
             if run.client in self.clients and run.id not in self.clients[run.client].readers:
                 self.tell(run, {"op": "ended", "run": run.id})  # by the journal, which it does not read

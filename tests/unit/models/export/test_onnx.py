@@ -163,8 +163,10 @@ def test_scores_in_mappings_become_arrays(exported) -> None:
 
 
 def test_operators_too_new_for_onnxruntime_are_written_in_older_ones_and_compared_with_what_they_were(
-    exported,
+    exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reads = versions._reads  # a later onnxruntime reads all that this onnx has
+    monkeypatch.setattr(versions, "_reads", lambda version, ir: version <= 26 and reads(version, ir))
     found = exported(product(opset=28, ir=13))
     assert found.metadata.opset < 28
     assert found.metadata.notes == [
