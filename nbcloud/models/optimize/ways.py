@@ -20,7 +20,7 @@ _CALIBRATED = 128
 """Rows that a calibration looks at, at most."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SEVEN_BITS = {"reduce_range": True}
-"""Of the weights: x86 without VNNI adds two products of 8 bits in 16, and where they don't fit is silently wrong."""
+"""Of the weights: x86 without VNNI adds two products of 8 bits in 16, silently wrong where they don't fit."""
 _BLOCK = 32
 """Weights that share one scale in ``int4``."""
 
