@@ -76,7 +76,8 @@ def _network(folder: Path, key: Path) -> dict[str, Shipped]:
             onnxfile.set_properties(path, {KEY: made.metadata.to_text()})
         bundle(path, folder / f"{way}.nbundle", golden=images[:4], sign=key, variant=way)
         found[way] = Shipped(folder / f"{way}.nbundle", folder / "images.npy")
-    return found
+    bundle(forms["int8-static"], folder / "ort.nbundle", golden=images[:4], sign=key, form="ort")
+    return {**found, "ort": Shipped(folder / "ort.nbundle", folder / "images.npy")}
 
 
 def _columns(folder: Path, key: Path) -> dict[str, Shipped]:

@@ -18,7 +18,14 @@ from tests.integration.devices.emulator import Device
 
 pytestmark = [pytest.mark.devices, pytest.mark.timeout(600)]
 
-TOLERANCES = {"fp32": 1e-6, "int8-static": 0.0, "int8-dynamic": 1e-6, "columns": 0.0, "texts": 1e-6}
+TOLERANCES = {
+    "fp32": 1e-6,
+    "int8-static": 0.0,
+    "int8-dynamic": 1e-6,
+    "ort": 0.0,
+    "columns": 0.0,
+    "texts": 1e-6,
+}
 """Of the largest magnitude. Integers are exact; sums of fractions are in another order there."""
 
 
@@ -48,7 +55,7 @@ def answers(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return {name: np.asarray(value) for name, value in json.loads(run.stdout)["answers"].items()}
 
 
-@pytest.mark.parametrize("kind", ["int8-static", "columns"])
+@pytest.mark.parametrize("kind", ["ort", "columns"])
 def test_a_device_verifies_what_it_got(
     devices: dict[str, Device], shipped: dict[str, Shipped], key: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -83,6 +83,16 @@ def test_forms_say_of_themselves_what_the_model_does_and_answer_as_measured(
         assert np.mean(found == right) == form.accuracy, form.way
 
 
+@pytest.mark.parametrize("way", ["int8-dynamic", "int8-static"])
+def test_forms_of_8_bits_are_as_right_on_x86_without_vnni(choice: Choice, way: str) -> None:
+    """There, two products of 8 bits each are added in 16."""
+    for weights in onnx.load(
+        next(form.path for form in choice.measured if form.way == way)
+    ).graph.initializer:
+        if weights.data_type == TensorProto.INT8 and len(weights.dims) == 2:
+            assert np.abs(numpy_helper.to_array(weights).astype(int)).max() <= 64
+
+
 def test_the_table_is_for_people_and_for_browsers(choice: Choice) -> None:
     assert "chosen" in str(choice)
     assert "1 thread" in str(choice)
