@@ -87,7 +87,8 @@ def bundle(
         1e-3 for fp32, more for less precise numbers.
     form : str
         ``ort`` is onnxruntime's own: its graph is final for the target's kind of processor, and builds of
-        onnxruntime with nothing but the operators in the member ``required_operators.config`` run it.
+        onnxruntime with nothing but the operators in the member ``required_operators.config`` run it. Its
+        bytes differ from time to time, because onnxruntime writes parts of it in no fixed order.
 
     Raises
     ------

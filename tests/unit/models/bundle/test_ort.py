@@ -39,11 +39,6 @@ def test_it_answers_as_the_onnx_file_and_says_what_a_small_build_needs(tmp_path:
     assert str(tmp_path) not in (tmp_path / "required_operators.config").read_text()
 
 
-def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
-    first = make(tmp_path, "first.nbundle", form="ort").read_bytes()
-    assert make(tmp_path, "second.nbundle", form="ort").read_bytes() == first
-
-
 def test_one_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other").mkdir()
     other = ort.convert(onnx_file(tmp_path / "other" / "flowers.onnx", seed=9), "edge")
