@@ -38,12 +38,7 @@ carry plain data only, so that every one of them survives pickling.
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
-from pathlib import Path
 from typing import Any
-
-_LIBRARIES = tuple({str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
 
 
 class NbcloudError(Exception):
@@ -79,9 +74,15 @@ class NbcloudError(Exception):
 
 
 def _own_lines(error: BaseException) -> list[str]:
+    # Not at import: nothing is needed of them until something is wrong.
+    import sysconfig
+    import traceback
+    from pathlib import Path
+
+    libraries = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
     lines = []
     for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(_LIBRARIES) or frame.filename.startswith("<frozen"):
+        if frame.filename.startswith((*libraries, "<frozen")):
             continue
         is_cell = "ipykernel_" in frame.filename or frame.filename.startswith("<")
         place = "cell" if is_cell else Path(frame.filename).name

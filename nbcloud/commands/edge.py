@@ -48,8 +48,9 @@ def _bundle(arguments: argparse.Namespace, progress: Progress) -> Answer:
     if str(arguments.model).startswith("models:"):
         return _bundle_registered(arguments)
     path = arguments.output or arguments.model.with_suffix(".nbundle")
-    options = {"name": arguments.name, "version": arguments.version, "licence": arguments.licence}
-    manifest = bundle(arguments.model, path, golden=_golden(arguments.golden), sign=arguments.sign, **options)
+    names = ("name", "version", "licence", "form", "target")
+    facts = {each: getattr(arguments, each) for each in names}
+    manifest = bundle(arguments.model, path, golden=_golden(arguments.golden), sign=arguments.sign, **facts)
     signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
     text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
     return Answer(text, data={"path": str(path), "model": manifest.title})
@@ -63,7 +64,9 @@ def _bundle_registered(arguments: argparse.Namespace) -> Answer:
     wanted = Reference.parse(str(arguments.model))
     version = Registry().get(wanted)
     path = arguments.output or Path(f"{wanted.name}-{version.number}.nbundle")
-    facts = {"licence": arguments.licence} if arguments.licence else {}
+    facts = {"form": arguments.form, "target": arguments.target}
+    if arguments.licence:
+        facts["licence"] = arguments.licence
     golden = _golden(arguments.golden)
     manifest = version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
     signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"

@@ -92,6 +92,10 @@ def _add_edge(parser: Parser) -> None:
     made.add_argument("--name", default="", help="another name than the model's")
     made.add_argument("--version", default="1", help="its version (1)")
     made.add_argument("--licence", default="", help="the model's licence")
+    made.add_argument(
+        "--form", choices=("onnx", "ort"), default="onnx", help="ort: for small builds of onnxruntime (onnx)"
+    )
+    made.add_argument("--target", default="edge", help="what ort is made for, as optimize names it (edge)")
     push = _action(actions, "push", "bring a bundle to a device, and make it the active one there")
     push.add_argument("bundle", type=Path, metavar="BUNDLE")
     for made in (push, _action(actions, "status", "say which bundle a device runs, and whether it is well")):

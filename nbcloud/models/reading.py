@@ -26,11 +26,11 @@ class Reader:
     """
 
     def __init__(self, preprocessing: Sequence[Mapping[str, Any]], signature: Signature) -> None:
-        self._steps = list(preprocessing)
-        self.takes = Signature(steps.outer(self._steps, signature.inputs), signature.outputs)
+        self._prepare = steps.prepared(preprocessing)
+        self.takes = Signature(steps.outer(preprocessing, signature.inputs), signature.outputs)
         """What the whole model takes and gives."""
         self._name = ""
-        if len(self.takes.inputs) != 1 or self._steps or self.takes.inputs[0].dtype in {TEXT, "bfloat16"}:
+        if len(self.takes.inputs) != 1 or preprocessing or self.takes.inputs[0].dtype in {TEXT, "bfloat16"}:
             return
         one = self.takes.inputs[0]
         self._name = one.name
@@ -43,7 +43,7 @@ class Reader:
         """What the ONNX model is fed for ``data`` (see `Signature.feeds`)."""
         if self._name and type(data) is np.ndarray and data.dtype == self._dtype and self._fits(data):
             return {self._name: data}
-        return steps.apply(self._steps, self.takes.feeds(data))
+        return self._prepare(self.takes.feeds(data))
 
     def _fits(self, array: Any) -> bool:
         """Whether the one array that is given can be fed as it is; else the long way tells why not."""

@@ -6,7 +6,7 @@ Runs on devices, too: Python 3.9 and numpy only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,37 +34,51 @@ _SPACES = re.compile("[\t-\r ]+")
 
 
 def apply(steps: Iterable[Mapping[str, Any]], feeds: Mapping[str, Any]) -> Feeds:
-    """What the ONNX model is fed, for what the whole model takes.
+    """What the ONNX model is fed, for what the whole model takes (see `prepared`)."""
+    return prepared(steps)(feeds)
+
+
+def prepared(steps: Iterable[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Feeds]:
+    """What does the steps, for a model that answers often: vocabularies are ordered once.
+
+    It takes what the whole model takes, by the inputs' names, and gives what the ONNX model is fed.
 
     Raises
     ------
-    SchemaError
-        When an input is missing, or has what the vocabulary has not and no number stands for.
     ModelError
         When a step is of a later nbcloud.
+    SchemaError
+        In use: when an input is missing, or has what the vocabulary has not and no number stands for.
     """
-    made = dict(feeds)
-    used = set()
-    for step in steps:
-        if step.get("step") not in (LOOK_UP, words.COUNT_WORDS):
-            raise ModelError(
-                f"The model needs the step {step.get('step')!r} before its graph; nbcloud has none such.",
-                "Type: pip install -U nbcloud",
-            )
-        takes = Tensor.from_json(step["takes"])
-        if takes.name not in feeds:
-            raise SchemaError(
-                f"The input {takes.name!r} is missing.", f"The model takes {takes}.", input=takes.name
-            )
-        values = takes.accept(feeds[takes.name])
-        if step["step"] == LOOK_UP:
-            made[step["gives"]] = _look_up(step, values, takes.name)
-        else:
-            made[step["gives"]] = words.count(step, values.ravel().tolist())
-        if not step.get("keeps"):
-            used.add(takes.name)
-    given = {step["gives"] for step in steps}
-    return {name: value for name, value in made.items() if name in given or name not in used}
+    ready = [(step, Tensor.from_json(step["takes"]), make) for step, make in map(_maker, steps)]
+    given = {step["gives"] for step, _, _ in ready}
+    used = {takes.name for step, takes, _ in ready if not step.get("keeps")}
+
+    def do(feeds: Mapping[str, Any]) -> Feeds:
+        made = dict(feeds)
+        for step, takes, make in ready:
+            if takes.name not in feeds:
+                raise SchemaError(
+                    f"The input {takes.name!r} is missing.", f"The model takes {takes}.", input=takes.name
+                )
+            made[step["gives"]] = make(takes.accept(feeds[takes.name]))
+        return {name: value for name, value in made.items() if name in given or name not in used}
+
+    return do
+
+
+def _maker(step: Mapping[str, Any]) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:
+    """A step, and what it makes of its input's values."""
+    kind = step.get("step")
+    if kind == LOOK_UP:
+        return step, _look_up(step)
+    if kind == words.COUNT_WORDS:
+        count = words.counter(step)
+        return step, lambda values: count(values.ravel().tolist())
+    raise ModelError(
+        f"The model needs the step {kind!r} before its graph; nbcloud has none such.",
+        "Type: pip install -U nbcloud",
+    )
 
 
 def outer(steps: Iterable[Mapping[str, Any]], inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -74,8 +88,9 @@ def outer(steps: Iterable[Mapping[str, Any]], inputs: Iterable[Tensor]) -> tuple
     return tuple(found.values())
 
 
-def _look_up(step: Mapping[str, Any], values: Any, name: str) -> Any:
+def _look_up(step: Mapping[str, Any]) -> Callable[[Any], Any]:
     mode, length = step.get("mode", "int"), step.get("length")
+    takes = Tensor.from_json(step["takes"])
     numbers = {token: place for place, token in enumerate(step["vocabulary"], int(step.get("first", 0)))}
     if step.get("mask") is not None:
         numbers[step["mask"]] = 0 if mode == "int" else -1
@@ -85,30 +100,31 @@ def _look_up(step: Mapping[str, Any], values: Any, name: str) -> Any:
         found = numbers.get(token, unknown)
         if found is None:
             raise SchemaError(
-                f"The input {name!r} has {token!r}, which the model's vocabulary has not.",
+                f"The input {takes.name!r} has {token!r}, which the model's vocabulary has not.",
                 f"It has {len(step['vocabulary'])}: {', '.join(map(str, step['vocabulary'][:10]))} …",
-                input=name,
+                input=takes.name,
             )
         return int(found)
 
-    if step.get("split"):
+    def split(values: Any) -> Any:
         rows = [[number(token) for token in _tokens(step, text)] for text in values.ravel().tolist()]
+        return _padded(rows, length) if mode == "int" else _encoded(rows, mode, step)
+
+    def whole(values: Any) -> Any:
+        flat = values.ravel().tolist()
+        if takes.dtype == TEXT:
+            flat = [_standard(step, text) for text in flat]
+        found = np.array([number(token) for token in flat], np.int64).reshape(values.shape)
         if mode == "int":
-            return _padded(rows, length).astype(step["dtype"])
-        return _encoded(rows, mode, step).astype(step["dtype"])
-    flat = values.ravel().tolist()
-    if Tensor.from_json(step["takes"]).dtype == TEXT:
-        flat = [_standard(step, text) for text in flat]
-    found = np.array([number(token) for token in flat], np.int64).reshape(values.shape)
-    if mode == "int":
-        if length is not None:
-            found = _padded(found.tolist(), length)
-        return found.astype(step["dtype"])
-    if mode == "one_hot":
-        if found.ndim > 1 and found.shape[-1] == 1:
-            found = found[..., 0]
-        return (found[..., None] == np.arange(int(step["size"]))).astype(step["dtype"])
-    return _encoded(found.tolist(), mode, step).astype(step["dtype"])
+            return found if length is None else _padded(found.tolist(), length)
+        if mode == "one_hot":
+            if found.ndim > 1 and found.shape[-1] == 1:
+                found = found[..., 0]
+            return found[..., None] == np.arange(int(step["size"]))
+        return _encoded(found.tolist(), mode, step)
+
+    make = split if step.get("split") else whole
+    return lambda values: make(values).astype(step["dtype"])
 
 
 def _standard(step: Mapping[str, Any], text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,27 +28,30 @@ takes the text, too.
 _SPACES = re.compile(r"\s\s+")
 
 
-def count(step: Mapping[str, Any], texts: Iterable[str]) -> Any:
-    """The rows of numbers, shape (texts, terms)."""
+def counter(step: Mapping[str, Any]) -> Callable[[Iterable[str]], Any]:
+    """What gives the rows of numbers of some texts, shape (texts, terms)."""
     places = {term: place for place, term in enumerate(step["vocabulary"])}
     terms = _analyzer(step)
-    rows = []
-    for text in texts:
-        row = np.zeros(len(places))
-        found = [places[term] for term in terms(_plain(step, text)) if term in places]
-        np.add.at(row, np.array(found, np.int64), 1)
-        rows.append(row)
-    counts = np.stack(rows) if rows else np.zeros((0, len(places)))
-    if step.get("binary"):
-        counts = np.minimum(counts, 1)
-    if step.get("sublinear"):
-        counts = np.where(counts > 0, np.log(np.maximum(counts, 1)) + 1, 0)
-    if "weights" in step:
-        counts = counts * np.asarray(step["weights"], np.float64)
-    if step.get("norm"):
-        sizes = np.abs(counts).sum(1) if step["norm"] == "l1" else np.sqrt((counts**2).sum(1))
-        counts = counts / np.where(sizes > 0, sizes, 1)[:, None]
-    return counts.astype(step["dtype"])
+    weights = np.asarray(step["weights"], np.float64) if "weights" in step else None
+
+    def count(texts: Iterable[str]) -> Any:
+        rows = []
+        for text in texts:
+            found = [places[term] for term in terms(_plain(step, text)) if term in places]
+            rows.append(np.bincount(np.array(found, np.int64), minlength=len(places)))
+        counts = np.stack(rows).astype(np.float64) if rows else np.zeros((0, len(places)))
+        if step.get("binary"):
+            counts = np.minimum(counts, 1)
+        if step.get("sublinear"):
+            counts = np.where(counts > 0, np.log(np.maximum(counts, 1)) + 1, 0)
+        if weights is not None:
+            counts = counts * weights
+        if step.get("norm"):
+            sizes = np.abs(counts).sum(1) if step["norm"] == "l1" else np.sqrt((counts**2).sum(1))
+            counts = counts / np.where(sizes > 0, sizes, 1)[:, None]
+        return counts.astype(step["dtype"])
+
+    return count
 
 
 def _plain(step: Mapping[str, Any], text: str) -> str:

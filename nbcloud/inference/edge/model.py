@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from nbcloud.errors import BundleError, ModelError
+from nbcloud.errors import BundleError, ModelError, NbcloudError
 from nbcloud.models.bundle import golden, postprocess, trust
 from nbcloud.models.bundle.archive import MANIFEST, Archive
 from nbcloud.models.bundle.manifest import Manifest
 from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds
+
+_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
 def load(
@@ -118,7 +121,13 @@ class EdgeModel:
             Says where the answers differ.
         """
         started = time.perf_counter()
-        answers = self._run(self._read(self.golden_inputs))
+        try:
+            answers = self._run(self._read(self.golden_inputs))
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            if isinstance(error, NbcloudError):
+                raise
+            told = f"has steps or golden samples of no use ({type(error).__name__}: {error})"
+            raise BundleError(f"{self.manifest.title} {told}.", "Fetch it again.") from error
         seconds = time.perf_counter() - started
         for name, member in self.manifest.golden.outputs.items():
             tolerance = self.manifest.golden.tolerances.get(name, 0.0)
@@ -180,6 +189,8 @@ def _session(archive: Archive, manifest: Manifest, threads: int | None, arena: b
     beside = [name for name in manifest.files if Path(name).parent == folder and name != manifest.model]
     try:
         if not beside:
+            # Else onnxruntime would read weights that a model in memory names from the working directory.
+            options.add_session_config_entry(_WEIGHTS, os.devnull)
             content = archive.read(manifest.model, manifest.files[manifest.model].sha256)
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return _session_of_files(archive, manifest, [manifest.model, *beside], options)

@@ -4,6 +4,7 @@
 
     build         a verified ONNX file ─► digits.nbundle: model, manifest, golden samples, runtime, SBOM
     runtime       the few files of nbcloud that run on the device, and so travel in the bundle
+    ort           the model in onnxruntime's own format, for builds of it with few operators
     sbom          what made it and what it needs, as CycloneDX
     keys          Ed25519 keys, on the building side
     archive       the one form of the file: written so, and refused when it is not so    ┐

@@ -13,6 +13,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Union
 
@@ -116,12 +117,8 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with self._reading():
             self._file: IO[bytes] = path.open("rb")
-        except OSError as error:
-            raise BundleError(
-                f"{path} can't be read: {error.strerror}.", "Look whether it is there.", path=str(path)
-            ) from None
         try:
             self._members = dict(self._contents())
         except BaseException:
@@ -169,23 +166,33 @@ class Archive:
     def digest(self) -> str:
         """SHA-256 of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK):
-            digest.update(chunk)
+        with self._reading():
+            self._file.seek(0)
+            while chunk := self._file.read(_CHUNK):
+                digest.update(chunk)
         return digest.hexdigest()
 
     def damaged(self, what: str) -> BundleError:
         """The error that says ``what`` is wrong with this file."""
         return BundleError(f"{self.path.name} {what}.", "Fetch it again.", path=str(self.path))
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise BundleError(
+                f"{self.path} can't be read: {error.strerror or error}.",
+                "Look whether it is there, and a file.",
+                path=str(self.path),
+            ) from None
+
     def _checked(self, name: str, sha256: str) -> Iterator[bytes]:
         start, left, crc = self._members[name]
         digest, found = hashlib.sha256(), 0
-        self._file.seek(start)
         while left:
-            chunk = self._file.read(min(left, _CHUNK))
-            if not chunk:
-                raise self.damaged("became shorter while it was read")
+            chunk = self._at(start, min(left, _CHUNK))
+            start += len(chunk)
             left -= len(chunk)
             digest.update(chunk)
             found = zlib.crc32(chunk, found)
@@ -194,15 +201,17 @@ class Archive:
             raise self.damaged(f"is damaged: {name} is not what it was")
 
     def _at(self, start: int, size: int) -> bytes:
-        self._file.seek(start)
-        content = self._file.read(size)
+        with self._reading():
+            self._file.seek(start)
+            content = self._file.read(size)
         if len(content) != size:
             raise self.damaged("became shorter while it was read")
         return content
 
     def _contents(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
         """For each member where it begins, its size and its CRC; all bytes between members are compared."""
-        size = self._file.seek(0, os.SEEK_END)
+        with self._reading():
+            size = self._file.seek(0, os.SEEK_END)
         if size < _END.size:
             raise self.damaged("is no bundle, or is cut off")
         end = self._at(size - _END.size, _END.size)

@@ -14,9 +14,9 @@ import numpy as np
 from nbcloud.errors import ModelError, UsageError
 from nbcloud.extras import check
 from nbcloud.models import onnxfile, steps
-from nbcloud.models.bundle import archive, postprocess
+from nbcloud.models.bundle import archive, ort, postprocess
 from nbcloud.models.bundle.archive import Source
-from nbcloud.models.bundle.golden import to_member
+from nbcloud.models.bundle.golden import difference, to_member
 from nbcloud.models.bundle.keys import sign as sign_with
 from nbcloud.models.bundle.manifest import File, Golden, Manifest, Requirements
 from nbcloud.models.bundle.runtime import runtime
@@ -27,6 +27,7 @@ from nbcloud.models.signature import Feeds, Signature
 _SBOM = "sbom.cdx.json"
 _MODEL = "model"
 _GOLDEN = "golden"
+_OPERATORS = "required_operators.config"
 _ROWS = 16
 _TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 """By the least precise numbers in a model: processors round and saturate small integers differently."""
@@ -60,6 +61,7 @@ def bundle(
     labels: Mapping[str, Sequence[int | str]] | None = None,
     tolerance: float | None = None,
     licence: str = "",
+    form: str = "onnx",
 ) -> Manifest:
     """Make the one file that is shipped to a device.
 
@@ -83,14 +85,20 @@ def bundle(
     tolerance : float, optional
         Largest difference of a device's answers, relative to the largest magnitude in the column; by default
         1e-3 for fp32, more for less precise numbers.
+    form : str
+        ``ort`` is onnxruntime's own: its graph is final for the target's kind of processor, and builds of
+        onnxruntime with nothing but the operators in the member ``required_operators.config`` run it. Its
+        bytes differ from time to time, because onnxruntime writes parts of it in no fixed order.
 
     Raises
     ------
     UsageError, SchemaError
         Names the argument, the step or the input that can't be right.
     ModelError
-        When the file is no model of nbcloud's.
+        When the file is no model of nbcloud's, or answers otherwise in that form.
     """
+    if form not in ort.FORMS:
+        raise UsageError(f"There is no form {form!r} of bundles.", f"There are: {', '.join(ort.FORMS)}.")
     for package in ("onnx", "onnxruntime"):
         check(package, "to make bundles")
     metadata, proto = _facts(model)
@@ -106,26 +114,31 @@ def bundle(
     )
     name = name or metadata.name or model.stem
     postprocess.check(postprocessing, [each.name for each in metadata.signature.outputs])
-    given, answers = _answered(model, metadata, golden, exact=precision == "int8")
+    given, answers = _answered(model, metadata, golden, allowed)
     postprocess.apply(postprocessing, metadata.signature, answers)
     members: dict[str, Source] = dict(runtime().items())
-    files = onnxfile.files(model)
-    members |= {f"{_MODEL}/{file.name}": file for file in files}
+    stored: dict[str, Source] = {file.name: file for file in onnxfile.files(model)}
+    needed = _oldest_runtime(ir, opsets)
+    if form == "ort":
+        content, members[_OPERATORS] = ort.convert(model, target)
+        _compare(content, metadata, given, answers, allowed)
+        stored, needed = {f"{model.stem}.ort": content}, _this_runtime()
+    members |= {f"{_MODEL}/{file}": source for file, source in stored.items()}
+    main = f"{_MODEL}/{next(iter(stored))}"
     sample = Golden(
         _added(members, f"{_GOLDEN}/inputs", given),
         _added(members, f"{_GOLDEN}/outputs", answers),
         {key: allowed for key, value in answers.items() if np.asarray(value).dtype.kind in "fc"},
     )
-    made_for = Requirements(target, _oldest_runtime(ir, opsets), ir, opsets)
+    made_for = Requirements(target, needed, ir, opsets)
     licence = licence or metadata.licence
-    members[_SBOM] = sbom(
-        metadata, made_for, name=name, version=version, licence=licence, sha256=onnxfile.digest(model)
-    )
+    digest = _described(members[main]).sha256
+    members[_SBOM] = sbom(metadata, made_for, name=name, version=version, licence=licence, sha256=digest)
     manifest = Manifest(
         name=name,
         version=version,
         variant=variant or precision,
-        model=f"{_MODEL}/{model.name}",
+        model=main,
         metadata=metadata,
         golden=sample,
         target=made_for,
@@ -198,31 +211,46 @@ def _labelled(signature: Signature, labels: Mapping[str, Sequence[int | str]]) -
     return replace(signature, outputs=tuple(outputs.values()))
 
 
-def _answered(model: Path, metadata: Metadata, golden: Any, *, exact: bool) -> tuple[Feeds, Feeds]:
-    """The golden inputs as a device is given them, and the model's answers.
-
-    ``exact``: as the file says it, by none of this processor's kernels for 8 bits, whose sums may overflow.
-    """
-    import onnxruntime
-
+def _answered(model: Path, metadata: Metadata, golden: Any, tolerance: float) -> tuple[Feeds, Feeds]:
+    """The golden inputs as a device is given them, and the model's answers."""
     outer = Signature(steps.outer(metadata.preprocessing, metadata.signature.inputs), ())
     given = outer.feeds(golden)
     if _is_batch(outer, given):
         given = {name: value[:_ROWS] for name, value in given.items()}
     feeds = steps.apply(metadata.preprocessing, given)
-    options = onnxruntime.SessionOptions()
-    if exact:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in metadata.signature.outputs]
-    answers = dict(zip(names, session.run(names, feeds), strict=True))
+    answers = _run(model, metadata, feeds, "ORT_ENABLE_BASIC")
     for name, value in answers.items():
         if not isinstance(value, np.ndarray):
             raise ModelError(
                 f"The output {name!r} is no array but a {type(value).__name__}.",
                 "Export it without such outputs.",
             )
-    return given, answers
+    # Devices fuse operators, too. Of 8 bits these round a little otherwise, and on some processors are wrong.
+    fused = _run(model, metadata, feeds, "ORT_ENABLE_EXTENDED")
+    right = not any(difference(fused[name], value, tolerance) for name, value in answers.items())
+    return given, fused if right else answers
+
+
+def _compare(content: bytes, metadata: Metadata, given: Feeds, answers: Feeds, tolerance: float) -> None:
+    feeds = steps.apply(metadata.preprocessing, given)
+    found = _run(content, metadata, feeds, "ORT_ENABLE_ALL")
+    for name, expected in answers.items():
+        if wrong := difference(found[name], expected, tolerance):
+            raise ModelError(
+                f"In onnxruntime's own format the model answers otherwise: output {name!r}, {wrong}.",
+                'Bundle it with form="onnx".',
+            )
+
+
+def _run(model: Path | bytes, metadata: Metadata, feeds: Feeds, level: str) -> Feeds:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in metadata.signature.outputs]
+    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _is_batch(signature: Signature, feeds: Feeds) -> bool:
@@ -242,9 +270,13 @@ def _added(members: dict[str, Source], folder: str, arrays: Feeds) -> dict[str, 
 
 
 def _oldest_runtime(ir: int, opsets: Mapping[str, int]) -> str:
-    import onnxruntime
-
     for opset, newest_ir, ml, version in _RUNTIMES:
         if opsets.get("ai.onnx", 0) <= opset and ir <= newest_ir and opsets.get("ai.onnx.ml", 0) <= ml:
             return version
+    return _this_runtime()
+
+
+def _this_runtime() -> str:
+    import onnxruntime
+
     return ".".join(onnxruntime.__version__.split(".")[:2])

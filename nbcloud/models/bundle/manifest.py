@@ -6,11 +6,15 @@ Runs on devices: Python 3.9.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nbcloud.errors import BundleError, ModelError
+import numpy as np
+
+from nbcloud.errors import BundleError, ModelError, UsageError
+from nbcloud.models.bundle import postprocess
 from nbcloud.models.bundle.archive import MANIFEST, SIGNATURE, Archive
 from nbcloud.models.metadata import Metadata
 
@@ -131,13 +135,14 @@ class Manifest:
             document = json.loads(content)
             _check_format(archive, document["format"])
             manifest = cls._read(document)
+            _check_meaning(manifest)
         except BundleError:
             raise
-        except ModelError as error:
+        except (ModelError, UsageError) as error:
             raise BundleError(
                 f"{archive.path.name} has a manifest of no use: {error.message}", error.hint
             ) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             told = f"has a manifest that can't be read ({type(error).__name__}: {error})"
             raise archive.damaged(told) from None
         _check_files(archive, manifest)
@@ -191,6 +196,36 @@ def _check_format(archive: Archive, found: Any) -> None:
         )
 
 
+def _check_meaning(manifest: Manifest) -> None:
+    """Refuse values that nothing after this expects."""
+    signature, golden = manifest.metadata.signature, manifest.golden
+    for tensor in (*signature.inputs, *signature.outputs):
+        if not isinstance(tensor.shape, tuple):
+            raise TypeError(f"the shape {tensor.shape!r} is none")
+        texts = [tensor.name, tensor.dtype, *(size for size in tensor.shape if not _is_size(size))]
+        for value in texts:
+            _text(value)
+        if tensor.dtype not in ("str", "bfloat16") and np.dtype(tensor.dtype).name != tensor.dtype:
+            raise TypeError(f"{tensor.dtype!r} is no type")
+        for values in (tensor.columns, tensor.labels):
+            if not isinstance(values, tuple) or not all(
+                isinstance(each, (str, int, float)) for each in values
+            ):
+                raise TypeError(f"{values!r} are no names")
+    outputs = [tensor.name for tensor in signature.outputs]
+    if not signature.inputs or sorted(golden.outputs) != sorted(outputs):
+        raise ValueError(f"it has golden answers of {list(golden.outputs)}, and gives {outputs}")
+    if not all(math.isfinite(value) and value >= 0 for value in golden.tolerances.values()):
+        raise ValueError(f"the tolerances {golden.tolerances} are none")
+    if not isinstance(manifest.metadata.preprocessing, list):
+        raise TypeError(f"the preprocessing {manifest.metadata.preprocessing!r} is none")
+    postprocess.check(manifest.postprocessing, outputs)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _check_files(archive: Archive, manifest: Manifest) -> None:
     sizes = {name: size for name, size in archive.sizes.items() if name not in (MANIFEST, SIGNATURE)}
     for name in sizes:
@@ -198,7 +233,7 @@ def _check_files(archive: Archive, manifest: Manifest) -> None:
             raise archive.damaged(f"has {name}, which its manifest does not list")
     for name, file in manifest.files.items():
         if name not in sizes:
-            raise archive.damaged(f"lacks {name}, which its manifest lists")
+            raise archive.damaged(f"lacks {name!r}, which its manifest lists")
         if sizes[name] != file.size:
             raise archive.damaged(
                 f"has {name} with {sizes[name]:,} bytes, and its manifest says {file.size:,}"
@@ -206,4 +241,4 @@ def _check_files(archive: Archive, manifest: Manifest) -> None:
     golden = manifest.golden
     for name in (manifest.model, *golden.inputs.values(), *golden.outputs.values()):
         if name not in sizes:
-            raise archive.damaged(f"lacks {name}, which its manifest names")
+            raise archive.damaged(f"lacks {name!r}, which its manifest names")

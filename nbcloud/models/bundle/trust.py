@@ -45,7 +45,10 @@ def trusted(folder: Path) -> dict[bytes, str]:
 
 def read_public(path: Path) -> bytes:
     """The 32 bytes of a public key in a PEM file."""
-    lines = path.read_text(encoding="ascii", errors="replace").split()
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").split()
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}.", "Look at its rights.") from None
     try:
         if lines[:2] != ["-----BEGIN", "PUBLIC"]:
             raise ValueError

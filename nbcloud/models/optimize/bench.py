@@ -41,10 +41,6 @@ def main(words: list[str]) -> None:
     first = {name: value[:1] for name, value in feeds.items()}
     times = _times(session, first, asked["seconds"])
     memory = _peak() - before
-    providers = session.get_providers()
-    if asked["exact"]:  # as the file says it, by none of this processor's own kernels for 8 bits
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(asked["model"], options, providers=there)
     found: dict[str, list[Any]] = {name: [] for name in names}
     for at in range(0, rows, _BATCH):
         part = {name: value[at : at + _BATCH] for name, value in feeds.items()}
@@ -61,7 +57,7 @@ def main(words: list[str]) -> None:
                 "runs": len(times),
                 "load": loaded,
                 "memory": memory,
-                "providers": providers,
+                "providers": session.get_providers(),
             }
         )
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import ModelError, UsageError
-from nbcloud.models.optimize.measure import Measured, is_exact
+from nbcloud.models.optimize.measure import Measured
 from nbcloud.models.optimize.targets import Target
 from nbcloud.wording import size_text
 
@@ -167,13 +167,8 @@ class Choice:
             f"For {self.target.name}; measured here ({platform.machine()}, {threads}, {providers}), "
             f"one row at a time, on {self._rows} rows."
         )
-        exact = (
-            "Answers without onnxruntime's optimisations, as 8 bits are there."
-            if is_exact(self.target)
-            else ""
-        )
         kept = f"Kept as {self.variant}." if self.variant else ""
-        return " ".join(part for part in (text, exact, self.target.note, kept) if part)
+        return " ".join(part for part in (text, self.target.note, kept) if part)
 
     def __str__(self) -> str:
         lines = [list(_COLUMNS), *self.rows()]

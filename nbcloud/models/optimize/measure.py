@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from nbcloud.models.signature import Feeds
 Metric = Callable[[Feeds, Any], float]
 """Of a model's answers by their names, and what would be right; higher is better."""
 
-_ARM = ("aarch64", "arm64", "armv7l")
 _SECONDS = 0.5
 _LIMIT = 600.0
 
@@ -83,7 +81,6 @@ def bench(
         "threads": target.threads,
         "providers": list(target.providers),
         "seconds": seconds,
-        "exact": is_exact(target),
     }
     told = ""
     for extended in (False, True):
@@ -101,11 +98,6 @@ def bench(
             return {**json.loads(ended.stdout.splitlines()[-1]), "extended": extended}, values
         told = told or _why(ended)
     raise ModelError(f"onnxruntime does not run it: {told}.")
-
-
-def is_exact(target: Target) -> bool:
-    """Whether answers are those of the file's definition: this processor has not the target's arithmetic."""
-    return target.signed and platform.machine() not in _ARM
 
 
 def _why(ended: subprocess.CompletedProcess[str]) -> str:

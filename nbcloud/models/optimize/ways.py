@@ -19,6 +19,8 @@ from nbcloud.models.signature import Feeds
 _CALIBRATED = 128
 """Rows that a calibration looks at, at most."""
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SEVEN_BITS = {"reduce_range": True}
+"""Of the weights: x86 without VNNI adds two products of 8 bits in 16, silently wrong where they don't fit."""
 _BLOCK = 32
 """Weights that share one scale in ``int4``."""
 
@@ -38,8 +40,7 @@ class Source:
     rows : list of dict
         The user's data, one batch of one row after the other, as the model is fed.
     signed : bool
-        Whether activations of 8 bits are to be signed, as ARM multiplies them; x86 without VNNI adds products
-        in 16 bits, so that there weights must do with 7 bits, lest sums overflow unheard.
+        Whether activations of 8 bits are to be signed.
     """
 
     path: Path
@@ -70,13 +71,8 @@ def dynamic(source: Source, path: Path) -> None:
         _has("MatMul", "Gemm", "LSTM", "GRU", "Attention"),
         "has no matrix products with weights",
     )
-    quantize_dynamic(
-        _prepared(source.path, path),
-        path,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        reduce_range=not source.signed,
-    )
+    settings = {"per_channel": True, "weight_type": QuantType.QInt8, **_SEVEN_BITS}
+    quantize_dynamic(_prepared(source.path, path), path, **settings)
 
 
 def static(method: str) -> Callable[[Source, Path], None]:
@@ -90,9 +86,9 @@ def static(method: str) -> Callable[[Source, Path], None]:
             "quant_format": QuantFormat.QDQ,
             "per_channel": True,
             "activation_type": QuantType.QInt8 if source.signed else QuantType.QUInt8,
-            "reduce_range": not source.signed,
             "weight_type": QuantType.QInt8,
             "calibrate_method": CalibrationMethod[method],
+            **_SEVEN_BITS,
         }
         ready = _prepared(source.path, path)
         try:

@@ -60,7 +60,7 @@ class Requests:
         session = next((session for session in self._table.sessions.values() if session.name == name), None)
         if session is not None and session.id in message["over"]:
             # Its host has told the client of its end already, and tells the journal in a moment.
-            session.heirs[message["ask"]] = lambda: self._on_open(client, message)
+            session.heirs[message["ask"]] = lambda: self._open_next(client, message)
             return
         if session is None:
             resources, size = message["resources"], message["workers"]
@@ -86,6 +86,10 @@ class Requests:
             session.waiting.append((client, message["ask"]))
         else:
             self._answer(client, message, session.facts())
+
+    def _open_next(self, client: ConnectedClient, message: dict[str, Any]) -> None:
+        if client.id in self._table.clients:
+            self.receive(client, {**message, "op": "open"})
 
     def _on_withdraw(self, client: ConnectedClient, message: dict[str, Any]) -> None:
         """Whoever asked to open a session wants it no more."""

@@ -46,7 +46,7 @@ UNSEEN = [
 def test_it_counts_as_scikit_learn_does(counter: Any) -> None:
     expected = counter.fit(TRAINED).transform(UNSEEN).toarray()
     told = json.loads(json.dumps(step(counter, TEXT, "counts", "float64")))
-    np.testing.assert_allclose(words.count(told, UNSEEN), expected, atol=1e-12)
+    np.testing.assert_allclose(words.counter(told)(UNSEEN), expected, atol=1e-12)
 
 
 def test_the_graph_may_take_the_text_too() -> None:
@@ -56,4 +56,4 @@ def test_the_graph_may_take_the_text_too() -> None:
     made = Reader([told], graph)({"text": [["good good"]]})
     assert made["text"].tolist() == [["good good"]]
     assert made["counts"].sum() == 2
-    assert words.count(told, []).shape == (0, len(counter.vocabulary_))
+    assert words.counter(told)([]).shape == (0, len(counter.vocabulary_))

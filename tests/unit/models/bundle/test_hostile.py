@@ -200,7 +200,7 @@ def test_a_member_too_many_and_one_too_few(folder: Path) -> None:
         written(folder, made | {"extra.py": b""})
     )
     del made["sbom.cdx.json"]
-    assert "lacks sbom.cdx.json, which its manifest lists" in refused(written(folder, made))
+    assert "lacks 'sbom.cdx.json', which its manifest lists" in refused(written(folder, made))
 
 
 @pytest.mark.parametrize(

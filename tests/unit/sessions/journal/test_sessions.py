@@ -202,3 +202,17 @@ def test_a_worker_is_not_idle_while_a_session_starts_there(tmp_path):
             assert house.journal.idle_seconds(worker.address) == math.inf
 
     in_house(tmp_path, scenario)
+
+
+def test_a_next_session_that_can_not_be_is_refused_like_a_first_one(tmp_path):
+    async def scenario(house):
+        client = await house.client("c")
+        async with Worker(house.scheduler.address, resources={"GPU": 1}, nthreads=1):
+            asked = {**OPEN, "resources": {"GPU": 3.0}, "over": ["s-1"]}
+            client.channel.post({"op": "open", "ask": "q", "name": "s", "workers": 0, **asked})
+            await client.ask("ping")
+            house.host.channel.post({"op": "lost", "session": "s-1", "why": "its kernel ended", "code": 0})
+            assert "has 3 GPUs" in (await client.expect("answer", ask="q"))["error"]
+            assert await session_names(client) == []
+
+    in_house(tmp_path, scenario)
