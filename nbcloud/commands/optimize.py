@@ -8,8 +8,8 @@ from typing import Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.models import read_sample
 from nbcloud.commands.parser import Parser, read_option
+from nbcloud.commands.samples import read_sample
 from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.errors import UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.models import add_export_options, export_file
+from nbcloud.commands.export import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.optimize import add_optimize_options, optimize
 from nbcloud.commands.parser import Parser

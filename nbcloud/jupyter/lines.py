@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
-from nbcloud.commands.models import add_export_options, export
+from nbcloud.commands.export import add_export_options, export
 from nbcloud.commands.notices import nothing_shown
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.verbs import add_verbs

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nbcloud.models import sizes
 from nbcloud.models.signature import TEXT, Feeds, Tensor
 
 _SEED = 20
@@ -49,13 +50,10 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
     """
     random = np.random.default_rng(_SEED)
     yield Case("the sample", feeds, is_sample=True)
-    varying = dict.fromkeys(size for each in inputs for size in each.shape if isinstance(size, str))
-    for size in varying:
-        length = next(
-            np.shape(feeds[each.name])[each.shape.index(size)] for each in inputs if size in each.shape
-        )
+    for size in sizes.names(inputs):
+        length = sizes.size_of(inputs, feeds, size)
         for other in sorted({1, 2, length + 3, max(1, length // 2)} - {length}):
-            yield Case(f"{size} = {other}", _resized(inputs, feeds, size, other))
+            yield Case(f"{size} = {other}", sizes.resized(inputs, feeds, size, other))
     few = {name: value[:_ROWS] if np.ndim(value) else value for name, value in feeds.items()}
     if not _aligned(inputs):
         few = feeds
@@ -110,18 +108,6 @@ def _each(inputs: tuple[Tensor, ...], feeds: Feeds, change: Any, kinds: str = "f
         each.name: change(each, feeds[each.name]) if _kind(each)[0] in kinds else feeds[each.name]
         for each in inputs
     }
-
-
-def _resized(inputs: tuple[Tensor, ...], feeds: Feeds, size: str, length: int) -> Feeds:
-    """Every dimension of that name at another length, by repeating what there is."""
-    made = {}
-    for each in inputs:
-        value = feeds[each.name]
-        for axis, name in enumerate(each.shape):
-            if name == size:
-                value = np.take(value, np.arange(length)[::-1] % value.shape[axis], axis=axis)
-        made[each.name] = value
-    return made
 
 
 def _scale(value: Any) -> Any:

@@ -138,9 +138,9 @@ class KerasModel:
 
     def predict(self, feeds: Feeds) -> Feeds:
         """Its answers, as it gives them outside of training."""
-        shapes = [np.shape(feeds[each.name]) == np.shape(self.feeds[each.name]) for each in self.inputs]
+        alike = (np.shape(feeds[each.name]) == np.shape(self.feeds[each.name]) for each in self.inputs)
         # Most comparisons have the sample's shape; a trace for another one would take longer than the call.
-        traced = all(shapes) and self._backend == "tensorflow" and self._graph is not None
+        traced = all(alike) and self._backend == "tensorflow" and self._graph is not None
         with graph.without_log():
             call = self._compiled if traced else self._call
             return self._numpy(call([self._tensor(feeds[each.name]) for each in self.inputs]))

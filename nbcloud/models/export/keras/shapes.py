@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import numpy as np
-
+from nbcloud.models import sizes
 from nbcloud.models.signature import Feeds, Tensor
 
 Sizes = tuple[int | str, ...]
@@ -28,40 +26,27 @@ def of_outputs(
         The sizes of outputs as far as the model declares them.
     """
     answer = {name: value.shape for name, value in predict(feeds).items()}
-    varying = dict.fromkeys(size for each in inputs for size in each.shape if isinstance(size, str))
-    lengths = {size: _length(inputs, feeds, size) for size in varying}
-    asked = {size: _answer(predict, _doubled(inputs, feeds, size)) for size in varying}
+    lengths = {size: sizes.size_of(inputs, feeds, size) for size in sizes.names(inputs)}
+    asked = {
+        size: _answer(predict, sizes.resized(inputs, feeds, size, 2 * length))
+        for size, length in lengths.items()
+    }
     told: dict[str, Sizes] = {}
-    for name, sizes in answer.items():
+    for name, seen in answer.items():
         shape: list[int | str] = []
-        for axis, size in enumerate(sizes):
+        for axis, size in enumerate(seen):
             found = {key: shapes[name][axis : axis + 1] for key, shapes in asked.items() if shapes}
             follows = [key for key, other in found.items() if other != (size,)]
             known = declared[name][axis] if len(declared.get(name, ())) > axis else size
             refused = [key for key, shapes in asked.items() if not shapes and lengths[key] == size]
             if len(follows) == 1 and size == lengths[follows[0]] and found[follows[0]] == (2 * size,):
                 shape.append(follows[0])
-            elif not follows and (known is not None or not varying) and (name in declared or not refused):
+            elif not follows and (known is not None or not lengths) and (name in declared or not refused):
                 shape.append(int(size))
             else:
                 shape.append(refused[0] if refused and not follows else f"{name}_{axis}")
         told[name] = tuple(shape)
     return told
-
-
-def _length(inputs: tuple[Tensor, ...], feeds: Feeds, size: str) -> int:
-    return next(int(feeds[each.name].shape[each.shape.index(size)]) for each in inputs if size in each.shape)
-
-
-def _doubled(inputs: tuple[Tensor, ...], feeds: Feeds, size: str) -> Feeds:
-    made = {}
-    for each in inputs:
-        value: Any = feeds[each.name]
-        for axis, name in enumerate(each.shape):
-            if name == size:
-                value = np.concatenate([value, value], axis)
-        made[each.name] = value
-    return made
 
 
 def _answer(predict: Callable[[Feeds], Feeds], feeds: Feeds) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud.errors import ExportError, UsageError
+from nbcloud.models import sizes
 from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
 
 Dynamic = Mapping[str, Mapping[int, str]] | bool | None
@@ -105,10 +106,8 @@ def seen_sizes(
     shapes: dict[str, list[int | str]] = {name: list(np.shape(value)) for name, value in first.items()}
     fixed: dict[str, int] = {}
     notes = []
-    for size in dict.fromkeys(size for each in inputs for size in each.shape if isinstance(size, str)):
-        length = next(
-            np.shape(feeds[each.name])[each.shape.index(size)] for each in inputs if size in each.shape
-        )
+    for size in sizes.names(inputs):
+        length = sizes.size_of(inputs, feeds, size)
         asked = dict.fromkeys(other for other in (length + 1, 2 * length, 1) if other != length)
         found = {other: _tried(inputs, feeds, size, other, answers) for other in asked}
         answered = {other: value for other, value in found.items() if value is not None}
@@ -142,14 +141,7 @@ def seen_sizes(
 def _tried(
     inputs: tuple[Tensor, ...], feeds: Feeds, size: str, length: int, answers: Callable[[Feeds], Feeds]
 ) -> Feeds | None:
-    made = {}
-    for each in inputs:
-        value = feeds[each.name]
-        for axis, name in enumerate(each.shape):
-            if name == size:
-                value = np.take(value, np.arange(length) % value.shape[axis], axis=axis)
-        made[each.name] = value
     try:
-        return answers(made)
+        return answers(sizes.resized(inputs, feeds, size, length))
     except Exception:  # noqa: BLE001 - it is asked whether it answers
         return None

@@ -86,24 +86,13 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     below = node("Max", node("Sub", number_of("LessOrEqual", 12), one), constant(np.array([0])))
     above = node("Min", number_of("Less", 13), last)
     all_references = np.tile(references, (features, 1))
-    from_below = node(
-        "Add",
-        at(below, all_references),
-        node(
-            "Mul",
-            node("Sub", values, at(below, quantiles)),
-            at(below, np.concatenate([rises, none], axis=1)),
-        ),
-    )
-    from_above = node(
-        "Add",
-        at(above, all_references),
-        node(
-            "Mul",
-            node("Sub", values, at(above, quantiles)),
-            at(above, np.concatenate([none, rises], axis=1)),
-        ),
-    )
+
+    def along(index: str, slopes: Any) -> str:
+        far = node("Sub", values, at(index, quantiles))
+        return node("Add", at(index, all_references), node("Mul", far, at(index, slopes)))
+
+    from_below = along(below, np.concatenate([rises, none], axis=1))
+    from_above = along(above, np.concatenate([none, rises], axis=1))
     mean = node("Mul", node("Add", from_below, from_above), constant(np.array([0.5])))
     high = node("GreaterOrEqual", values, constant(quantiles[:, -1]), version=12)
     low = node("LessOrEqual", values, constant(quantiles[:, 0]), version=12)

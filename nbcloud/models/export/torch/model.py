@@ -13,6 +13,7 @@ from typing import Any
 
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
+from nbcloud.models import sizes as dimensions
 from nbcloud.models.export.torch import files, module, program, script, sizes, structure
 from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal
 from nbcloud.models.exportable import Conversion, Options
@@ -175,7 +176,7 @@ class TorchModel:
             files.finish(path, inputs, options.opset)
             return self._compared(path, inputs, assumed)
         except ExportError as error:
-            varying = sizes.names(inputs)
+            varying = dimensions.names(inputs)
             if self._asked or is_branch(error) or not varying:
                 raise
             # What has no counterpart for all sizes may have one for a single size.
@@ -203,9 +204,9 @@ class TorchModel:
             model = copy.deepcopy(model).float()
         flat = module.flat(model, self._call)
         feeds = self.feeds
-        for name in sizes.names(inputs):  # one alone counts as fixed
-            if sizes.size_of(inputs, feeds, name) < 2:
-                feeds = sizes.resized(inputs, feeds, name, 2)
+        for name in dimensions.names(inputs):  # one alone counts as fixed
+            if dimensions.size_of(inputs, feeds, name) < 2:
+                feeds = dimensions.resized(inputs, feeds, name, 2)
         tensors = [
             each.float() if self._precision == "bfloat16" and each.is_floating_point() else each
             for each in self._tensors(feeds)
@@ -234,11 +235,11 @@ class TorchModel:
         right = self.predict(self.feeds)
         shapes: list[list[int | str]] = [[*right[name].shape] for name in self._outputs]
         wrong: dict[str, str] = {}
-        for name in sizes.names(inputs):
+        for name in dimensions.names(inputs):
             bounds = assumed.bounds.get(name, []) if assumed else []
             place = assumed.places.get(name, "") if assumed else ""
             for other in sizes.others(inputs, self.feeds, name, bounds):
-                feeds = sizes.resized(inputs, self.feeds, name, other)
+                feeds = dimensions.resized(inputs, self.feeds, name, other)
                 try:
                     expected = self.predict(feeds)
                 except Exception:  # noqa: BLE001, S112 - the model takes no such size, so there is nothing to compare
@@ -254,7 +255,7 @@ class TorchModel:
                 for number, output in enumerate(self._outputs):
                     seen, sample = expected[output].shape, right[output].shape
                     if len(seen) != len(sample):
-                        own = sizes.size_of(inputs, self.feeds, name)
+                        own = dimensions.size_of(inputs, self.feeds, name)
                         self._assumed.append(
                             f"The output {output!r} has another number of dimensions with {name} = {other}, "
                             f"{list(seen)}, than with {own}, {list(sample)}, as a bare squeeze() makes it."
@@ -292,7 +293,7 @@ class TorchModel:
 
         notes = list(dict.fromkeys([*self._notes, *self._assumed]))
         for name, why in fixed.items():
-            notes.append(f"{name!r} is fixed at {sizes.size_of(self.inputs, self.feeds, name)}: {why}.")
+            notes.append(f"{name!r} is fixed at {dimensions.size_of(self.inputs, self.feeds, name)}: {why}.")
         if self._precision == "bfloat16":
             notes.append("Weights in bfloat16 are written as float32: onnxruntime's CPU has no bfloat16.")
         model = onnxfile.load(path, weights=False)

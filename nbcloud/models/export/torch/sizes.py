@@ -1,15 +1,14 @@
-"""Which dimensions of the inputs vary, what they are called, and other sizes to try."""
+"""Which dimensions of a module's inputs vary, what they are called, and other sizes to try."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from nbcloud.errors import UsageError
 from nbcloud.models.exportable import Options
 from nbcloud.models.signature import Feeds, Tensor
+from nbcloud.models.sizes import size_of
 
 Shapes = dict[str, tuple[int | str, ...]]
 LARGEST = 4096
@@ -82,28 +81,6 @@ def _differing(shapes: dict[str, list[int | str]], samples: Sequence[Feeds]) -> 
 
 def _frozen(shapes: dict[str, list[int | str]]) -> Shapes:
     return {name: tuple(shape) for name, shape in shapes.items()}
-
-
-def names(inputs: Iterable[Tensor]) -> list[str]:
-    """Of all dimensions that vary."""
-    return list(dict.fromkeys(size for each in inputs for size in each.shape if isinstance(size, str)))
-
-
-def size_of(inputs: Sequence[Tensor], feeds: Feeds, name: str) -> int:
-    """How large a dimension is in the sample."""
-    return int(next(feeds[each.name].shape[each.shape.index(name)] for each in inputs if name in each.shape))
-
-
-def resized(inputs: Sequence[Tensor], feeds: Feeds, name: str, size: int) -> Feeds:
-    """The feeds with another size of one dimension, by repeating what there is."""
-    made = {}
-    for each in inputs:
-        value = feeds[each.name]
-        for axis, called in enumerate(each.shape):
-            if called == name and value.shape[axis]:
-                value = np.take(value, np.arange(size) % value.shape[axis], axis=axis)
-        made[each.name] = value
-    return made
 
 
 def others(inputs: Sequence[Tensor], feeds: Feeds, name: str, bounds: Iterable[int]) -> list[int]:
