@@ -6,6 +6,7 @@ Runs on devices, too: Python 3.9, numpy and onnxruntime only.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from nbcloud.errors import ModelError
@@ -13,6 +14,8 @@ from nbcloud.models.metadata import Metadata
 from nbcloud.models.reading import Reader
 from nbcloud.models.signature import Feeds, Signature, Tensor
 
+_REMOTE = "AzureExecutionProvider"
+"""Sends what it is given elsewhere; onnxruntime names it among those that are there."""
 _TYPES = {"float": "float32", "double": "float64", "string": "str"}
 
 
@@ -51,7 +54,7 @@ class Predictor:
         options.log_severity_level = 3
         if extended:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        there = providers or onnxruntime.get_available_providers()
+        there = providers or [each for each in onnxruntime.get_available_providers() if each != _REMOTE]
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=there)
         except Exception as error:  # noqa: BLE001 - onnxruntime has many, of no common kind
@@ -62,6 +65,7 @@ class Predictor:
         self.signature = self.metadata.signature
         self._names = [output.name for output in self.signature.outputs]
         self._read = Reader(self.metadata.preprocessing, self.signature)
+        self._run = _bare(self.session)
 
     def predict(self, data: Any) -> Any:
         """The model's answer.
@@ -81,7 +85,7 @@ class Predictor:
         SchemaError
             Names the input or the column that is not as the model takes it.
         """
-        answers = self.session.run(self._names, self._read(data))
+        answers = self._run(self._names, self._read(data), None)
         return answers[0] if len(answers) == 1 else dict(zip(self._names, answers))
 
     __call__ = predict
@@ -94,6 +98,18 @@ class Predictor:
         takes = ", ".join(map(str, self._read.takes.inputs))
         gives = ", ".join(map(str, self.signature.outputs))
         return f"<{self.metadata.name or 'model'}: takes {takes}, gives {gives}>"
+
+
+def _bare(session: Any) -> Callable[..., Any]:
+    """What onnxruntime's ``run`` calls once it has looked whether the inputs are there, as the reader has.
+
+    That look takes as long as a small model does. ``run`` itself is called where it does more, which is to
+    go on with the processor when another provider fails, and where onnxruntime has changed.
+    """
+    inner = getattr(session, "_sess", None)
+    if inner is None or session.get_providers() != ["CPUExecutionProvider"]:
+        return session.run  # type: ignore[no-any-return]
+    return inner.run  # type: ignore[no-any-return]
 
 
 def _signature(session: Any) -> Signature:

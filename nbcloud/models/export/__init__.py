@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from nbcloud.models.verify import Progress, Report, verify
 __all__ = ["Exported", "Options", "export"]
 
 _FRAMEWORKS: tuple[ModuleType, ...] = (skl, keras, torch, onnx)
+_ONE_AT_A_TIME = threading.RLock()
+"""Exporters, and what is mended in them here, change what is the whole process': warnings, logs, classes."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,11 @@ def export(
     """
     options = options or Options()
     framework = _framework(model)
-    progress("reading the model")
-    adapted: Exportable = framework.adapt(model, sample, options)
     evidence = evidence or path.with_name(f"{path.name}.evidence")
-    conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
+    with _ONE_AT_A_TIME:
+        progress("reading the model")
+        adapted: Exportable = framework.adapt(model, sample, options)
+        conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
     signature = _signature(conversion, report, meanings or {}, units or {})
     told = dict(facts or {})
     metadata = Metadata(

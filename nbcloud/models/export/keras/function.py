@@ -57,6 +57,8 @@ class FunctionModel:
         self._outputs = arguments.renamed(
             tuple(Tensor(name, "float32", ()) for name in told), options.output_names, "output"
         )
+        given = zip(self._outputs, arguments.leaves(answer), strict=True)
+        self._answered = {name: arguments.plain(value).shape for name, (_, value) in given}
         self.feeds = {name: self.feeds[each.name] for name, each in zip(names, inputs, strict=True)}
         self.inputs = tuple(replace(each, name=name) for name, each in zip(names, inputs, strict=True))
 
@@ -86,7 +88,11 @@ class FunctionModel:
 
         made = graph.convert(call, self.inputs, self._outputs, path, options.opset)
         found = shapes.of_outputs(
-            self.predict, self.inputs, self.feeds, dict(zip(self._outputs, declared, strict=True))
+            self._answered,
+            self.predict,
+            self.inputs,
+            self.feeds,
+            dict(zip(self._outputs, declared, strict=True)),
         )
         outputs = [
             Tensor(name, dtype, found[name])

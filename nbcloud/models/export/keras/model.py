@@ -64,6 +64,7 @@ class KerasModel:
         told = tuple(f"{name}_out" if name in names else name for name in told)
         outputs = tuple(Tensor(name, "float32", ()) for name in told)
         self._outputs = arguments.renamed(outputs, options.output_names, "output")
+        self._answered = {name: value.shape for name, value in self._numpy(answer).items()}
         self.feeds = {name: self.feeds[each.name] for name, each in zip(names, self.inputs, strict=True)}
         self.inputs = tuple(replace(each, name=name) for name, each in zip(names, self.inputs, strict=True))
         self._layers = [layer.name for layer in model._flatten_layers(include_self=False)]
@@ -217,7 +218,7 @@ class KerasModel:
     def _told(self, made: Any) -> tuple[Tensor, ...]:
         """What the outputs are: types as in ONNX, sizes as in the model's answers."""
         declared = dict(zip(self._outputs, _declared(self._graph, len(self._outputs)), strict=False))
-        found = shapes.of_outputs(self.predict, self.inputs, self.feeds, declared)
+        found = shapes.of_outputs(self._answered, self.predict, self.inputs, self.feeds, declared)
         outputs = []
         for name, dtype in zip(self._outputs, graph.types(made), strict=True):
             shape = found[name]

@@ -11,6 +11,7 @@ Sizes = tuple[int | str, ...]
 
 
 def of_outputs(
+    answer: Mapping[str, tuple[int, ...]],
     predict: Callable[[Feeds], Feeds],
     inputs: tuple[Tensor, ...],
     feeds: Feeds,
@@ -20,12 +21,13 @@ def of_outputs(
 
     Parameters
     ----------
+    answer : mapping
+        The shapes of what the model answers to the sample.
     feeds : mapping
         The sample.
     declared : mapping
         The sizes of outputs as far as the model declares them.
     """
-    answer = {name: value.shape for name, value in predict(feeds).items()}
     lengths = {size: sizes.size_of(inputs, feeds, size) for size in sizes.names(inputs)}
     asked = {
         size: _answer(predict, sizes.resized(inputs, feeds, size, 2 * length))
