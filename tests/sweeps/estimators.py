@@ -2,31 +2,20 @@
 
     python -m tests.sweeps.estimators [--processes 2] [NAME …]
 
-Each is fitted with its default arguments on the data of `problems` that suit it. ``other`` and ``wrong`` should
-be empty: an error that nbcloud did not foresee, and an ONNX model that onnxruntime won't load or that answers
-otherwise. ``wrong`` is refused, too, but is nobody's intention.
+Each is fitted with its default arguments on the data of `problems` that suit it.
 """
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import signal
 import sys
-import tempfile
-import time
-import warnings
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 
-LIMIT = 120
-"""Seconds that one may take."""
-KINDS = ("verified", "refused", "unfit", "wrong", "other")
+from tests.sweeps import sweep
 
 
 def arguments(kind: type) -> dict[str, Any]:
@@ -127,77 +116,22 @@ def problems(name: str, kind: type) -> Iterator[tuple[str, Any, Any]]:
         yield "single precision", x.astype(np.float32), y
 
 
-def try_one(name: str, kind: type, told: str, x: Any, y: Any) -> tuple[str, str]:
-    """What becomes of one estimator: one of `KINDS`, and more about it."""
-    from nbcloud.errors import NbcloudError, VerificationError
-    from nbcloud.models.export import export
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model = kind(**arguments(kind))
-            model.fit(x, y) if y is not None else model.fit(x)
-        except Exception as error:
-            return "unfit", f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
-    sample = x[:40] if hasattr(x, "shape") else x
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made = export(model, sample, name="m", path=Path(folder) / "m.onnx")
-        except VerificationError as error:
-            return "wrong", str(error).replace(folder, "")
-        except NbcloudError as error:
-            return "refused", str(error)
-        except Exception as error:
-            return "other", f"{type(error).__name__}: {error}"
-    skipped = f", not finite: {made.report.finite_only}" if made.report.finite_only else ""
-    outputs = ", ".join(map(str, made.signature.outputs))
-    return "verified", f"{outputs} ({made.metadata.exporter.partition(', ')[2]}{skipped})"
-
-
-def sweep_one(name: str) -> list[tuple[str, str, str, str, float]]:
-    """All that is found out about one estimator."""
+def cases(name: str) -> sweep.Cases:
+    """Each of its `problems`: the estimator fitted on it, and the first rows."""
     from sklearn.utils import all_estimators
 
     kind = dict(all_estimators())[name]
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"more than {LIMIT} s")
-
-    found = []
     for told, x, y in problems(name, kind):
-        begun = time.perf_counter()
-        previous = signal.signal(signal.SIGALRM, late)
-        signal.alarm(LIMIT)
-        try:
-            state, text = try_one(name, kind, told, x, y)
-        except BaseException as error:
-            state, text = "other", f"{type(error).__name__}: {error}"
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, previous)
-        found.append((state, name, told, text, time.perf_counter() - begun))
-    return found
 
+        def make(x: Any = x, y: Any = y) -> tuple[Any, Any]:
+            model = kind(**arguments(kind))
+            model.fit(x, y) if y is not None else model.fit(x)
+            return model, x[:40] if hasattr(x, "shape") else x
 
-def main() -> int:
-    """Try all, or those named; the exit status tells whether all ended as it should."""
-    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-    from sklearn.utils import all_estimators
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--processes", type=int, default=2)
-    asked = parser.parse_args()
-    names = asked.names or [name for name, _ in all_estimators()]
-    counts: Counter[str] = Counter()
-    with ProcessPoolExecutor(asked.processes) as pool:
-        for done in as_completed([pool.submit(sweep_one, name) for name in names]):
-            for state, name, told, text, seconds in done.result():
-                counts[state] += 1
-                print(f"{state:9} {name} ({told}, {seconds:.1f} s): {text}", flush=True)
-    print(", ".join(f"{counts[kind]} {kind}" for kind in KINDS))
-    return 1 if counts["wrong"] + counts["other"] else 0
+        yield told, make
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from sklearn.utils import all_estimators
+
+    sys.exit(sweep.main(__doc__ or "", [name for name, _ in all_estimators()], cases))

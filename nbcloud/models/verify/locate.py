@@ -33,6 +33,7 @@ def _first_wrong(conversion: Conversion, model: Exportable, feeds: Feeds, precis
 
     seen = onnxfile.with_outputs(onnxfile.load(conversion.path), names)
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
     # Fused nodes would hide the values asked for.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(

@@ -15,7 +15,7 @@ from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models import sizes as dimensions
 from nbcloud.models.export.torch import files, module, program, script, sizes, structure
-from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal
+from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal, refuse_modules
 from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify.compare import TOLERANCES, difference
@@ -48,6 +48,7 @@ class TorchModel:
         model = getattr(model, "_orig_mod", model)  # what torch.compile gives
         if isinstance(model, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             model = model.module
+        refuse_modules(model)
         self._name = type(model).__name__
         self._dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
         self._model = module.copied(model)

@@ -123,6 +123,30 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
     )
 
 
+def refuse_modules(model: Any) -> None:
+    """Refuse a part that ONNX has no operator for, and that the exporters write as something else.
+
+    Raises
+    ------
+    ExportError
+        Names the part.
+    """
+    import torch
+
+    for name, part in model.named_modules():
+        where = f" ({name})" if name else ""
+        if isinstance(part, torch.nn.LSTM) and part.proj_size:
+            raise ExportError(
+                f"ONNX's LSTM has no projection, and the model's LSTM{where} has proj_size={part.proj_size}.",
+                "Train it without proj_size; a Linear behind the LSTM makes its output smaller.",
+            )
+        if isinstance(part, torch.nn.CrossMapLRN2d):
+            raise ExportError(
+                f"CrossMapLRN2d{where} is no operation that an exporter can follow.",
+                "Train it with LocalResponseNorm in its place, which is much the same, but not to the digit.",
+            )
+
+
 @contextlib.contextmanager
 def decisions(model: str) -> Iterator[None]:
     """Refuse a module that asked for a value while it was followed, and went on by an ``except`` of its own.

@@ -349,8 +349,10 @@ class Counting(nn.Module):
         (nn.Linear(3, 2), torch.ones(0, 3), "has no values"),
         (nn.Linear(3, 2), [], "is an empty list"),
         (nn.Linear(3, 2), torch.ones(4, 3, dtype=torch.cfloat), "ONNX has no complex numbers"),
+        (nn.Sequential(nn.LSTM(3, 4, proj_size=2)), torch.ones(2, 5, 3), "LSTM (0) has proj_size=2"),
+        (nn.CrossMapLRN2d(3), torch.ones(2, 4, 3, 3), "CrossMapLRN2d is no operation"),
     ],
-    ids=["state", "meta", "lazy", "parts", "empty", "list", "complex"],
+    ids=["state", "meta", "lazy", "parts", "empty", "list", "complex", "projection", "lrn"],
 )
 def test_what_is_not_ready_is_refused_before_any_export(run, model: Any, sample: Any, told: str) -> None:
     with pytest.raises(ExportError) as caught:
