@@ -15,7 +15,8 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,21 @@ def main(description: str, names: Sequence[str], cases: Callable[[str], Cases]) 
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     counts: Counter[str] = Counter()
-    # A framework that was imported does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.processes, context, max_tasks_per_child=20) as pool:
-        tasks = {pool.submit(sweep_one, cases, name): name for name in asked.names or names}
-        for done in as_completed(tasks):
-            error = done.exception()
-            lost = [("other", tasks[done], "", f"the process died: {error}", 0.0)]
-            for state, name, told, text, seconds in lost if error else done.result():
+    with ThreadPoolExecutor(asked.processes) as threads:
+        for found in threads.map(lambda name: _alone(cases, name), asked.names or names):
+            for state, name, told, text, seconds in found:
                 counts[state] += 1
                 case = f"{told}, {seconds:.1f} s" if told else f"{seconds:.1f} s"
                 print(f"{state:9} {name} ({case}): {' '.join(text.split())}", flush=True)
     print(", ".join(f"{counts[kind]} {kind}" for kind in KINDS))
     return 1 if counts["wrong"] + counts["other"] else 0
+
+
+def _alone(cases: Callable[[str], Cases], name: str) -> list[tuple[str, str, str, str, float]]:
+    """What is found out about a name in a process of its own, which may crash, or take all memory."""
+    spawn = multiprocessing.get_context("spawn")  # a framework that was imported does not survive a fork
+    with ProcessPoolExecutor(1, spawn) as process:
+        try:
+            return process.submit(sweep_one, cases, name).result()
+        except BrokenProcessPool as error:
+            return [("other", name, "", f"the process died: {error}", 0.0)]

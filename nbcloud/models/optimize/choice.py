@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.errors import ModelError, UsageError
 from nbcloud.models.optimize.measure import Measured
 from nbcloud.models.optimize.targets import Target
@@ -30,11 +31,32 @@ class Limits:
         Bytes.
     max_latency : float, optional
         Median seconds for one row.
+
+    Raises
+    ------
+    UsageError
+        When one is no number, or below zero.
     """
 
     max_drop: float | None = None
     max_size: int | None = None
     max_latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+                raise UsageError(f"{name}={value!r} is no limit.", "Give a number that is not below zero.")
+
+    @classmethod
+    def read(
+        cls, max_drop: float | None, max_size: int | str | None, max_latency: float | str | None
+    ) -> Limits:
+        """The limits as people write them: ``"5MiB"``, ``"2ms"``."""
+        if isinstance(max_size, str):
+            max_size = parse_bytes(max_size)
+        if isinstance(max_latency, str):
+            max_latency = parse_seconds(max_latency)
+        return cls(max_drop, max_size, max_latency)
 
 
 class Choice:

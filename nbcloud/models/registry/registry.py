@@ -73,8 +73,8 @@ class Version:
         *,
         metric: str | Callable[[Any, Any], float] | None = None,
         max_drop: float | None = None,
-        max_size: int | None = None,
-        max_latency: float | None = None,
+        max_size: int | str | None = None,
+        max_latency: float | str | None = None,
         only: Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
         student: Student | None = None,
@@ -96,10 +96,10 @@ class Version:
             better.
         max_drop : float, optional
             Of the metric below full precision; of the agreement with it where nothing is expected.
-        max_size : int, optional
-            Bytes.
-        max_latency : float, optional
-            Seconds for one row, the median.
+        max_size : int or str, optional
+            Bytes, or ``"5MiB"``.
+        max_latency : float or str, optional
+            Seconds for one row, the median; or ``"2ms"``.
         only : sequence of str, optional
             Forms to try, rather than all that are worth it there.
         outputs : sequence of str, optional
@@ -132,7 +132,7 @@ class Version:
                 data=data,
                 right=expected,
                 asked_metric=metric,
-                limits=Limits(max_drop, max_size, max_latency),
+                limits=Limits.read(max_drop, max_size, max_latency),
                 only=only,
                 outputs=outputs,
                 student=student,

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nbcloud.errors import ModelError, UsageError
+from nbcloud.errors import ModelError, NbcloudError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize import Choice, Limits, optimize
@@ -124,6 +124,24 @@ def test_limits_choose() -> None:
     assert "No form of the model is within the limits; fp32 comes nearest: 100 B, not 60 B." in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((0.1, "12 apples", None), "'12 apples' is not a size"),
+        ((0.1, None, "soon"), "'soon' is not a length of time"),
+        (("a lot", None, None), "max_drop='a lot' is no limit"),
+        ((None, -1, None), "max_size=-1 is no limit"),
+    ],
+)
+def test_limits_that_are_none(given: tuple[object, ...], told: str) -> None:
+    with pytest.raises(NbcloudError, match=told):
+        Limits.read(*given)  # type: ignore[arg-type]
+
+
+def test_limits_as_people_write_them() -> None:
+    assert Limits.read(0.01, "5MiB", "2ms") == Limits(0.01, 5 * 2**20, 0.002)
 
 
 def test_agreement_is_by_class_or_within_a_hundredth() -> None:

@@ -29,10 +29,13 @@ class Arguments:
         Positional arguments and keyword arguments; in place of each tensor, its name in Keras.
     inputs : tuple of Tensor
         In the order in which the structure is flattened.
+    built : int, optional
+        The batch that the model was built with, which may be only that of its first call.
     """
 
     structure: tuple[tuple[Any, ...], dict[str, Any]]
     inputs: tuple[Tensor, ...]
+    built: int | None = None
 
     def native(self, values: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """The arguments with these tensors in them."""
@@ -79,7 +82,15 @@ def of_graph(graph: Any, sample: Any) -> Arguments:
     if _is_table(sample) and len(inputs) == 1:
         columns = tuple(str(column) for column in sample.columns)
         made = replace(made, inputs=(replace(inputs[0], columns=columns),))
+    first = {each.shape[0] for each in made.inputs if each.shape}
+    if len(first) == 1 and isinstance(batch := first.pop(), int):
+        made = replace(made, built=batch, inputs=with_batch(made.inputs, UNKNOWN))
     return replace(made, inputs=with_sizes(made.inputs, made.feeds(sample)))
+
+
+def with_batch(inputs: tuple[Tensor, ...], size: int | str) -> tuple[Tensor, ...]:
+    """The inputs with another first dimension."""
+    return tuple(replace(each, shape=(size, *each.shape[1:])) if each.shape else each for each in inputs)
 
 
 def of_sample(call: Any, sample: Any, floats: str) -> Arguments:

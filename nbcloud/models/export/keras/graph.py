@@ -34,7 +34,9 @@ _OPTIMIZERS = {
     "remove_identity",
     "remove_back_to_back",
 }
-"""Those of tf2onnx's that onnxruntime has not itself: each copies the whole model, again and again."""
+"""Those of tf2onnx's that onnxruntime has not itself: each writes the whole model anew, again and again."""
+_LARGE = 2**20
+"""Bytes of weights that are kept out of TensorFlow's own optimizer, which needs 24 times as much memory."""
 
 
 def convert(
@@ -80,25 +82,12 @@ def convert(
 
     with quiet() as told:
         try:
-            from tf2onnx import convert as converter
-            from tf2onnx import tf_loader
-            from tf2onnx.optimizer import _get_optimizers
-
             with plain_operations():
                 function = tf.function(named, input_signature=specs, autograph=False)
                 concrete = function.get_concrete_function()
             given = [tensor.name for tensor in concrete.inputs[: len(specs)]]
             gives = [tensor.name for tensor in concrete.outputs]
-            # Its own from_function takes eager constants that a layer holds for inputs.
-            made, _ = converter._convert_common(
-                tf_loader.from_function(concrete, given, gives),
-                input_names=given,
-                output_names=gives,
-                opset=opset or OPSET,
-                continue_on_error=True,
-                custom_op_handlers=operators(),
-                optimizers={name: each for name, each in _get_optimizers().items() if name in _OPTIMIZERS},
-            )
+            made = _translated(concrete, given, gives, opset or OPSET)
         except Exception as error:
             raise refused(error, told, layers) from error
     check_operators(made, layers)
@@ -106,6 +95,54 @@ def convert(
     name_all(made, names, dict(zip(gives, outputs, strict=True)), inputs)
     onnxfile.save(made, path)
     return made
+
+
+def _translated(concrete: Any, given: Sequence[str], gives: Sequence[str], opset: int) -> Any:
+    """What tf2onnx makes of a traced function.
+
+    Its own ``convert.from_function`` takes eager constants that a layer holds for inputs, and copies the
+    whole model before each optimizer.
+    """
+    import tensorflow as tf
+    from tf2onnx import optimizer, tf_loader, tf_utils, tfonnx
+
+    weights = sum(each.shape.num_elements() * each.dtype.size for each in concrete.variables)
+    large = weights > _LARGE
+    frozen = tf_loader.from_function(concrete, given, gives, large_model=large)
+    apart = tf_utils.compress_graph_def(frozen) if large else None
+    with tf.Graph().as_default() as traced:
+        tf.import_graph_def(frozen, name="")
+        del frozen
+
+        def translated() -> Any:
+            return tfonnx.process_tf_graph(
+                traced,
+                input_names=given,
+                output_names=gives,
+                opset=opset,
+                continue_on_error=True,
+                custom_op_handlers=operators(),
+                const_node_values=apart,
+            )
+
+        made = translated()
+        chosen = {name: each for name, each in optimizer._get_optimizers().items() if name in _OPTIMIZERS}
+        try:
+            with _unwritten(made):
+                optimizer.optimize_graph(made, catch_errors=False, optimizers=chosen)
+        except Exception:  # noqa: BLE001 - one that does not know some graph has left it half changed
+            made = translated()
+        return made.make_model("")
+
+
+@contextlib.contextmanager
+def _unwritten(made: Any) -> Iterator[None]:
+    """Each optimizer would write all nodes into messages, which none reads, and whose memory stays."""
+    made.update_proto = lambda: None
+    try:
+        yield
+    finally:
+        del made.update_proto
 
 
 def refused(error: Exception, told: Iterable[str], layers: Sequence[str]) -> ExportError:

@@ -90,19 +90,14 @@ class KerasModel:
 
     def _dynamic(self, options: Options) -> tuple[Tensor, ...]:
         """The inputs; a batch that only the way in which Keras built the model has fixed varies, too."""
-        inputs = self._arguments.inputs
-        first = {each.shape[0] for each in inputs if each.shape}
-        if self._graph is not None and len(first) == 1 and isinstance(next(iter(first)), int):
-            size = next(iter(first))
+        inputs, built = self._arguments.inputs, self._arguments.built
+        given = self.feeds.values()
+        if built is not None and all(len(value) == built for value in given if value.ndim):
+            more = [np.concatenate([value, value[:1]]) if value.ndim else value for value in given]
             try:
-                more = [np.concatenate([value, value[:1]]) for value in self.feeds.values()]
                 self._call([self._tensor(value) for value in more])
-                inputs = tuple(
-                    replace(each, shape=("batch", *each.shape[1:])) if each.shape[:1] == (size,) else each
-                    for each in inputs
-                )
-            except Exception:  # noqa: BLE001, S110 - whatever it says: this size is the model's own
-                pass
+            except Exception:  # noqa: BLE001 - whatever it says: this size is the model's own
+                inputs = arguments.with_batch(inputs, built)
         return arguments.with_dynamic(inputs, self.feeds, options, self._graph is not None)
 
     def _tensor(self, value: Any) -> Any:
@@ -128,9 +123,11 @@ class KerasModel:
         return tf.function(lambda values: self._call(values), autograph=False)
 
     def _refused(self, error: Exception) -> ExportError:
+        inputs, built = self._arguments.inputs, self._arguments.built
+        takes = inputs if built is None else arguments.with_batch(inputs, built)
         return ExportError(
             f"The model itself refuses the sample: {graph.short(error)}.",
-            f"Give a sample as the model takes it: {', '.join(map(str, self._arguments.inputs))}.",
+            f"Give a sample as the model takes it: {', '.join(map(str, takes))}.",
         )
 
     def _numpy(self, answer: Any) -> Feeds:

@@ -52,6 +52,13 @@ def told(tensors: tuple[Tensor, ...]) -> list[str]:
     return [str(each) for each in tensors]
 
 
+def fitted(model: Any) -> Any:
+    """A model that saw batches of four."""
+    model.compile("adam", "mse")
+    model.fit(numbers(8, 5, 5, 1), numbers(8, 2), batch_size=4, verbose=0)
+    return model
+
+
 CASES = {
     "images of any size": lambda: (
         sequential(
@@ -77,6 +84,7 @@ CASES = {
     "a half's precision": lambda: (
         sequential(keras.Input((4,)), L.Dense(3, dtype="mixed_float16"), L.Dense(2, dtype="float32")), numbers(3, 4),
     ),
+    "built by fit": lambda: (fitted(sequential(L.Conv2D(2, 3), L.Flatten(), L.Dense(2))), numbers(3, 5, 5, 1)),
     "never built": lambda: (sequential(L.Embedding(9, 2), L.Flatten()), np.array([[1, 2], [3, 4], [5, 6]])),
 }  # fmt: skip
 
@@ -89,6 +97,29 @@ def test_answers_are_the_same_where_the_export_did_not_look(case: str, exported:
     assert "batch = 1" in made.report.compared
     assert made.metadata.framework == "keras"
     assert made.metadata.exporter.startswith("tf2onnx")
+
+
+def test_weights_that_are_large_are_kept_out_of_tensorflows_optimizer(
+    exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = sequential(keras.Input((6, 6, 2)), L.Conv2D(40, 3, activation="relu"), L.Flatten(), L.Dense(30))
+    sample = numbers(2, 6, 6, 2)
+    whole = Predictor(exported(model, sample).path).predict(sample)
+    monkeypatch.setattr(graph, "_LARGE", 0)
+    monkeypatch.setattr("tf2onnx.tf_loader.tf_optimize", None)
+    apart = exported(model, sample)
+    np.testing.assert_allclose(Predictor(apart.path).predict(sample), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_that_fails_is_left_out(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tf2onnx.optimizer.const_fold_optimizer import ConstFoldOptimizer
+
+    def fail(*_: object) -> None:
+        raise KeyError("a node that is gone")
+
+    monkeypatch.setattr(ConstFoldOptimizer, "_optimize", fail)
+    model, sample = CASES["grouped convolution"]()
+    assert exported(model, sample).report.worst <= 1
 
 
 def test_names_are_the_models_own(exported: Export) -> None:
