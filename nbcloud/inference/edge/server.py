@@ -6,7 +6,7 @@ import hmac
 import http.server
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,6 +31,8 @@ _TYPES = {
     **{f"{sign}int{size}": f"{sign.upper()}INT{size}" for sign in ("", "u") for size in (8, 16, 32, 64)},
 }
 _DTYPES = {datatype: dtype for dtype, datatype in _TYPES.items() if dtype not in (TEXT, "bfloat16")}
+
+_FORM = 'It is as {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1.5]}]}.'
 
 Answer = tuple[int, Any]
 """A status of HTTP and what is told as JSON."""
@@ -102,13 +104,9 @@ class _Protocol:
         if self._about(path) != "infer":
             return self._unknown(path)
         try:
-            return 200, self._infer(json.loads(content))
+            return 200, self._infer(_request(content))
         except NbcloudError as error:
             return 400, {"error": str(error)}
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            return 400, {
-                "error": f"The request is not as the protocol has it: {type(error).__name__}: {error}"
-            }
 
     def _about(self, path: str) -> str | None:
         """What is asked of the model; None where the path isn't about it."""
@@ -131,10 +129,10 @@ class _Protocol:
         }
 
     def _infer(self, request: Any) -> Any:
-        feeds = {each["name"]: _read(each) for each in request["inputs"]}
+        feeds = {each["name"]: _array(each) for each in request["inputs"]}
         with self._one_at_a_time:  # a device has one of everything
             answers = self._model.predict(feeds)
-        wanted = [each["name"] for each in request.get("outputs") or []] or list(answers)
+        wanted = [each["name"] for each in request["outputs"]] or list(answers)
         for name in wanted:
             if name not in answers:
                 raise UsageError(f"The model has no output {name!r}.", f"It has: {', '.join(answers)}.")
@@ -149,22 +147,49 @@ def _told(tensor: Tensor) -> Any:
     return {"name": tensor.name, "datatype": _TYPES.get(tensor.dtype, "BYTES"), "shape": shape}
 
 
-def _read(each: Any) -> Any:
-    datatype = each["datatype"]
-    if datatype == "BYTES":
-        array = np.array(each["data"], dtype=object)
-    elif datatype in _DTYPES:
-        array = np.array(each["data"], dtype=_DTYPES[datatype])
-    else:
+def _request(content: bytes) -> dict[str, Any]:
+    """A request of the protocol's form; what its tensors hold is not looked at yet."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UsageError("The request is no JSON.") from None
+    if not isinstance(document, dict):
+        raise UsageError("The request is no JSON object.", _FORM)
+    inputs, outputs = document.get("inputs"), document.get("outputs") or []
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        missing = "inputs" if not isinstance(inputs, list) else "outputs"
+        raise UsageError(f"The request has no list of {missing}.", _FORM)
+    for each in outputs:
+        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
+            raise UsageError("An output of the request has no name.", _FORM)
+    for each in inputs:
+        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
+            raise UsageError("An input of the request has no name.", _FORM)
+        for key, kind in (("datatype", str), ("shape", list), ("data", list)):
+            if not isinstance(each.get(key), kind):
+                raise UsageError(f"The input {each['name']!r} of the request has no {key}.", _FORM)
+        if not all(type(size) is int and 0 <= size < 2**31 for size in each["shape"]):
+            raise UsageError(f"The shape of the input {each['name']!r} is none.", _FORM)
+    return {**document, "inputs": inputs, "outputs": outputs}
+
+
+def _array(each: Mapping[str, Any]) -> Any:
+    """The array of an input."""
+    name, datatype, shape = each["name"], each["datatype"], each["shape"]
+    if datatype not in _DTYPES and datatype != "BYTES":
         raise UsageError(f"There is no datatype {datatype!r}.", f"There are: {', '.join(_DTYPES)}, BYTES.")
+    try:
+        array = np.array(each["data"], dtype=_DTYPES.get(datatype, object))
+        if array.dtype.kind in "iub" and not np.array_equal(array, np.array(each["data"])):
+            raise ValueError  # fractions would be cut off
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise UsageError(f"The data of the input {name!r} are not of the datatype {datatype}.") from None
     count = 1
-    for size in each["shape"]:
-        count *= int(size)
-    if count != array.size or any(int(size) < 0 for size in each["shape"]):
-        raise UsageError(
-            f"The input {each['name']!r} has {array.size} values, and not the shape {each['shape']}."
-        )
-    return array.reshape(each["shape"])
+    for size in shape:
+        count *= size
+    if count != array.size:
+        raise UsageError(f"The input {name!r} has {array.size} values, and not the shape {shape}.")
+    return array.reshape(shape)
 
 
 def _written(name: str, value: Any) -> Any:
