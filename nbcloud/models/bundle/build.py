@@ -26,6 +26,8 @@ from nbcloud.models.signature import Feeds, Signature
 
 _SBOM = "sbom.cdx.json"
 _MODEL = "model"
+SUFFIX = ".nbundle"
+"""Of bundles: one that is there is replaced, as tools that build do; a file of another kind never is."""
 _GOLDEN = "golden"
 _OPERATORS = "required_operators.config"
 _ROWS = 16
@@ -99,6 +101,10 @@ def bundle(
     """
     if form not in ort.FORMS:
         raise UsageError(f"There is no form {form!r} of bundles.", f"There are: {', '.join(ort.FORMS)}.")
+    if path.is_dir() or (path.exists() and path.suffix != SUFFIX):
+        raise UsageError(
+            f"{path} is there, and its name is not that of a bundle.", f"Name the bundle NAME{SUFFIX}."
+        )
     for package in ("onnx", "onnxruntime"):
         check(package, "to make bundles")
     metadata, proto = _facts(model)

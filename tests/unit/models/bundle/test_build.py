@@ -76,6 +76,17 @@ def test_labels_of_the_export_can_be_replaced(tmp_path: Path) -> None:
     assert [CLASSES["abc".index(each)] for each in found] == list(expected)
 
 
+def test_a_bundle_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    model, path = onnx_file(tmp_path / "model.onnx"), tmp_path / "flowers.nbundle"
+    trained = model.read_bytes()
+    for _ in range(2):
+        bundle(model, path, golden=SAMPLE)
+    for wrong in (model, tmp_path):
+        with pytest.raises(UsageError, match="is there, and its name is not that of a bundle"):
+            bundle(model, wrong, golden=SAMPLE)
+    assert model.read_bytes() == trained
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "sentence"),
     [
