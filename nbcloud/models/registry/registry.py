@@ -327,6 +327,11 @@ class Registry:
     def set_alias(self, reference: str, alias: str) -> Version:
         """Have an alias mean this version from now on."""
         check_name(alias, "an alias")
+        if alias.isdigit():
+            raise UsageError(
+                f"{alias!r} can't be an alias, since people would take it for a version.",
+                "First comes the version, then what it is called: %cloud models alias digits/3 champion",
+            )
         version = self.get(reference)
         return self._change(version, lambda _: {"kind": "alias", "alias": alias})
 

@@ -15,7 +15,7 @@ from nbcloud.models.exportable import Options
 from nbcloud.models.signature import TEXT, Feeds, Signature, Tensor
 
 _AXES = {2: ("length",), 3: ("length", "channels"), 4: ("height", "width", "channels")}
-UNKNOWN = "?"
+UNKNOWN = "any"
 MADE_UP = re.compile(r"(keras_tensor|input_layer)(_\d+)?(CLONE)?")
 
 

@@ -132,6 +132,12 @@ def test_names_that_can_be_none_are_refused(registry: Registry, reference: str) 
         registry.get(reference)
 
 
+def test_a_version_is_no_alias(digits: Registry) -> None:
+    digits.set_alias("digits/1", "champion")
+    with pytest.raises(UsageError, match="'2' can't be an alias, since people would take it for a version"):
+        digits.set_alias("digits@champion", "2")
+
+
 def test_what_there_is_not_is_told_with_the_nearest(digits: Registry) -> None:
     digits.set_alias("digits/1", "champion")
     for reference, hint in (
