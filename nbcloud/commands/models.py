@@ -49,8 +49,8 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add("alias", _alias, "have an alias mean a version from now on", model=reference, alias="champion")
     add("unalias", _unalias, "take an alias away", name="the model", alias="champion")
     add("rollback", _roll_back, "have an alias mean what it meant before", name="the model", alias="champion")
-    made = add("tag", _tag, "set a tag of a version", model=reference, key="the tag")
-    made.add_argument("value", nargs="?", help="its value; takes the tag away when it is left out")
+    add("tag", _tag, "set a tag of a version", model=reference, tag="key=value")
+    add("untag", _untag, "take a tag away", model=reference, key="the tag")
     add(
         "stage",
         _stage,
@@ -227,9 +227,23 @@ def _roll_back(arguments: argparse.Namespace, registry: Registry) -> Answer:
 
 
 def _tag(arguments: argparse.Namespace, registry: Registry) -> Answer:
-    version = registry.set_tag(arguments.model, arguments.key, arguments.value)
-    done = "is taken away from" if arguments.value is None else f"is {arguments.value!r} at"
-    return Answer(f"The tag {arguments.key!r} {done} {version.uri}.", data=_data(version))
+    key, equals, value = arguments.tag.partition("=")
+    if not key or not equals:
+        raise UsageError(
+            f"{arguments.tag!r} is no tag.",
+            f"Write key=value. To take one away: %cloud models untag {arguments.model} {key or 'key'}",
+        )
+    version = registry.set_tag(arguments.model, key, value)
+    return Answer(f"The tag {key!r} is {value!r} at {version.uri}.", data=_data(version))
+
+
+def _untag(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    version = registry.get(arguments.model)
+    if arguments.key not in version.entry.tags:
+        known = ", ".join(version.entry.tags) or "none"
+        raise UsageError(f"{version.uri} has no tag {arguments.key!r}.", f"It has: {known}.")
+    version = registry.set_tag(arguments.model, arguments.key, None)
+    return Answer(f"The tag {arguments.key!r} is taken away from {version.uri}.", data=_data(version))
 
 
 def _stage(arguments: argparse.Namespace, registry: Registry) -> Answer:

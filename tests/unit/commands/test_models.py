@@ -1,0 +1,69 @@
+"""``nbcloud models`` in a shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nbcloud import cli
+from nbcloud.models.registry import Registry
+from tests.bundles import onnx_file
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    registry = Registry()
+    for width in (8, 16):
+        registry.add(onnx_file(tmp_path / "m.onnx", width=width), "flowers")
+    return registry
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    assert cli.main(["models", *words]) == code, capsys.readouterr()
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+def test_what_there_is(registry: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert [each["name"] for each in json.loads(told(capsys, "ls", "--json"))] == ["flowers"]
+    listed = told(capsys, "ls", "flowers").splitlines()
+    assert [line.split()[0] for line in listed] == ["version", "2", "1"]
+    assert "x: float32[batch, 4]" in told(capsys, "show", "flowers/1")
+    assert "models:/flowers/2" in told(capsys, "diff", "flowers/1", "flowers/2")
+    told(capsys, "get", "flowers/1", "mine.onnx")
+    assert (tmp_path / "mine.onnx").read_bytes() == registry.get("flowers/1").path().read_bytes()
+
+
+def test_an_alias_moves_and_goes_back(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "alias", "flowers/1", "best") == "flowers@best is version 1 now.\n"
+    assert told(capsys, "alias", "flowers", "@best") == "flowers@best is version 2 now.\n"
+    assert told(capsys, "rollback", "flowers", "best") == "flowers@best is version 1 again.\n"
+    assert "best" in told(capsys, "history", "flowers")
+    assert "nbcloud models alias digits/3 champion" in told(capsys, "alias", "flowers@best", "2", code=2)
+    assert registry.get("flowers@best").number == 1
+    assert told(capsys, "unalias", "flowers", "best") == "flowers has no @best any more.\n"
+
+
+def test_a_tag_is_set_and_taken_away(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        told(capsys, "tag", "flowers/1", "team=vision")
+        == "The tag 'team' is 'vision' at models:/flowers/1.\n"
+    )
+    assert registry.get("flowers/1").entry.tags == {"team": "vision"}
+    assert "Write key=value" in told(capsys, "tag", "flowers/1", "team", code=2)
+    assert "has no tag 'tema'. It has: team." in told(capsys, "untag", "flowers/1", "tema", code=2)
+    assert "is taken away" in told(capsys, "untag", "flowers/1", "team")
+    assert registry.get("flowers/1").entry.tags == {}
+
+
+def test_a_stage_and_an_end(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "stage", "flowers/1", "production")
+    assert registry.get("flowers/1").entry.stage == "production"
+    assert "There are: none, staging" in told(capsys, "stage", "flowers/1", "prod", code=2)
+    assert "nbcloud models rm flowers/2 -y" in told(capsys, "rm", "flowers/2", code=2)
+    told(capsys, "rm", "flowers/2", "-y")
+    assert [version.number for version in registry.versions("flowers")] == [1]
