@@ -59,10 +59,9 @@ class Predictor:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=there)
         except Exception as error:  # noqa: BLE001 - onnxruntime has many, of no common kind
             told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(
-                f"onnxruntime can't load {os.fspath(path)}: {told}",
-                "Give an ONNX file; nbcloud.export() makes one of models of other kinds.",
-            ) from None
+            is_other = "INVALID_PROTOBUF" in told
+            hint = "Give an ONNX file; nbcloud.export() makes one of other models." if is_other else ""
+            raise ModelError(f"onnxruntime can't load {os.fspath(path)}: {told}", hint) from None
         properties = self.session.get_modelmeta().custom_metadata_map
         self.metadata = Metadata.of(properties) or Metadata(_signature(self.session))
         self.signature = self.metadata.signature

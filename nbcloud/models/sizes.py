@@ -23,16 +23,15 @@ def size_of(inputs: Sequence[Tensor], feeds: Mapping[str, Any], name: str) -> in
 
 
 def resized(inputs: Sequence[Tensor], feeds: Mapping[str, Any], name: str, size: int) -> Feeds:
-    """The sample with another size of one dimension: what is there is repeated, no place keeps what it had.
+    """The sample with another size of one dimension: what is there is repeated, from the second on.
 
-    Rows from the last on; others in their order, since a mask turned round may leave nothing to attend to.
+    So no place keeps what it had; and in its order, since a mask turned round may leave nothing to attend to.
     """
     made = {}
     for each in inputs:
         value = feeds[each.name]
         for axis, called in enumerate(each.shape):
             if called == name and np.shape(value)[axis]:
-                order = np.arange(size) + 1 if axis else np.arange(size)[::-1]
-                value = np.take(value, order % np.shape(value)[axis], axis=axis)
+                value = np.take(value, (np.arange(size) + 1) % np.shape(value)[axis], axis=axis)
         made[each.name] = value
     return made

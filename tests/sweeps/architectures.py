@@ -1,7 +1,9 @@
-"""Architectures of ``transformers``, small and with random weights, made from their configurations and exported.
+"""Architectures of ``transformers``, exported.
 
-pip install transformers
-python -m tests.sweeps.architectures [--processes 2] [NAME …]
+    pip install transformers
+    python -m tests.sweeps.architectures [--processes 2] [NAME …]
+
+They are small, with random weights, and made from their configurations.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5Encod
 
 
 def cases(name: str) -> sweep.Cases:
-    """One of each, with two samples of its kind."""
+    """One model, and two texts or pictures."""
 
     def make() -> tuple[Any, Any]:
         import torch

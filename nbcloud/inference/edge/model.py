@@ -108,8 +108,16 @@ class EdgeModel:
         ------
         SchemaError
             Names the input that is missing, unknown, or not as it must be.
+        ModelError
+            When the model, or a step before it, fails on this input.
         """
-        answers = self._run(self._read(data))
+        try:
+            feeds = self._read(data)
+        except NbcloudError:
+            raise
+        except Exception as error:  # what a step meets in values that nobody thought of
+            raise ModelError(f"{self.manifest.title} can't answer this: {_first_line(error)}") from error
+        answers = self._run(feeds)
         return postprocess.apply(self.manifest.postprocessing, self.signature, answers)
 
     def self_test(self) -> float:

@@ -184,12 +184,10 @@ def _array(each: Mapping[str, Any]) -> Any:
             raise ValueError  # fractions would be cut off
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise UsageError(f"The data of the input {name!r} are not of the datatype {datatype}.") from None
-    count = 1
-    for size in shape:
-        count *= size
-    if count != array.size:
-        raise UsageError(f"The input {name!r} has {array.size} values, and not the shape {shape}.")
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise UsageError(f"The input {name!r} has {array.size} values, and not the shape {shape}.") from None
 
 
 def _written(name: str, value: Any) -> Any:

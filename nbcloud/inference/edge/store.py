@@ -29,9 +29,8 @@ from nbcloud import errors
 from nbcloud.errors import BundleError, ModelNotFound, NbcloudError, StoreError
 from nbcloud.inference.edge.files import copy_file, locked, replace_file, sync_folder
 from nbcloud.inference.edge.model import EdgeModel, checked, load
-from nbcloud.models.bundle.archive import Archive
+from nbcloud.models.bundle.archive import SUFFIX, Archive
 
-_ENDING = ".nbundle"
 _PATIENCE = 300
 """Seconds that a self-test may take."""
 
@@ -87,7 +86,7 @@ class Store:
 
     def names(self) -> list[str]:
         """All versions that are there."""
-        return sorted(path.name[: -len(_ENDING)] for path in self._versions.glob(f"*{_ENDING}"))
+        return sorted(path.name[: -len(SUFFIX)] for path in self._versions.glob(f"*{SUFFIX}"))
 
     def path(self, name: str) -> Path:
         """The file of a version; the beginning of its name will do.
@@ -102,7 +101,7 @@ class Store:
         if len(found) != 1 or not name:
             what = f"{len(found)} versions begin with {name!r}" if found else f"There is no version {name!r}"
             raise ModelNotFound(f"{what} in {self.folder}.", f"There are: {', '.join(names) or 'none'}.")
-        return self._versions / f"{found[0]}{_ENDING}"
+        return self._versions / f"{found[0]}{SUFFIX}"
 
     def add(self, bundle: Path) -> str:
         """Take in a bundle, checked; it is not active yet. Returns its name here.
@@ -115,7 +114,7 @@ class Store:
         with self._changing():
             if not bundle.is_file():
                 raise BundleError(f"There is no file {bundle}.", "Look whether it is there.")
-            copy = self._incoming / f"{os.getpid()}{_ENDING}"
+            copy = self._incoming / f"{os.getpid()}{SUFFIX}"
             try:
                 copy_file(bundle, copy)
                 try:
@@ -127,7 +126,7 @@ class Store:
                     raise BundleError(message, error.hint, path=str(bundle)) from None
                 plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{manifest.name}-{manifest.version}").strip(".-")
                 name = f"{plain[:80]}-{digest[:12]}"
-                copy.replace(self._versions / f"{name}{_ENDING}")
+                copy.replace(self._versions / f"{name}{SUFFIX}")
                 sync_folder(self._versions)
             finally:
                 copy.unlink(missing_ok=True)
@@ -142,7 +141,7 @@ class Store:
             When it doesn't pass; the active one stays.
         """
         path = self.path(name)
-        name = path.name[: -len(_ENDING)]
+        name = path.name[: -len(SUFFIX)]
         with self._changing():
             state = self.state()
             self._self_test(path, state)

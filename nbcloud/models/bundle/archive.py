@@ -20,6 +20,7 @@ from typing import IO, Any, Union
 from nbcloud.errors import BundleError
 
 MANIFEST = "manifest.json"
+SUFFIX = ".nbundle"
 SIGNATURE = "signature"
 SMALL = 16 * 2**20
 """Bytes that the manifest may have at most, and what else is read before anything is trusted."""

@@ -15,7 +15,7 @@ from nbcloud.errors import ModelError, UsageError
 from nbcloud.extras import check
 from nbcloud.models import onnxfile, steps
 from nbcloud.models.bundle import archive, ort, postprocess
-from nbcloud.models.bundle.archive import Source
+from nbcloud.models.bundle.archive import SUFFIX, Source
 from nbcloud.models.bundle.golden import difference, to_member
 from nbcloud.models.bundle.keys import sign as sign_with
 from nbcloud.models.bundle.manifest import File, Golden, Manifest, Requirements
@@ -26,8 +26,6 @@ from nbcloud.models.signature import Feeds, Signature
 
 _SBOM = "sbom.cdx.json"
 _MODEL = "model"
-SUFFIX = ".nbundle"
-"""Of bundles: one that is there is replaced, as tools that build do; a file of another kind never is."""
 _GOLDEN = "golden"
 _OPERATORS = "required_operators.config"
 _ROWS = 16
@@ -101,6 +99,7 @@ def bundle(
     """
     if form not in ort.FORMS:
         raise UsageError(f"There is no form {form!r} of bundles.", f"There are: {', '.join(ort.FORMS)}.")
+    # A bundle is replaced, as tools that build do; a file of another kind never is.
     if path.is_dir() or (path.exists() and path.suffix != SUFFIX):
         raise UsageError(
             f"{path} is there, and its name is not that of a bundle.", f"Name the bundle NAME{SUFFIX}."

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+            if value is not None and not (isinstance(value, Real) and float(value) >= 0):
                 raise UsageError(f"{name}={value!r} is no limit.", "Give a number that is not below zero.")
 
     @classmethod

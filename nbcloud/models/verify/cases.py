@@ -57,9 +57,11 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
     few = {name: value[:_ROWS] if np.ndim(value) else value for name, value in feeds.items()}
     if not _aligned(inputs):
         few = feeds
-    if _aligned(inputs) and any(_kind(each)[0] in "iub" for each in inputs):
-        # Whole numbers may be lengths or places: other values than real ones could be refused.
-        rows = len(next(iter(few.values())))
+    batches = {np.shape(value)[:1] for value in few.values()}
+    if len(batches) == 1 and any(_kind(each)[0] in "iub" for each in inputs):
+        # Whole numbers may be lengths or places: other values than real ones could be refused. A batch that
+        # is fixed may be so because they were baked in.
+        rows = sum(batches.pop())
         for row in range(min(rows, _REPEATED) if rows > 1 else 0):
             repeated = {name: np.repeat(value[row : row + 1], rows, axis=0) for name, value in few.items()}
             yield Case(f"row {row} repeated", repeated)

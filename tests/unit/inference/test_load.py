@@ -46,6 +46,14 @@ def test_what_there_is_not_or_is_no_model_is_told(path: Path, tmp_path: Path) ->
         nbcloud.load(bad)
 
 
+def test_nothing_is_sent_elsewhere_unless_it_is_asked_for(path: Path) -> None:
+    import onnxruntime
+
+    assert "AzureExecutionProvider" not in nbcloud.load(path).session.get_providers()
+    asked = nbcloud.load(path, providers=onnxruntime.get_available_providers())
+    np.testing.assert_array_equal(asked.predict([[1, 2]]), [[3, 6]])
+
+
 def test_a_file_of_others_answers_too(path: Path) -> None:
     import onnx
 

@@ -142,6 +142,7 @@ def test_limits_that_are_none(given: tuple[object, ...], told: str) -> None:
 
 def test_limits_as_people_write_them() -> None:
     assert Limits.read(0.01, "5MiB", "2ms") == Limits(0.01, 5 * 2**20, 0.002)
+    assert Limits(np.float32(0.5), np.int64(7)).max_size == 7
 
 
 def test_agreement_is_by_class_or_within_a_hundredth() -> None:

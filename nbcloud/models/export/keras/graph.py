@@ -35,8 +35,8 @@ _OPTIMIZERS = {
     "remove_back_to_back",
 }
 """Those of tf2onnx's that onnxruntime has not itself: each writes the whole model anew, again and again."""
-_LARGE = 2**20
-"""Bytes of weights that are kept out of TensorFlow's own optimizer, which needs 24 times as much memory."""
+_LARGE = 2**29
+"""Bytes of weights from which on TensorFlow's own optimizer, good for small models, takes too much memory."""
 
 
 def convert(

@@ -104,6 +104,7 @@ def test_inference(serving: Callable[..., Ask], model: EdgeModel) -> None:
         (infer(name="y"), "The model has no input 'y'. It has: x."),
         (infer(shape=[2, 4]), "The input 'x' has 24 values, and not the shape [2, 4]."),
         (infer(shape=[-6, -4]), "The shape of the input 'x' is none."),
+        (infer([1.0], shape=[1] * 99), "The input 'x' has 1 values, and not the shape [1, 1,"),
         (infer(shape=[True, 24]), "The shape of the input 'x' is none."),
         (infer(datatype="FP31"), "There is no datatype 'FP31'."),
         (infer(SAMPLE[:, :2]), "The input 'x' has the shape [6, 2]."),

@@ -105,10 +105,19 @@ def test_weights_that_are_large_are_kept_out_of_tensorflows_optimizer(
     model = sequential(keras.Input((6, 6, 2)), L.Conv2D(40, 3, activation="relu"), L.Flatten(), L.Dense(30))
     sample = numbers(2, 6, 6, 2)
     whole = Predictor(exported(model, sample).path).predict(sample)
-    monkeypatch.setattr(graph, "_LARGE", 0)
     monkeypatch.setattr("tf2onnx.tf_loader.tf_optimize", None)
+    monkeypatch.setattr(graph, "_LARGE", 0)
     apart = exported(model, sample)
     np.testing.assert_allclose(Predictor(apart.path).predict(sample), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_other_weights_go_through_it(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tf2onnx import tf_loader
+
+    seen, optimize = [], tf_loader.tf_optimize
+    monkeypatch.setattr(tf_loader, "tf_optimize", lambda *args: seen.append(1) or optimize(*args))
+    exported(sequential(keras.Input((1000,)), L.Dense(4000)), numbers(2, 1000))  # 16 MB
+    assert seen
 
 
 def test_an_optimizer_that_fails_is_left_out(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
