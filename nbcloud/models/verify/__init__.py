@@ -23,8 +23,9 @@ __all__ = ["Report", "verify"]
 
 Progress = Callable[[str], None]
 _UNSTEADY = 10.0
-_UNSTEADY_FAR = 100.0
-"""Units of the tolerance up to which a difference can be what rounding makes of it; with large values."""
+_UNSTEADY_FAR = 1e6
+"""Units of the tolerance up to which a difference can be what rounding makes of it; with large values, which
+a deep network makes 0 or 1 by chance: up to another answer altogether, in double precision."""
 _ROUNDING = 8.0
 """How much more another order of additions moves an answer than the last digit of the inputs does."""
 _LOWEST = ("float64", "float32", "float16", "bfloat16")

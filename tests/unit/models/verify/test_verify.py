@@ -122,6 +122,22 @@ def test_what_only_rounding_makes_is_told_and_not_refused(tmp_path: Path) -> Non
         check(Formula(sine, POSITIVE * 10, ("batch", 3)), text, tmp_path)
 
 
+def test_another_answer_altogether_is_rounding_only_where_the_models_own_is_too(tmp_path: Path) -> None:
+    def chance(x: Any) -> Any:
+        return np.sign(np.sin(x * np.float32(300) / np.float32(3)))
+
+    def wrong(x: Any) -> Any:
+        return np.where(np.abs(x) > 100, -np.sign(x), np.sign(x))
+
+    sample = np.random.default_rng(1).uniform(0.5, 2.5, (64, 3)).astype(np.float32)
+    head = "g (float[batch, 3] x) => (float[batch, 3] y)"
+    text = f"{head} {{ c = Constant <value = float {{100}}> () a = Mul(x, c) s = Sin(a) y = Sign(s) }}"
+    report = check(Formula(chance, sample, ("batch", 3)), text, tmp_path)
+    assert report.unsteady["large values"]["y"] == pytest.approx(2e4)
+    with pytest.raises(VerificationError, match="large values"):
+        check(Formula(wrong, sample, ("batch", 3)), f"{head} {{ y = Sign(x) }}", tmp_path)
+
+
 def test_what_the_model_itself_refuses_is_left_out_and_told(tmp_path: Path) -> None:
     def no_negatives(x: Any) -> Any:
         if (x < 0).any():
