@@ -63,6 +63,26 @@ class Nbcloud(Contender):
         return f"%%cloud -o y\n{FILL.format(size=size, number=number)}"
 
 
+class SecondKernel(Contender):
+    """Another kernel on this machine, by jupyter_client's own ``execute_interactive``.
+
+    What any tool pays that runs a cell in a real kernel elsewhere, before it moves a value, keeps an output
+    or leaves the machine.
+    """
+
+    name = "second kernel"
+    host = "second kernel"
+    note = "same machine, no cluster; moves no values, keeps nothing"
+
+    def cell(self, body: str) -> str:
+        return f"%%second\n{body}"
+
+    def unable(self, row: str) -> str:
+        if row.startswith("array") or row == "figure":
+            return "it moves no values, and prints a picture as text"
+        return ""
+
+
 class Ipyparallel(Contender):
     """``%%px`` on both engines, its default: blocking, streamed."""
 
@@ -204,6 +224,7 @@ CONTENDERS = {
     for contender in (
         Contender(),
         Nbcloud(),
+        SecondKernel(),
         Ipyparallel(),
         IpyparallelOne(),
         RawDask(),

@@ -143,4 +143,21 @@ def _wait_for(file: Path, limit: float = 60) -> None:
         time.sleep(0.05)
 
 
-HOSTS = {host.name: host for host in (Host, NbcloudHost, IpyparallelHost, DaskHost, AfarHost)}
+class SecondKernelHost(Host):
+    """A kernel that drives another one of this machine: no cluster, no worker, no TLS, no record."""
+
+    name = "second kernel"
+    setup = (
+        "from IPython.core.magic import register_cell_magic",
+        "from jupyter_client.manager import KernelManager",
+        "from pathlib import Path\nfile = str(Path('second.json').resolve())",
+        "manager = KernelManager(transport='ipc', connection_file=file)\nmanager.start_kernel()",
+        "client = manager.blocking_client()\nclient.start_channels()\nclient.wait_for_ready(60)",
+        "@register_cell_magic\ndef second(_, cell):\n    client.execute_interactive(cell, allow_stdin=False)",
+    )
+    teardown = ("client.stop_channels()", "manager.shutdown_kernel(now=True)")
+
+
+HOSTS = {
+    host.name: host for host in (Host, NbcloudHost, SecondKernelHost, IpyparallelHost, DaskHost, AfarHost)
+}
