@@ -151,7 +151,8 @@ def _data(version: Version) -> dict[str, Any]:
         "licence": metadata.licence,
         "notes": metadata.notes,
         "verification": metadata.verification,
-        **metadata.signature.to_json(),
+        "inputs": [each.to_json() for each in metadata.takes],
+        "outputs": [each.to_json() for each in metadata.signature.outputs],
     }
 
 
@@ -162,7 +163,7 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> Answer:
     rows = [
         ["model", version.uri + "".join(f" @{alias}" for alias in version.aliases)],
         ["stage", entry.stage],
-        *[["takes", _described(each)] for each in metadata.signature.inputs],
+        *[["takes", _described(each)] for each in metadata.takes],
         *[["gives", _described(each)] for each in metadata.signature.outputs],
         ["made by", f"{metadata.framework}, {metadata.exporter}, opset {metadata.opset}"],
         ["verified", _verified(verified)] if verified else ["verified", ""],

@@ -18,6 +18,7 @@ from nbcloud.dispatch.feed import SKIPPED
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
+from nbcloud.models.tables import RULE
 from nbcloud.runs.outputs import TextFlow, compose
 from nbcloud.wording import counted
 
@@ -35,7 +36,9 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         verbs, "export", export_file, "export a model's file to ONNX, verified, into the registry"
     )
     parser.add_argument("model", metavar="FILE", help=".onnx, .keras, .h5, or the folder of a SavedModel")
-    parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
+    parser.add_argument(
+        "sample", help=f"a few rows of what it takes: .npy, .npz, .csv, .parquet, .json; {RULE}"
+    )
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     add_export_options(parser)
     add_optimize_options(

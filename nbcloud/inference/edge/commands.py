@@ -128,7 +128,7 @@ def info(arguments: argparse.Namespace) -> bool:
         ("made by", f"{manifest.metadata.framework}, {manifest.metadata.exporter}".strip(", ")),
         ("run", manifest.run),
         ("licence", manifest.licence),
-        *(("takes", str(each)) for each in model.signature.inputs),
+        *(("takes", str(each)) for each in model.takes),
         *(("gives", str(each)) for each in model.signature.outputs),
         ("before it", _steps(manifest.metadata.preprocessing)),
         ("after it", _steps(manifest.postprocessing)),

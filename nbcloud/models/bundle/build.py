@@ -218,7 +218,7 @@ def _labelled(signature: Signature, labels: Mapping[str, Sequence[int | str]]) -
 
 def _answered(model: Path, metadata: Metadata, golden: Any, tolerance: float) -> tuple[Feeds, Feeds]:
     """The golden inputs as a device is given them, and the model's answers."""
-    outer = Signature(steps.outer(metadata.preprocessing, metadata.signature.inputs), ())
+    outer = Signature(metadata.takes, ())
     given = outer.feeds(golden)
     if _is_batch(outer, given):
         given = {name: value[:_ROWS] for name, value in given.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import private_dir, settings
 from nbcloud.errors import ModelNotFound, UsageError
-from nbcloud.models import onnxfile, steps
+from nbcloud.models import onnxfile
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.registry.log import Event, Log
 from nbcloud.models.registry.reference import SCHEME, Reference, check_name
@@ -206,7 +206,7 @@ class Version:
     def __repr__(self) -> str:
         names = "".join(f" @{alias}" for alias in self.aliases)
         metadata = self.metadata
-        takes = ", ".join(map(str, steps.outer(metadata.preprocessing, metadata.signature.inputs)))
+        takes = ", ".join(map(str, metadata.takes))
         gives = ", ".join(map(str, metadata.signature.outputs))
         return f"<{self.uri}{names}: {metadata.framework}, takes {takes}, gives {gives}>"
 
