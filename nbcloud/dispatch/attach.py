@@ -105,7 +105,12 @@ def _from_cluster(run: Run) -> bool:
 
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
-    state, message = RunState.LOST, run.message or "its cluster ended, and nobody was listening"
+    gone = (
+        "the process that ran it ended"
+        if run.kind == "notebook"
+        else "its cluster ended, and nobody was listening"
+    )
+    state, message = RunState.LOST, run.message or gone
     finished = run.finished
     for path in Path(settings().runtime_dir).glob(f"clusters/*/journal/{run.id}.jsonl"):
         last = store.last_number(run.id)
