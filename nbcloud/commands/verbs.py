@@ -13,7 +13,7 @@ from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.clusters.kubernetes.changes import changed
-from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
+from nbcloud.commands.answers import Answer, ago, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
@@ -25,7 +25,7 @@ from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import ClusterNotFound, NbcloudError, RunNotFound, UsageError
-from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.record import RunState
 from nbcloud.sessions.spool import remove_orphans
 from nbcloud.wording import counted, size_text
 
@@ -137,12 +137,19 @@ def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
     return list_profiles(arguments, progress)
 
 
+def _runs(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands.runs import list_runs
+
+    return list_runs(arguments, progress)
+
+
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    parser = add_verb(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
+    parser = add_verb(verbs, "runs", _runs, "list runs on record, the newest first", listing=True)
     parser.add_argument("text", nargs="*", help="words in code, name, tags or error")
     parser.add_argument("--state", choices=[state.value for state in RunState], help="only in this state")
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    parser.add_argument("--metrics", action="store_true", help="with the params and metrics that they logged")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 
@@ -347,43 +354,6 @@ def _number(text: str) -> int | None:
         raise UsageError(
             f"WORKERS {text!r}: it must be a whole number, or auto.", "Write for example: %cloud scale 2"
         ) from None
-
-
-def run_answer(found: list[Run]) -> Answer:
-    """Runs as a table."""
-    rows = [
-        [
-            run.id,
-            run.name or _first_line(run.code),
-            str(run.state),
-            ago(run.created),
-            duration(run.seconds),
-            run.session,
-            (run.error or {}).get("ename", "") or run.message[:60],
-        ]
-        for run in found
-    ]
-    columns = ["run", "name", "state", "asked", "took", "session", "error"]
-    return Answer("" if rows else "No run is on record.", columns, rows, [run.to_json() for run in found])
-
-
-def _first_line(code: str) -> str:
-    line = next((line.strip() for line in code.splitlines() if line.strip()), "")
-    return line if len(line) <= 40 else line[:39] + "…"
-
-
-def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Runs on record."""
-    if arguments.limit < 1:
-        raise UsageError(f"-n {arguments.limit}: it must be at least 1.")
-    complete_records()
-    text = " ".join(arguments.text) or None
-    with open_store() as store:
-        found = store.search(text, state=arguments.state, tag=arguments.tag, limit=arguments.limit)
-    answer = run_answer(found)
-    if not found and (text or arguments.state or arguments.tag):
-        answer.text = "No run on record is like that."
-    return answer
 
 
 def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001

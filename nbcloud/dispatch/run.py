@@ -22,6 +22,7 @@ from nbcloud.errors import (
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.tracked import Tracked
 from nbcloud.sessions.runlog import DROPPED, STARTED, UNBEGUN
 
 if TYPE_CHECKING:
@@ -287,6 +288,21 @@ class CloudRun:
         self._recorder.flush()
         with open_store() as store:
             return store.outputs(self.id)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of each metric that it has logged up to now."""
+        return self._tracked().metrics
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that it has logged up to now."""
+        return self._tracked().params
+
+    def _tracked(self) -> Tracked:
+        self._recorder.flush()
+        with open_store() as store:
+            return store.tracked([self.id])[self.id]
 
     def __repr__(self) -> str:
         name = f" {self.record.name!r}" if self.record.name else ""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from nbcloud.config import private_dir
 from nbcloud.errors import StoreError
+from nbcloud.runs import tracked
 from nbcloud.runs.files import exclusive, explained
 from nbcloud.wording import counted
 
@@ -55,6 +56,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_pending ON runs (number) WHERE pending",
         "CREATE INDEX runs_not_indexed ON runs (number) WHERE NOT indexed",
     ),
+    tracked.TABLES,
 )
 
 _BUSY_SECONDS = 10.0

@@ -7,6 +7,7 @@
         run.json          the run document
         messages.jsonl    the journal's messages, one a line, while the run is not finished
         run.ipynb         code, outputs and document of a finished run, as a notebook
+        logged.jsonl      those messages of a finished run in which its code logged something
     deleted/              on the way out
 
 The documents on disk are complete: the database can be made again from them.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import StoreError
+from nbcloud.runs.entries import is_logged
 from nbcloud.runs.record import Run
 
 if sys.platform != "win32":
@@ -63,6 +65,7 @@ class RunFiles:
         self.document = self.directory / "run.json"
         self.messages = self.directory / "messages.jsonl"
         self.notebook = self.directory / "run.ipynb"
+        self.logged = self.directory / "logged.jsonl"
 
     def create(self) -> None:
         """Make the directory and an empty log of messages, for this user only."""
@@ -78,6 +81,24 @@ class RunFiles:
     def write_notebook(self, run: Run, outputs: list[dict[str, Any]]) -> None:
         """Replace run.ipynb."""
         write_atomically(self.notebook, dump(_notebook(run, outputs)), sync=True)
+
+    def keep_logged(self) -> list[dict[str, Any]]:
+        """Copy what code logged from the log of messages, which is about to go; returns it."""
+        with self.messages.open("rb") as log:
+            lines = [line for line in log if is_logged(line) and line.endswith(b"\n")]
+        if lines:
+            write_atomically(self.logged, b"".join(lines), sync=True)
+        return [json.loads(line) for line in lines]
+
+    def read_logged(self) -> list[dict[str, Any]]:
+        """The messages in which code logged something, of a run that is finished or not."""
+        found: list[dict[str, Any]] = []
+        for path in (self.logged, self.messages):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                for line in filter(is_logged, file):
+                    with contextlib.suppress(ValueError):  # a torn last line
+                        found.append(json.loads(line))
+        return found
 
     def read_document(self) -> Run:
         """The run of run.json, or that of run.ipynb where the former is damaged.

@@ -11,8 +11,9 @@ from typing import Any
 from nbcloud.errors import StoreError
 from nbcloud.runs.files import RunFiles, dump
 from nbcloud.runs.record import Run, RunState, id_number, is_run_id, time_number
+from nbcloud.runs.tracked import by_run, keep
 
-_COLUMNS = ("id", "kind", "state", "name", "notebook", "session", "cluster", "created", "finished")
+_COLUMNS = ("id", "kind", "state", "name", "notebook", "session", "cluster", "created", "finished", "parent")
 
 
 def prepare_words(connection: sqlite3.Connection) -> None:
@@ -92,6 +93,7 @@ def _clean(value: Any) -> Any:
 def put_all(connection: sqlite3.Connection, directory: Path) -> int:
     """Put all runs whose documents lie on the disk into an empty database, and return their number."""
     count = 0
+    logged: list[RunFiles] = []
     for path in (directory / "runs").iterdir() if (directory / "runs").is_dir() else ():
         if not is_run_id(path.name):
             continue
@@ -103,6 +105,11 @@ def put_all(connection: sqlite3.Connection, directory: Path) -> int:
                 connection, run, None, pending=run.state.ended and (log_is_due or not files.notebook.exists())
             )
             count += 1
+            if files.logged.exists() or files.messages.exists():
+                logged.append(files)
+    for files in logged:  # when all are in: what one has logged may belong to a part of it
+        for run_id, entries in by_run(files.directory.name, files.read_logged()).items():
+            keep(connection, run_id, entries)
     return count
 
 

@@ -13,6 +13,7 @@ _IDENTITY = frozenset(
     (
         "id",
         "kind",
+        "parent",
         "state",
         "notebook",
         "cell_id",

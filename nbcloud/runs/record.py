@@ -131,6 +131,8 @@ class Run:
     id: str = field(default_factory=new_run_id)
     name: str = ""
     kind: str = "cell"
+    parent: str = ""
+    """Id of the run that it is a part of; empty where it stands for itself."""
     state: RunState = RunState.QUEUED
     code: str = ""
     notebook: str = ""

@@ -18,7 +18,8 @@ from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_o
 from nbcloud.runs.log import MessageReader
 from nbcloud.runs.masked import redact_outputs
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
-from nbcloud.runs.record import Run, RunState, number_id, prefix_numbers
+from nbcloud.runs.record import Run, RunState, id_number, number_id, prefix_numbers
+from nbcloud.runs.tracked import Point, Tracked, history, tracked
 
 _POLL_SECONDS = 0.1
 _LISTED = 5  # candidates for an ambiguous id
@@ -136,6 +137,17 @@ class Records:
         if since is not None:
             search.since(since)
         return runs_of(self._database.read(*search.sql(limit)))
+
+    def tracked(self, runs: Iterable[str]) -> dict[str, Tracked]:
+        """What runs have logged up to now, by their ids."""
+        numbers = {id_number(run_id): run_id for run_id in runs}
+        found = self._database.ask(lambda connection: tracked(connection, numbers))
+        return {numbers[number]: of_run for number, of_run in found.items()}
+
+    def history(self, run_id: str, key: str) -> list[Point]:
+        """All values of one metric of a run, in the order in which they were logged."""
+        number = id_number(self.get(run_id).id)
+        return self._database.ask(lambda connection: history(connection, number, key))
 
     def outputs(self, run_id: str) -> list[dict[str, Any]]:
         """The outputs of a run, in the form of nbformat: until now, where it isn't finished.
