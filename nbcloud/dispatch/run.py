@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.dispatch.feed import TICK, Event, Feed
@@ -298,6 +299,19 @@ class CloudRun:
     def params(self) -> dict[str, Any]:
         """The parameters that it has logged up to now."""
         return self._tracked().params
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The files that it has logged up to now; they must not be changed."""
+        names = self._tracked().artifacts
+        with open_store() as store:
+            return {name: store.artifact(self.id, name) for name in names}
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """The values that it has recorded up to now; of what was only displayed, its data by MIME type."""
+        kept = self._tracked().records
+        return {name: each["value"] if "value" in each else each["data"] for name, each in kept.items()}
 
     def _tracked(self) -> Tracked:
         self._recorder.flush()

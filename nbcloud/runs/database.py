@@ -57,6 +57,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_not_indexed ON runs (number) WHERE NOT indexed",
     ),
     tracked.TABLES,
+    tracked.ITEM_TABLES,
 )
 
 _BUSY_SECONDS = 10.0

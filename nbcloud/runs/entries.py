@@ -5,6 +5,9 @@ one among whose messages it stands; else it is one nested in that. An entry is o
 
 - ``["metric", key, value, step, time]``: a value that JSON has no number for is a text, such as ``"nan"``
 - ``["param", key, value]`` and ``["tag", key, text]``
+- ``["artifact", name, {"hash": …, "bytes": …}]``, behind its parts: ``["part", hash, offset]``, each alone in
+  a message that has the bytes as its buffer
+- ``["record", name, content]`` and ``["dataset", name, facts]``
 - ``["begin", document]`` and ``["end", state, time]``: of a nested run
 
 The number of the message and the place of an entry in it tell each entry from all others of its run, however
@@ -16,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 LOGGED = "nbcloud_log"
@@ -29,12 +32,32 @@ _NUMBER = re.compile(rb'\{"n": ?(\d+)')
 _HEAD = 96
 """Bytes of a line that hold its number, time and type."""
 
+PART = 2**19
+"""Bytes of an artifact in one message, at most."""
+ITEMS = ("artifact", "record", "dataset")
+
 Entry = list[Any]
 
 
 def metric(key: str, value: float, step: int | None, time: float) -> Entry:
     """The entry of one value of a metric."""
     return ["metric", key, value if math.isfinite(value) else str(value), step, time]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: itself, where that is possible, else its text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", None) == 0:  # a number of numpy, a tensor of one element
+        return plain(item())
+    return str(value)
 
 
 def contents(entries: Iterable[tuple[str, Entry]]) -> Iterator[dict[str, Any]]:
@@ -64,6 +87,11 @@ def place(number: int, index: int) -> int:
 def is_logged(line: bytes) -> bool:
     """Whether a line of a run's log is such a message."""
     return _MARK in line[:_HEAD]
+
+
+def is_part(line: bytes) -> bool:
+    """Whether a line is such a message with bytes of an artifact."""
+    return b'"part"' in line and json.loads(line)["content"]["entries"][0][0] == "part"
 
 
 def logged_in(lines: bytes) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 ::
 
     runs.db               the index over all runs (see database)
+    artifacts/            files that runs logged (see artifacts)
     runs/<id>/            0700
         run.json          the run document
         messages.jsonl    the journal's messages, one a line, while the run is not finished
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import StoreError
-from nbcloud.runs.entries import is_logged
+from nbcloud.runs.entries import is_logged, is_part, span
 from nbcloud.runs.record import Run
 
 if sys.platform != "win32":
@@ -82,23 +83,21 @@ class RunFiles:
         """Replace run.ipynb."""
         write_atomically(self.notebook, dump(_notebook(run, outputs)), sync=True)
 
-    def keep_logged(self) -> list[dict[str, Any]]:
-        """Copy what code logged from the log of messages, which is about to go; returns it."""
+    def keep_logged(self) -> None:
+        """Copy what code logged, except the bytes of artifacts, from the log, which is about to go."""
         with self.messages.open("rb") as log:
-            lines = [line for line in log if is_logged(line) and line.endswith(b"\n")]
+            lines = [line for line in log if is_logged(line) and not is_part(line)]
         if lines:
             write_atomically(self.logged, b"".join(lines), sync=True)
-        return [json.loads(line) for line in lines]
 
-    def read_logged(self) -> list[dict[str, Any]]:
-        """The messages in which code logged something, of a run that is finished or not."""
-        found: list[dict[str, Any]] = []
+    def read_logged(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The messages above a number in which code logged something, of a run that is finished or not."""
         for path in (self.logged, self.messages):
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 for line in filter(is_logged, file):
-                    with contextlib.suppress(ValueError):  # a torn last line
-                        found.append(json.loads(line))
-        return found
+                    if span(line)[0] > after:
+                        with contextlib.suppress(ValueError):  # a torn last line
+                            yield json.loads(line)
 
     def read_document(self) -> Run:
         """The run of run.json, or that of run.ipynb where the former is damaged.

@@ -12,6 +12,7 @@ from typing import Any, Self
 from nbcloud.config import settings
 from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.redact import Redactor
+from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.database import Database
 from nbcloud.runs.files import RunFiles, explained
 from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_of
@@ -43,6 +44,8 @@ class Records:
         self._database = Database(
             self.directory / "runs.db", prepare_words, lambda connection: put_all(connection, self.directory)
         )
+
+        self.artifacts = Artifacts(self.directory)
 
     def close(self) -> None:
         """Close all files; the next use opens them again."""
@@ -143,6 +146,27 @@ class Records:
         numbers = {id_number(run_id): run_id for run_id in runs}
         found = self._database.ask(lambda connection: tracked(connection, numbers))
         return {numbers[number]: of_run for number, of_run in found.items()}
+
+    def artifact(self, run_id: str, name: str) -> Path:
+        """The file that a run logged under a name; it must not be changed.
+
+        Raises
+        ------
+        UsageError
+            When the run has none of this name, or it has not come whole.
+        """
+        run = self.get(run_id)
+        known = self.tracked([run.id])[run.id].artifacts
+        if name not in known:
+            there = f"There are: {', '.join(known)}." if known else "It has logged no file."
+            raise UsageError(f"Run {run.id} has no artifact {name!r}.", there)
+        path = self.artifacts.path(known[name]["hash"])
+        if not path.exists():
+            raise UsageError(
+                f"The artifact {name!r} of run {run.id} is not here whole.",
+                f"While its cluster is up, this fetches it: %cloud attach {run.id}",
+            )
+        return path
 
     def history(self, run_id: str, key: str) -> list[Point]:
         """All values of one metric of a run, in the order in which they were logged."""

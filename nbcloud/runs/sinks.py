@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Protocol
 
 from nbcloud.runs.entries import Entry
@@ -23,6 +24,9 @@ class Sink(Protocol):
 
     def end(self, place: Place, state: RunState) -> None:
         """End a run that ``begin`` began."""
+
+    def keep(self, place: Place, name: str, source: Path | bytes) -> None:
+        """Take a file in, as it is now."""
 
     def flush(self) -> None:
         """Wait until what was put is safe."""

@@ -8,6 +8,7 @@ pending), then run.ipynb is written from the log of messages, then the log is re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shutil
 import sqlite3
@@ -217,7 +218,8 @@ class Store(Records):
         """Put on record what code logged; each entry once, however often it comes."""
         if not messages:
             return
-        found = by_run(run_id, self.redactor.json(messages))
+        self._keep_parts(messages)
+        found = by_run(run_id, self.redactor.json([{**each, "buffers": []} for each in messages]))
         for part, entries in found.items():
             for _, (kind, *rest) in entries:
                 if kind == "begin":
@@ -234,6 +236,15 @@ class Store(Records):
                 if kind == "end":
                     with contextlib.suppress(RunNotFound):
                         self.update(part, state=rest[0], finished=rest[1])
+
+    def _keep_parts(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            for kind, digest, *rest in message["content"]["entries"]:
+                if kind == "part":
+                    data = base64.b64decode(message["buffers"][0])
+                    self.artifacts.add_part(digest, rest[0], data)
+                elif kind == "artifact":
+                    self.artifacts.complete(rest[0]["hash"])
 
     def _begin_part(self, run_id: str, part: str, document: dict[str, Any]) -> None:
         with contextlib.suppress(UsageError):  # it is on record already
@@ -297,7 +308,9 @@ class Store(Records):
                     files.write_notebook(run, self._composed(files))
                     # Once more: who appended them may have died before they were in the database.
                     known = self._whole.pop(run.id, 0)
-                    self._track(run.id, [each for each in files.keep_logged() if each["n"] > known])
+                    for message in files.read_logged(known):
+                        self._track(run.id, [message])
+                    files.keep_logged()
         self._end_parts(run)
         done = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
         self._database.write(lambda connection: connection.execute(done, (id_number(run.id), run.state)))

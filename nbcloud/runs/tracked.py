@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbcloud.runs.entries import Entry, place
+from nbcloud.runs.entries import ITEMS, Entry, place
 from nbcloud.runs.record import id_number
 
 TABLES = (
@@ -34,6 +34,17 @@ TABLES = (
     "CREATE INDEX params_by_number ON params (key, number, run)",
 )
 """What the schema has for this; the part of a migration, and so never changed."""
+
+
+ITEM_TABLES = (
+    # What has a name and facts: artifacts, recorded values, datasets. ``hash`` is of an artifact's content.
+    """CREATE TABLE items (
+        run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, kind TEXT NOT NULL, name TEXT NOT NULL,
+        place INTEGER NOT NULL, content TEXT NOT NULL, hash TEXT, PRIMARY KEY (run, kind, name)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX items_by_hash ON items (hash) WHERE hash IS NOT NULL",
+)
+"""What a later migration added."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,19 @@ class Tracked:
     params : dict
     metrics : dict
         The latest value of each: that of the highest step, and of the latest time among those.
+    artifacts : dict
+        ``hash`` and ``bytes`` of each file.
+    records : dict
+        Of each recorded value ``value``, or the ``data`` and ``metadata`` of what was displayed.
+    datasets : dict
+        ``hash``, ``kind``, ``rows`` and ``schema``, as far as each is known.
     """
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 Placed = list[tuple[int, Entry]]
@@ -113,6 +133,15 @@ def keep(connection: sqlite3.Connection, run_id: str, entries: Placed) -> None:
         "WHERE excluded.place > params.place",
         [(number, key, at, *_param(rest[0])) for at, (kind, key, *rest) in entries if kind == "param"],
     )
+    connection.executemany(
+        "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET place = excluded.place, "
+        "content = excluded.content, hash = excluded.hash WHERE excluded.place > items.place",
+        [
+            (number, kind, key, at, json.dumps(rest[0]), rest[0]["hash"] if kind == "artifact" else None)
+            for at, (kind, key, *rest) in entries
+            if kind in ITEMS
+        ],
+    )
 
 
 def _number(value: float | str) -> float | None:
@@ -134,6 +163,10 @@ def tracked(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int,
             of_run.metrics[key] = float("nan") if value is None else value
         for key, value in connection.execute("SELECT key, json FROM params WHERE run = ?", (number,)):
             of_run.params[key] = json.loads(value)
+        for kind, name, content in connection.execute(
+            "SELECT kind, name, content FROM items WHERE run = ?", (number,)
+        ):
+            getattr(of_run, f"{kind}s")[name] = json.loads(content)
     return found
 
 

@@ -7,14 +7,16 @@ else, in a local cell, a script, or a task of Dask, it is a run of the process, 
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 from nbcloud.errors import UsageError
-from nbcloud.runs.entries import metric
+from nbcloud.runs.entries import metric, plain
 from nbcloud.runs.record import RunState
 from nbcloud.runs.sinks import Place, Sink
 
@@ -99,6 +101,79 @@ def set_tags(values: Mapping[str, object]) -> None:
         set_tag(key, value)
 
 
+def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
+    """Put a file on record as it is now, or all files of a folder.
+
+    Its content is not searched for secrets. Out of a ``%%cloud`` cell, files of up to 256 MiB travel.
+
+    Parameters
+    ----------
+    path : path
+    name : str, optional
+        The file's own name by default; files of a folder are called ``name/…``.
+    """
+    source = Path(path)
+    name = _key(source.absolute().name if name is None else name)
+    if source.is_dir():
+        for file in sorted(source.rglob("*")):
+            if file.is_file():
+                _sink_here().keep(_place.get(), f"{name}/{file.relative_to(source).as_posix()}", file)
+    elif source.is_file():
+        _sink_here().keep(_place.get(), name, source)
+    else:
+        raise UsageError(f"There is no file {str(path)!r} to log.", f"Relative paths begin at: {Path.cwd()}")
+
+
+def log_figure(figure: Any, name: str) -> None:
+    """Put a figure of matplotlib, plotly or Pillow on record as a file.
+
+    Parameters
+    ----------
+    figure : object
+    name : str
+        The file's name; its ending says the format (``.png``, ``.svg``, ``.pdf``, ``.html``). Without one, it
+        is PNG, or HTML for plotly.
+    """
+    from nbcloud.runs.displays import figure_file
+
+    content, name = figure_file(figure, _key(name))
+    _sink_here().keep(_place.get(), name, content)
+
+
+def log_dataset(data: Any, name: str) -> str:
+    """Put on record what was read: a hash of its content, and its schema; not the data.
+
+    Parameters
+    ----------
+    data : pandas.DataFrame, pandas.Series, numpy.ndarray, mapping of these, or path
+    name : str
+
+    Returns
+    -------
+    str
+        The hash: the same for equal data, wherever it is logged.
+    """
+    from nbcloud.runs.datasets import dataset_facts
+
+    facts = dataset_facts(data)
+    _sink_here().put(_place.get(), ["dataset", _key(name), facts])
+    return str(facts["hash"])
+
+
+def record(name: str, value: Any) -> None:
+    """Put a value or a figure on record, to be read back without running the code again.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+        What JSON can hold comes back as it is; anything else as it is displayed.
+    """
+    from nbcloud.runs.displays import recorded
+
+    _sink_here().put(_place.get(), ["record", _key(name), recorded(value)])
+
+
 def flush() -> None:
     """Wait until all that was logged up to now is safe from the end of this process.
 
@@ -156,19 +231,3 @@ def _key(key: str) -> str:
             "characters on one line."
         )
     return key
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: itself, where that is possible, else its text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value - value == 0 else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
-    item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "ndim", None) == 0:  # a number of numpy, a tensor of one element
-        return plain(item())
-    return str(value)

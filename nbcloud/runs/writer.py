@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud import secret_values
+from nbcloud.config import settings
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
+from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.entries import Entry, contents, line
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState, environment_facts, git_facts
@@ -85,6 +87,11 @@ class Writer:
             end_nested(self, place, state)
         elif place[0] in self._logs:
             self._end(place[0], state)
+
+    def keep(self, place: Place, name: str, source: Path | bytes) -> None:
+        """Take a file in."""
+        digest, size = Artifacts(Path(settings().data_dir).absolute()).keep(source)
+        self.put(place, ["artifact", name, {"hash": digest, "bytes": size}])
 
     def flush(self) -> None:
         """Wait until all that was put is written.

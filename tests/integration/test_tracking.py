@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from nbcloud.clusters.base import ClusterInfo
@@ -16,6 +17,11 @@ def logged(**conditions: Any) -> tuple[Run, Tracked]:
     with Store() as store:
         run = store.search(limit=1, **conditions)[0]
         return run, store.tracked([run.id])[run.id]
+
+
+def on_record(name: str) -> bool:
+    with Store() as store:
+        return bool(store.search(name=name))
 
 
 def ended(name: str) -> bool:
@@ -86,6 +92,7 @@ def test_metrics_of_a_run_whose_notebook_went_away(local_cluster: ClusterInfo, w
             "%%cloud --bg --name away\nimport nbcloud, time\nfor i in range(20):\n"
             "    nbcloud.log_metric('a', i, step=i)\n    time.sleep(0.1)"
         )
+        wait_until(lambda: on_record("away"), what="the run on record")
     with running_notebook() as notebook:
         wait_until(
             lambda: "done" in notebook.run("%cloud runs away --metrics").result,
@@ -96,3 +103,30 @@ def test_metrics_of_a_run_whose_notebook_went_away(local_cluster: ClusterInfo, w
     assert found.metrics == {"a": 19.0}
     with Store() as store:
         assert [point.step for point in store.history(run.id, "a")] == list(range(20))
+
+
+def test_files_and_figures_of_a_cell_come_home(notebook: RunningNotebook, wait_until: Any) -> None:
+    shown = notebook.run(
+        "%%cloud --name files\nimport nbcloud, os\ndata = os.urandom(5 * 2**20)\n"
+        "with open('weights.bin', 'wb') as file:\n    file.write(data)\n"
+        "nbcloud.log_artifact('weights.bin')\nos.remove('weights.bin')\n"
+        "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\naxes.plot([1, 2])\n"
+        "nbcloud.log_figure(figure, 'curve')\nplt.close(figure)\nnbcloud.record('answer', [42])\n"
+        "import hashlib\nhashlib.sha256(data).hexdigest()"
+    )
+    wait_until(lambda: ended("files"), what="the record")
+    run, found = logged(name="files")
+    assert found.records == {"answer": {"value": [42]}}
+    with Store() as store:
+        weights = store.artifact(run.id, "weights.bin").read_bytes()
+        assert repr(hashlib.sha256(weights).hexdigest()) == shown.result
+        assert store.artifact(run.id, "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_that_is_too_large_to_travel_is_refused(notebook: RunningNotebook) -> None:
+    shown = notebook.run(
+        "%%cloud\nimport nbcloud, os\nwith open('large', 'wb') as file:\n    file.truncate(2**28 + 1)\n"
+        "try:\n    nbcloud.log_artifact('large')\nfinally:\n    os.remove('large')"
+    )
+    assert shown.error == "UsageError"
+    assert "at most 256.0 MiB can travel" in shown.traceback

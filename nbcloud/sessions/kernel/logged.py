@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import UsageError
-from nbcloud.runs.entries import LOGGED, Entry, contents
+from nbcloud.runs.entries import LOGGED, PART, Entry, contents
 from nbcloud.runs.record import RunState
 from nbcloud.runs.sinks import Place, begin_nested, end_nested
+from nbcloud.wording import size_text
 
 _FLUSH_SECONDS = 30.0
+_LARGEST = 2**28
+"""Bytes of one artifact."""
 _PAUSE = 0.02
 """Seconds that an entry may wait for others to go with it."""
 
@@ -45,6 +51,15 @@ class CellSink:
 
     def put(self, place: Place, entry: Entry) -> None:
         """Take an entry, and send it soon."""
+        self._look()
+        self._waiting.append((place[1], entry))
+        if not self._scheduled:
+            self._scheduled = True
+            thread = self._kernel.iopub_thread
+            thread.schedule(lambda: thread.io_loop.call_later(_PAUSE, self._send))
+
+    def _look(self) -> None:
+        """Refuse what would not arrive."""
         if os.getpid() != self._process:
             raise UsageError(
                 "A forked process can't log to the run of its cell.",
@@ -55,11 +70,6 @@ class CellSink:
                 "Nothing can be logged between two cells: what a thread logs belongs to the run of a cell.",
                 "Wait for the thread in the cell: thread.join()",
             )
-        self._waiting.append((place[1], entry))
-        if not self._scheduled:
-            self._scheduled = True
-            thread = self._kernel.iopub_thread
-            thread.schedule(lambda: thread.io_loop.call_later(_PAUSE, self._send))
 
     def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
         """Begin a run nested in the cell's."""
@@ -68,6 +78,22 @@ class CellSink:
     def end(self, place: Place, state: RunState) -> None:
         """End it."""
         end_nested(self, place, state)
+
+    def keep(self, place: Place, name: str, source: Path | bytes) -> None:
+        """Send a file in parts, which the reader's store puts together."""
+        self._look()
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size > _LARGEST:
+            raise UsageError(
+                f"The artifact {name!r} has {size_text(size)}, and at most {size_text(_LARGEST)} can travel.",
+                "Write it to storage that both sides can read, and log its address: nbcloud.log_param",
+            )
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        view = memoryview(data)
+        for offset in range(0, max(len(data), 1), PART):
+            self._tell([(place[1], ["part", digest, offset])], [view[offset : offset + PART]])
+        self.put(place, ["artifact", name, {"hash": digest, "bytes": len(data)}])
 
     def flush(self) -> None:
         """Send what waits; what the socket has is read by the host, whatever becomes of this process."""
@@ -82,7 +108,9 @@ class CellSink:
             waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if self._cell is None:
                 return
-            for content in contents(waiting):
-                self._kernel.session.send(
-                    self._kernel.iopub_thread, LOGGED, content, parent=self._cell, ident=b"nbcloud_log"
-                )
+            self._tell(waiting)
+
+    def _tell(self, entries: list[tuple[str, Entry]], buffers: Sequence[memoryview] = ()) -> None:
+        thread, about = self._kernel.iopub_thread, {"parent": self._cell, "ident": b"nbcloud_log"}
+        for content in contents(entries):
+            self._kernel.session.send(thread, LOGGED, content, buffers=list(buffers) or None, **about)

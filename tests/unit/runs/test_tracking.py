@@ -1,5 +1,7 @@
 """What code logs outside of cloud cells: on the record of a run of its process, each value once."""
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -250,3 +252,105 @@ def test_a_store_of_the_time_before_is_migrated(store, tmp_path):
     connection.close()
     assert store.search() == [run]
     assert store.tracked([run.id])[run.id].metrics == {}
+
+
+def test_files_are_kept_once_for_each_content(data_dir, sink, tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    (tmp_path / "folder" / "a.txt").write_text("same")
+    (tmp_path / "folder" / "deep" / "b.txt").write_text("same")
+    (tmp_path / "empty").touch()
+    tracking.log_artifact(tmp_path / "folder")
+    tracking.log_artifact(tmp_path / "folder" / "a.txt")
+    tracking.log_artifact(tmp_path / "empty", "nothing")
+    (tmp_path / "folder" / "a.txt").write_text("changed behind it")
+    tracking.flush()
+    with Store() as store:
+        (run,) = store.search()
+        names = store.tracked([run.id])[run.id].artifacts
+        assert list(names) == ["a.txt", "folder/a.txt", "folder/deep/b.txt", "nothing"]
+        paths = {name: store.artifact(run.id, name) for name in names}
+        assert {paths[name].read_text() for name in list(names)[:3]} == {"same"}
+        assert len(set(paths.values())) == 2
+        assert {path.stat().st_mode & 0o777 for path in paths.values()} == {0o600}
+        with pytest.raises(UsageError, match=r"no artifact 'c'\. There are: a.txt, folder"):
+            store.artifact(run.id, "c")
+    with pytest.raises(UsageError, match="There is no file 'gone' to log"):
+        tracking.log_artifact("gone")
+
+
+def part(number, digest, offset, data):
+    whole = json.loads(log(number, ["part", digest, offset]))
+    encoded = base64.b64encode(data).decode()
+    return json.dumps({**whole, "buffers": [encoded]}, separators=(",", ":")).encode() + b"\n"
+
+
+def test_an_artifact_is_whole_when_all_parts_have_come(store):
+    data = b"0123456789"
+    digest = hashlib.sha256(data).hexdigest()
+    run = store.begin(Run(code="1"))
+    artifact = log(3, ["artifact", "a", {"hash": digest, "bytes": 10}])
+    store.append(run.id, part(1, digest, 0, data[:6]) + artifact)
+    with pytest.raises(UsageError, match="is not here whole"):
+        store.artifact(run.id, "a")
+    store.append(run.id, part(2, digest, 6, data[6:]) + artifact)
+    assert store.artifact(run.id, "a").read_bytes() == data
+    store.finish(run.changed(state="done"))
+    assert digest[:8].encode() in store.files(run.id).logged.read_bytes()
+    assert b"buffers" not in store.files(run.id).logged.read_bytes()
+
+
+def test_values_and_displays_are_recorded(data_dir, sink):
+    import numpy
+    import pandas
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    tracking.record("dict", {"a": [1, None]})
+    tracking.record("number", numpy.float64(0.5))
+    tracking.record("table", pandas.DataFrame({"x": [1]}))
+    tracking.record("figure", figure)
+    tracking.log_figure(figure, "curve")
+    tracking.log_figure(figure.axes[0], "curve.svg")
+    with pytest.raises(UsageError, match="A dict is no figure"):
+        tracking.log_figure({}, "x")
+    with pytest.raises(UsageError, match=r"The figure 'x.docx' can't be written: .*docx"):
+        tracking.log_figure(figure, "x.docx")
+    tracking.flush()
+    with Store() as store:
+        (run,) = store.search()
+        kept = store.tracked([run.id])[run.id]
+        assert kept.records["dict"] == {"value": {"a": [1, None]}}
+        assert kept.records["number"] == {"value": 0.5}
+        assert "<table" in kept.records["table"]["data"]["text/html"]
+        assert base64.b64decode(kept.records["figure"]["data"]["image/png"]).startswith(b"\x89PNG")
+        assert list(kept.artifacts) == ["curve.png", "curve.svg"]
+        assert b"<svg" in store.artifact(run.id, "curve.svg").read_bytes()
+
+
+def test_equal_datasets_have_equal_hashes(data_dir, sink, tmp_path):
+    import numpy
+    import pandas
+
+    table = pandas.DataFrame({"x": [1.0, None], "y": ["a", "b"]})
+    array = numpy.arange(6).reshape(2, 3)
+    same = tracking.log_dataset(table, "train")
+    assert tracking.log_dataset(table.copy(), "again") == same
+    assert tracking.log_dataset(table.rename(columns={"x": "z"}), "renamed") != same
+    assert tracking.log_dataset(array, "a") == tracking.log_dataset(numpy.asfortranarray(array), "b")
+    assert tracking.log_dataset(array.astype(">i8"), "c") == tracking.log_dataset(array, "a")
+    assert tracking.log_dataset(array.T.reshape(2, 3), "d") != tracking.log_dataset(array, "a")
+    assert tracking.log_dataset({"x": array, "y": table["y"]}, "both")
+    (tmp_path / "data.csv").write_text("x,y\n")
+    tracking.log_dataset(tmp_path / "data.csv", "file")
+    with pytest.raises(UsageError, match="A set can't be logged as a dataset"):
+        tracking.log_dataset({1}, "set")
+    with pytest.raises(UsageError, match="A column of this table holds what has no hash"):
+        tracking.log_dataset(pandas.DataFrame({"x": [[1], [2]]}), "lists")
+    tracking.flush()
+    with Store() as store:
+        (run,) = store.search()
+        facts = store.tracked([run.id])[run.id].datasets
+        assert (facts["train"]["rows"], facts["train"]["kind"]) == (2, "table")
+        assert facts["train"]["schema"][0] == {"name": "x", "type": "float64"}
+        assert facts["a"]["schema"] == {"shape": [2, 3], "type": "int64"}
