@@ -22,10 +22,18 @@ def list_runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # n
     complete_records()
     text = " ".join(arguments.text) or None
     with open_store() as store:
-        found = store.search(text, state=arguments.state, tag=arguments.tag, limit=arguments.limit)
+        found = store.search(
+            text,
+            state=arguments.state,
+            tag=arguments.tag,
+            filter=arguments.filter,
+            order_by=arguments.order_by,
+            limit=arguments.limit,
+        )
         logged = store.tracked(run.id for run in found) if arguments.metrics else {}
     answer = _answer(found, logged)
-    if not found and (text or arguments.state or arguments.tag):
+    asked = (text, arguments.state, arguments.tag, arguments.filter, arguments.order_by)
+    if not found and any(asked):
         answer.text = "No run on record is like that."
     return answer
 

@@ -149,6 +149,10 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--state", choices=[state.value for state in RunState], help="only in this state")
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    parser.add_argument("--filter", help="only where this holds: metrics.loss < 0.3 and params.lr = 0.1")
+    parser.add_argument(
+        "--order-by", metavar="KEY", help="the best first: metrics.loss, metrics.accuracy desc"
+    )
     parser.add_argument("--metrics", action="store_true", help="with the params and metrics that they logged")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")

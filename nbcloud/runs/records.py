@@ -15,11 +15,13 @@ from nbcloud.redact import Redactor
 from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.database import Database
 from nbcloud.runs.files import RunFiles, explained
-from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_of
+from nbcloud.runs.filters import parse, parse_order
+from nbcloud.runs.index import has_words, prepare_words, put_all, runs_of
 from nbcloud.runs.log import MessageReader
 from nbcloud.runs.masked import redact_outputs
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
 from nbcloud.runs.record import Run, RunState, id_number, number_id, prefix_numbers
+from nbcloud.runs.search import Search
 from nbcloud.runs.tracked import Point, Tracked, history, tracked
 
 _POLL_SECONDS = 0.1
@@ -107,6 +109,8 @@ class Records:
         tag: str | Iterable[str] | None = None,
         name: str | None = None,
         since: float | None = None,
+        filter: str | None = None,  # noqa: A002 - as MLflow's users know it
+        order_by: str | None = None,
         limit: int = 50,
     ) -> list[Run]:
         """Runs that meet all conditions, the newest first.
@@ -125,10 +129,16 @@ class Records:
             Exactly this, or a pattern with ``*``.
         since : float, optional
             Created at this time (unix seconds) or later.
+        filter : str, optional
+            In the language of `nbcloud.runs.filters`: ``metrics.loss < 0.3 and params.lr = 0.1``.
+        order_by : str, optional
+            ``metrics.loss``, ``params.lr desc``, ``finished``; only runs that have it, the least first.
         limit : int, optional
             How many at most.
         """
         search = Search()
+        if order_by:
+            search.order(*parse_order(order_by))
         if text and text.strip():
             search.words(text, self._database.ask(has_words))
         for column, wanted in (("name", name), ("notebook", notebook), ("session", session)):
@@ -139,6 +149,9 @@ class Records:
         search.states(_states(state))
         if since is not None:
             search.since(since)
+        if filter:
+            conditions = parse(filter)
+            self._database.ask(lambda connection: search.filter(conditions, connection))
         return runs_of(self._database.read(*search.sql(limit)))
 
     def tracked(self, runs: Iterable[str]) -> dict[str, Tracked]:
