@@ -75,7 +75,7 @@ class Condition:
         Where its rows are, each with ``run`` and ``key``; empty for a column of the runs themselves.
     key : str
     test : str
-        SQL about the row ``x``, or the run ``r``.
+        SQL about a row, whose name it has as ``%s``.
     values : tuple
         What stands for the question marks in ``test``.
     absent : bool
@@ -87,6 +87,10 @@ class Condition:
     test: str
     values: tuple[Any, ...] = ()
     absent: bool = False
+
+    def about(self, row: str) -> str:
+        """The test, of the row of this name."""
+        return self.test.replace("%s", row)
 
 
 def parse(text: str) -> list[Condition]:
@@ -190,7 +194,7 @@ class _Parser:
             if not self._word("null"):
                 raise self._refusal(self.place, "behind is must be null, or not null")
             if not table:
-                return Condition("", key, f"r.{key} IS {'' if absent else 'NOT '}NULL")
+                return Condition("", key, f"%s.{key} IS {'' if absent else 'NOT '}NULL")
             return Condition(table, key, "1", absent=absent)
         place = self.place
         operator = self._operator()
@@ -246,28 +250,28 @@ class _Parser:
         if kind == "metrics":
             if not all(isinstance(value, float) for value in values):
                 raise self._refusal(place, "a metric is compared with a number")
-            return "x.value", values
+            return "%s.value", values
         if kind == "params":
             numbers = all(isinstance(value, float) for value in values)
-            return ("x.number", values) if numbers else ("x.text", texts)
+            return ("%s.number", values) if numbers else ("%s.text", texts)
         if kind == "tags":
-            return "x.value", texts
+            return "%s.value", texts
         if key == "number":
             if not all(is_run_id(text) for text in texts):
                 raise self._refusal(place, "that is not the whole id of a run")
-            return "r.number", [id_number(text) for text in texts]
+            return "%s.number", [id_number(text) for text in texts]
         if key == "state":
             states = [_STATES.get(text.lower(), text.lower()) for text in texts]
             if not set(states) <= set(RunState):
                 raise self._refusal(place, "that is no state of a run", f"There are: {', '.join(RunState)}.")
-            return "r.state", states
+            return "%s.state", states
         if key in _TIMES:
             try:
-                return f"r.{key}", [_time(value) for value in values]
+                return f"%s.{key}", [_time(value) for value in values]
             except ValueError:
                 why = "a time is unix seconds, or a text such as '2026-01-31'"
                 raise self._refusal(place, why) from None
-        return f"r.{key}", texts
+        return f"%s.{key}", texts
 
 
 def _text(value: Any) -> str:

@@ -62,29 +62,29 @@ class Search:
     def filter(self, conditions: Sequence[Condition], connection: sqlite3.Connection) -> None:
         """All of these conditions hold.
 
-        Where nothing else drives the search, the one that the fewest runs meet does, if these are few; else
-        so many meet it that the newest of all runs soon have some.
+        Where nothing else drives the search, that one does which the fewest runs meet; of those that many
+        meet, one about a metric, since an index has their values in the order of the runs.
         """
         rest = list(conditions)
         if not self._driven:
-            few = {}
-            for condition in conditions:
-                if condition.table and not condition.absent:
-                    count = _count(connection, condition)
-                    if count < _FEW:
-                        few[count] = condition
-            if few:
-                driver = few[min(few)]
+            present = [each for each in conditions if each.table and not each.absent]
+            count, driver = min(
+                ((_count(connection, each), each) for each in present),
+                key=lambda counted: (counted[0], counted[1].table != "latest"),
+                default=(_FEW, None),
+            )
+            if driver is not None and (count < _FEW or driver.table == "latest"):
                 rest.remove(driver)
-                self._drive(f"{driver.table} x CROSS JOIN runs r ON r.number = x.run", "x.run")
-                self._add(f"x.key = ? AND {driver.test}", driver.key, *driver.values)
+                by_run = "" if count < _FEW else "INDEXED BY latest_by_key"
+                self._drive(f"{driver.table} d {by_run} CROSS JOIN runs r ON r.number = d.run", "d.run")
+                self._add(f"d.key = ? AND {driver.about('d')}", driver.key, *driver.values)
         for condition in rest:
             if condition.table:
                 sign = "NOT EXISTS" if condition.absent else "EXISTS"
-                row = f"SELECT 1 FROM {condition.table} x WHERE x.run = r.number AND x.key = ?"  # noqa: S608
-                self._add(f"{sign} ({row} AND {condition.test})", condition.key, *condition.values)
+                row = f"SELECT 1 FROM {condition.table} x WHERE x.run = {self._number} AND x.key = ?"  # noqa: S608
+                self._add(f"{sign} ({row} AND {condition.about('x')})", condition.key, *condition.values)
             else:
-                self._add(condition.test, *condition.values)
+                self._add(condition.about("r"), *condition.values)
 
     def order(self, table: str, key: str, descending: bool) -> None:
         """The runs that have this, from its least on, or from its greatest; called before all else."""
@@ -144,6 +144,6 @@ class Search:
 
 def _count(connection: sqlite3.Connection, condition: Condition) -> int:
     """How many runs meet a condition; counted no further than it matters."""
-    rows = f"SELECT 1 FROM {condition.table} x WHERE x.key = ? AND {condition.test} LIMIT {_FEW}"  # noqa: S608
+    rows = f"SELECT 1 FROM {condition.table} x WHERE x.key = ? AND {condition.about('x')} LIMIT {_FEW}"  # noqa: S608
     count = connection.execute(f"SELECT COUNT(*) FROM ({rows})", (condition.key, *condition.values))  # noqa: S608
     return int(count.fetchone()[0])
