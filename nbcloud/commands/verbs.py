@@ -138,9 +138,17 @@ def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _runs(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    from nbcloud.commands.runs import list_runs
+    from nbcloud.commands import runs
 
-    return list_runs(arguments, progress)
+    actions: dict[str, Verb] = {
+        "runs": runs.list_runs,
+        "compare": runs.compare,
+        "artifacts": runs.artifacts,
+        "delete": runs.delete,
+        "restore": runs.restore,
+        "gc": runs.gc,
+    }
+    return actions[arguments.verb](arguments, progress)  # type: ignore[return-value]
 
 
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -154,6 +162,20 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--order-by", metavar="KEY", help="the best first: metrics.loss, metrics.accuracy desc"
     )
     parser.add_argument("--metrics", action="store_true", help="with the params and metrics that they logged")
+    parser.add_argument("--deleted", action="store_true", help="those that were deleted and not removed yet")
+    parser = add_verb(verbs, "compare", _runs, "show what runs logged side by side", listing=True)
+    parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser = add_verb(verbs, "artifacts", _runs, "list or copy the files that a run logged", listing=True)
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="copy them there")
+    for name, text in (
+        ("delete", "put runs away, and what is nested in them"),
+        ("restore", "bring deleted runs back"),
+    ):
+        parser = add_verb(verbs, name, _runs, text)
+        parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser = add_verb(verbs, "gc", _runs, "remove what was deleted long ago, and files that no run has")
+    parser.add_argument("--older", default="30d", metavar="TIME", help="deleted so long ago (30d)")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 

@@ -58,6 +58,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     tracked.TABLES,
     tracked.ITEM_TABLES,
+    (
+        "ALTER TABLE runs ADD COLUMN deleted REAL",
+        "CREATE INDEX runs_deleted ON runs (deleted) WHERE deleted IS NOT NULL",
+    ),
 )
 
 _BUSY_SECONDS = 10.0

@@ -13,7 +13,19 @@ from nbcloud.runs.files import RunFiles, dump
 from nbcloud.runs.record import Run, RunState, id_number, is_run_id
 from nbcloud.runs.tracked import by_run, keep
 
-_COLUMNS = ("id", "kind", "state", "name", "notebook", "session", "cluster", "created", "finished", "parent")
+_COLUMNS = (
+    "id",
+    "kind",
+    "state",
+    "name",
+    "notebook",
+    "session",
+    "cluster",
+    "created",
+    "finished",
+    "parent",
+    "deleted",
+)
 
 
 def prepare_words(connection: sqlite3.Connection) -> None:

@@ -24,6 +24,7 @@ _IDENTITY = frozenset(
         "created",
         "started",
         "finished",
+        "deleted",
     )
 )
 

@@ -94,7 +94,8 @@ class Records:
         return found[0]
 
     def _newest_named(self, name: str) -> Run | None:
-        query = "SELECT document FROM documents WHERE number = (SELECT MAX(number) FROM runs WHERE name = ?)"
+        newest = "SELECT MAX(number) FROM runs WHERE name = ? AND deleted IS NULL"
+        query = f"SELECT document FROM documents WHERE number = ({newest})"  # noqa: S608
         found = runs_of(self._database.read(query, (name,)))
         return found[0] if found else None
 
@@ -111,6 +112,7 @@ class Records:
         since: float | None = None,
         filter: str | None = None,  # noqa: A002 - as MLflow's users know it
         order_by: str | None = None,
+        deleted: bool = False,
         limit: int = 50,
     ) -> list[Run]:
         """Runs that meet all conditions, the newest first.
@@ -133,6 +135,8 @@ class Records:
             In the language of `nbcloud.runs.filters`: ``metrics.loss < 0.3 and params.lr = 0.1``.
         order_by : str, optional
             ``metrics.loss``, ``params.lr desc``, ``finished``; only runs that have it, the least first.
+        deleted : bool, optional
+            Those that were put away, in place of the others.
         limit : int, optional
             How many at most.
         """
@@ -149,6 +153,7 @@ class Records:
         search.states(_states(state))
         if since is not None:
             search.since(since)
+        search.deleted(deleted)
         if filter:
             conditions = parse(filter)
             self._database.ask(lambda connection: search.filter(conditions, connection))
@@ -159,6 +164,22 @@ class Records:
         numbers = {id_number(run_id): run_id for run_id in runs}
         found = self._database.ask(lambda connection: tracked(connection, numbers))
         return {numbers[number]: of_run for number, of_run in found.items()}
+
+    def parts(self, run_id: str) -> list[str]:
+        """All runs that are nested in a run, at any depth."""
+        parts = [part for (part,) in self._database.read("SELECT id FROM runs WHERE parent = ?", (run_id,))]
+        return [each for part in parts for each in (part, *self.parts(part))]
+
+    def put_away_before(self, when: float) -> list[str]:
+        """Runs that were put away at this time or earlier."""
+        return [
+            run_id for (run_id,) in self._database.read("SELECT id FROM runs WHERE deleted <= ?", (when,))
+        ]
+
+    def contents(self) -> set[str]:
+        """The hashes of all files that runs have logged."""
+        rows = self._database.read("SELECT DISTINCT hash FROM items WHERE hash IS NOT NULL")
+        return {digest for (digest,) in rows}
 
     def artifact(self, run_id: str, name: str) -> Path:
         """The file that a run logged under a name; it must not be changed.

@@ -112,6 +112,10 @@ class Search:
             plus = "+" if RunState.DONE in states else self._use()
             self._add(f"{plus}r.state IN ({', '.join('?' * len(states))})", *states)
 
+    def deleted(self, wanted: bool) -> None:
+        """Only what was put away, or only the rest."""
+        self._add(f"r.deleted IS {'NOT ' if wanted else ''}NULL")
+
     def since(self, when: float) -> None:
         """Created at ``when`` or later."""
         # The id's time may be a moment before the run's.

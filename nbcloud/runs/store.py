@@ -185,8 +185,8 @@ class Store(Records):
                 self._compose(run, wait=0)
         shutil.rmtree(self.directory / "deleted", ignore_errors=True)
 
-    def delete(self, run_id: str) -> None:
-        """Remove a run that has ended, with all its files.
+    def delete(self, run_id: str) -> list[str]:
+        """Remove a run that has ended, with all its files, and with what is nested in it; returns their ids.
 
         Raises
         ------
@@ -196,13 +196,20 @@ class Store(Records):
         run = self.get(run_id)
         if not run.state.ended:
             raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
-        self._logs.close(run.id)
-        files = self.files(run.id)
+        # The nested ones first: what they logged is among the messages of the other.
+        ids = [*reversed(self.parts(run.id)), run.id]
+        for each in ids:
+            self._remove(each)
+        shutil.rmtree(self.directory / "deleted", ignore_errors=True)
+        return ids
+
+    def _remove(self, run_id: str) -> None:
+        self._logs.close(run_id)
+        files = self.files(run_id)
         with explained("Deleting a run", files.directory), contextlib.suppress(FileNotFoundError):
             # Away in one step, so that a crash leaves no half of it to be taken for a record.
             files.directory.rename(private_dir(self.directory / "deleted") / new_run_id())
-        self._database.write(lambda connection: remove(connection, run.id))
-        shutil.rmtree(self.directory / "deleted", ignore_errors=True)
+        self._database.write(lambda connection: remove(connection, run_id))
 
     def unfinished(self) -> list[Run]:
         """Runs that are queued or running, the newest first."""
