@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder
+from nbcloud.runs.entries import LOGGED
 from nbcloud.sessions.runlog import FINISHED, STARTED
 
 Event = tuple[str, Any]
@@ -20,7 +21,7 @@ SKIPPED = "nbcloud_skipped"
 
 TICK = 1.0
 """Seconds that one waits at most before one looks about."""
-_OWN = {STARTED, FINISHED}
+_OWN = {STARTED, FINISHED, LOGGED}
 _LIVE_BYTES = 2**23
 _TAIL = 2**12
 _AT_ONCE = 500
