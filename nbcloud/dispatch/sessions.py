@@ -13,7 +13,7 @@ from nbcloud.clusters.base import Progress, silent
 from nbcloud.config import settings
 from nbcloud.dispatch.gang import check_workers, gang_name, session_name
 from nbcloud.dispatch.identity import Identity
-from nbcloud.dispatch.links import connect
+from nbcloud.dispatch.links import compare, connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import ClusterError, ClusterNotFound, NbcloudError, UsageError
 from nbcloud.wording import counted, size_text
@@ -112,6 +112,7 @@ class Sessions:
                 lasting=self._identity.lasting or options.session is not None,
                 over=[known.id for known in self._known.values() if known.over],
             )
+            compare(link, facts["packages"])
             hidden = getattr(self._shell, "user_ns_hidden", None)
             session = Session(
                 link, facts, self._namespace, hidden=hidden, shell=self._shell, moment=self._moment
