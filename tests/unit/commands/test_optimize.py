@@ -117,7 +117,11 @@ def test_an_onnx_file_from_elsewhere_is_exported_and_registered(
     model = onnx.load("m.onnx")
     del model.metadata_props[:]
     onnx.save(model, "theirs.onnx")
-    told = nbcloud(capsys, "export", "theirs.onnx", "x.npy", "--name", "theirs", "--alias", "first")
+    asked = ("export", "theirs.onnx", "x.npy", "--name", "theirs", "--alias")
+    for alias in ("a b", "2"):
+        assert "can't be" in nbcloud(capsys, *asked, alias, code=2)
+    assert registry.names() == ["flowers"]
+    told = nbcloud(capsys, *asked, "first")
     assert "models:/theirs/1: verified on" in told
     assert registry.get("theirs@first").metadata.framework == "onnx"
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "theirs.onnx").read_bytes()[:200])
