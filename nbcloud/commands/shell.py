@@ -93,8 +93,9 @@ def _add_edge(parser: Parser) -> None:
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the bundle (MODEL.nbundle)")
     made.add_argument("--sign", type=Path, metavar="KEY", help="a private key")
     made.add_argument("--name", default="", help="another name than the model's")
-    made.add_argument("--version", default="1", help="its version (1)")
+    made.add_argument("--version", default="", help="its version (the registry's; 1 for a file)")
     made.add_argument("--licence", default="", help="the model's licence")
+    made.add_argument("--registry", help="another registry: a folder, or an address (s3://bucket/models)")
     made.add_argument(
         "--form", choices=("onnx", "ort"), default="onnx", help="ort: for small builds of onnxruntime (onnx)"
     )

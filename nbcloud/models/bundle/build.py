@@ -177,7 +177,8 @@ def _write(path: Path, members: dict[str, Source], manifest: Manifest, key: Path
 def _facts(path: Path) -> tuple[Metadata, Any]:
     """What the file says of itself, and the model without weights that are beside it."""
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.", "Give the ONNX file of an export.")
+        hint = "Give the ONNX file of an export; one of the registry is models:/digits@champion."
+        raise UsageError(f"There is no file {path}.", hint)
     try:
         model = onnxfile.load(path, weights=False)
     except Exception as error:
