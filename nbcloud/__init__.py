@@ -27,6 +27,7 @@ _PUBLIC = {
     "log_params": "nbcloud.runs.tracking",
     "record": "nbcloud.runs.tracking",
     "secret": "nbcloud.secret_values",
+    "sweep": "nbcloud.workflows.results",
     "set_tag": "nbcloud.runs.tracking",
     "set_tags": "nbcloud.runs.tracking",
     "start_run": "nbcloud.runs.tracking",
@@ -52,6 +53,7 @@ __all__ = [
     "set_tag",
     "set_tags",
     "start_run",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
+    from nbcloud.workflows.results import sweep
 
 
 def __getattr__(name: str) -> Any:

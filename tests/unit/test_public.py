@@ -40,6 +40,7 @@ def test_public_names() -> None:
         "set_tag",
         "set_tags",
         "start_run",
+        "sweep",
     }
 
 
