@@ -108,7 +108,7 @@ def _from_cluster(run: Run) -> bool:
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
     why = "its cluster ended, and nobody was listening"
-    if run.kind == "process":
+    if run.kind in {"process", "notebook"}:
         why = "its process ended without a word"
     state, message = RunState.LOST, run.message or why
     finished = run.finished

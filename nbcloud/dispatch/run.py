@@ -43,9 +43,13 @@ class CloudRun:
     recorder : Recorder
     recorded : int
         Number of the last message that is on record already.
+    whole : bool
+        Whoever takes its messages is given all text, however far behind.
     """
 
-    def __init__(self, link: Link, run: Run, recorder: Recorder, *, recorded: int = 0) -> None:
+    def __init__(
+        self, link: Link, run: Run, recorder: Recorder, *, recorded: int = 0, whole: bool = False
+    ) -> None:
         self.link = link
         self.session: Any = None
         self.record = run
@@ -54,7 +58,7 @@ class CloudRun:
         self.message = ""
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
-        self._feed = Feed(run.id, recorder, recorded, self._note)
+        self._feed = Feed(run.id, recorder, recorded, self._note, whole=whole)
         self._started = 0.0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
