@@ -167,3 +167,21 @@ def test_a_task_of_dask_logs_without_a_session(local_cluster: ClusterInfo) -> No
         client.submit(task, os.environ["NBCLOUD_DATA_DIR"]).result(60)
     run, found = logged(name="from a task")
     assert (run.kind, run.state, found.metrics) == ("process", RunState.DONE, {"a": 0.5})
+
+
+def test_a_local_cell_logs_to_its_own_run(notebook: RunningNotebook, wait_until: Any) -> None:
+    shown = notebook.run(
+        "%%cloud --local --name here\nimport nbcloud, os\n"
+        "nbcloud.log_metric('a', float('inf'))\nwith nbcloud.start_run('inner'):\n"
+        "    nbcloud.log_param('p', 1)\nwith open('x', 'w') as file:\n    file.write('content')\n"
+        "nbcloud.log_artifact('x')\nos.remove('x')"
+    )
+    assert (shown.error, shown.messages) == ("", [])
+    wait_until(lambda: ended("here"), what="the record")
+    run, found = logged(name="here")
+    inner, nested = logged(name="inner")
+    assert (found.metrics, nested.params) == ({"a": float("inf")}, {"p": 1})
+    assert (inner.parent, inner.state) == (run.id, RunState.DONE)
+    with Store() as store:
+        assert store.artifact(run.id, "x").read_bytes() == b"content"
+        assert len(store.search()) == 2  # and none of the process
