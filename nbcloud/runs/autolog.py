@@ -120,16 +120,19 @@ def outermost() -> bool:
 
 @contextlib.contextmanager
 def whole(name: str) -> Iterator[None]:
-    """A nested run; what goes on inside is a part of it."""
-    run: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    """A nested run, where one can be begun; what goes on inside is a part of it."""
+    run, began = tracking.start_run(name, tags={"autolog": "true"}), False
     with harmless():
-        run = tracking.start_run(name, tags={"autolog": "true"})
+        run.__enter__()
+        began = True
     token = _inside.set(True)
     try:
-        with run:
-            yield
+        yield
     finally:
         _inside.reset(token)
+        if began:
+            with harmless():
+                run.__exit__(*sys.exc_info())
 
 
 def replaced(owner: Any, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> Callable[[], None]:

@@ -129,3 +129,28 @@ def test_estimators_stay_what_they_were():
     finally:
         autolog(disable=True)
     assert (LinearRegression.fit, BaseEstimator.__dict__.get("__init_subclass__")) == before
+
+
+def test_where_nothing_can_be_logged_code_runs_all_the_same():
+    from sklearn.linear_model import LinearRegression
+
+    from nbcloud.errors import UsageError
+    from nbcloud.runs import tracking
+    from nbcloud.runs.autolog import autolog
+
+    class Refusing:
+        """As in a process that a cell has forked."""
+
+        def begin(self, *_):
+            raise UsageError("not here")
+
+        put = end = keep = flush = begin
+
+    with tracking.installed(Refusing()):
+        autolog()
+        try:
+            assert LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]).coef_ == pytest.approx(1)
+            with pytest.raises(ValueError, match="samples"):
+                LinearRegression().fit([[1.0], [2.0]], [1.0])
+        finally:
+            autolog(disable=True)
