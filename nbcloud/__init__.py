@@ -15,6 +15,7 @@ _PUBLIC = {
     "CloudRun": "nbcloud.dispatch.run",
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
+    "autolog": "nbcloud.runs.autolog",
     "export": "nbcloud.dispatch.export",
     "flush": "nbcloud.runs.tracking",
     "load": "nbcloud.inference.load",
@@ -37,6 +38,7 @@ __all__ = [
     "Handle",
     "NbcloudError",
     "__version__",
+    "autolog",
     "export",
     "flush",
     "load",
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.inference.load import load
+    from nbcloud.runs.autolog import autolog
     from nbcloud.runs.tracking import (
         flush,
         log_artifact,

@@ -24,6 +24,7 @@ def test_public_names() -> None:
         "Handle",
         "NbcloudError",
         "__version__",
+        "autolog",
         "export",
         "flush",
         "load",
