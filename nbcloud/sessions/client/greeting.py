@@ -15,7 +15,7 @@ from nbcloud.clusters.routes import route
 from nbcloud.config import settings
 from nbcloud.errors import VersionSkew
 from nbcloud.sessions.channel import PROTOCOL
-from nbcloud.sessions.host.host import Host
+from nbcloud.sessions.host.arrival import Arriving
 from nbcloud.sessions.journal.journal import PLUGIN, Journal
 
 CONNECT_SECONDS = 10.0
@@ -80,4 +80,4 @@ async def install(info: ClusterInfo) -> None:
     journal = Journal(directory, settings().journal_memory)
     async with rpc(await route(info), connection_args=arguments(info)) as scheduler:
         await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
-        await scheduler.register_worker_plugin(plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)
+        await scheduler.register_worker_plugin(plugin=pickle.dumps(Arriving()), name=PLUGIN, idempotent=True)

@@ -18,11 +18,13 @@ async def dask_setup(scheduler: Scheduler) -> None:
     """Begin with the scheduler."""
     try:
         from nbcloud.config import settings
-        from nbcloud.sessions.host.host import Host
+        from nbcloud.sessions.host.arrival import Arriving
         from nbcloud.sessions.journal.journal import PLUGIN, Journal
     except ImportError as error:
         logger.warning("nbcloud's sessions can't be had here: %s", error)
         return
     journal = Journal(None, settings().journal_memory)
     await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
-    await scheduler.register_worker_plugin(None, plugin=pickle.dumps(Host()), name=PLUGIN, idempotent=True)
+    await scheduler.register_worker_plugin(
+        None, plugin=pickle.dumps(Arriving()), name=PLUGIN, idempotent=True
+    )
