@@ -21,6 +21,7 @@ from nbcloud.dispatch.feed import SKIPPED
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
+from nbcloud.models.tables import RULE
 from nbcloud.runs.outputs import TextFlow, compose
 from nbcloud.wording import counted
 
@@ -38,7 +39,9 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         verbs, "export", export_file, "export a model's file to ONNX, verified, into the registry"
     )
     parser.add_argument("model", metavar="FILE", help=".onnx, .keras, .h5, or the folder of a SavedModel")
-    parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
+    parser.add_argument(
+        "sample", help=f"a few rows of what it takes: .npy, .npz, .csv, .parquet, .json; {RULE}"
+    )
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     add_export_options(parser)
     add_optimize_options(
@@ -100,8 +103,9 @@ def _add_edge(parser: Parser) -> None:
     made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the bundle (MODEL.nbundle)")
     made.add_argument("--sign", type=Path, metavar="KEY", help="a private key")
     made.add_argument("--name", default="", help="another name than the model's")
-    made.add_argument("--version", default="1", help="its version (1)")
+    made.add_argument("--version", default="", help="its version (the registry's; 1 for a file)")
     made.add_argument("--licence", default="", help="the model's licence")
+    made.add_argument("--registry", help="another registry: a folder, or an address (s3://bucket/models)")
     made.add_argument(
         "--form", choices=("onnx", "ort"), default="onnx", help="ort: for small builds of onnxruntime (onnx)"
     )
