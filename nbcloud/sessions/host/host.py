@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from nbcloud.sessions.host.devices import Devices
 from nbcloud.sessions.host.process import KernelProcess
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
+from nbcloud.sessions.host.template import Template
 from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
@@ -77,9 +78,17 @@ class Host(WorkerPlugin):
     ``messages``, ``missing``, ``end``, ``outside``, ``unknown``, ``answer``, ``port`` and ``lost`` to it.
     A client that reaches this worker has a channel of its own, with ``execute``, ``interrupt`` and ``stop``,
     and with ``messages``, ``missing``, ``end`` and ``detached`` for its runs.
+
+    Parameters
+    ----------
+    preload : sequence of str
+        Modules that its kernels have imported before they start.
     """
 
     name = PLUGIN
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self._preload = [*preload]
 
     def setup(self, worker: Worker) -> None:
         """Start to serve on ``worker``."""
@@ -91,6 +100,7 @@ class Host(WorkerPlugin):
         self._identity = secrets.token_hex(8)
         self._directory = own_directory(_for_sockets())
         self._spool = Spool()
+        self._template = Template(self._directory, self._preload)
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
         self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
@@ -121,6 +131,7 @@ class Host(WorkerPlugin):
             and not self._warm.exception()
         ):
             self._warm.result().close()
+        self._template.close()
         for channel in (self._journal, *self._clients.values()):
             channel.abort()
         self._spool.close()
@@ -241,7 +252,7 @@ class Host(WorkerPlugin):
         self._kernels += 1
         directory = self._directory / str(self._kernels)
         directory.mkdir(mode=0o700)
-        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code))
+        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code), self._template)
         try:
             await kernel.start()
         except BaseException:
