@@ -16,8 +16,20 @@ _PUBLIC = {
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
     "export": "nbcloud.dispatch.export",
+    "flush": "nbcloud.runs.tracking",
     "load": "nbcloud.inference.load",
+    "log_artifact": "nbcloud.runs.tracking",
+    "log_dataset": "nbcloud.runs.tracking",
+    "log_figure": "nbcloud.runs.tracking",
+    "log_metric": "nbcloud.runs.tracking",
+    "log_metrics": "nbcloud.runs.tracking",
+    "log_param": "nbcloud.runs.tracking",
+    "log_params": "nbcloud.runs.tracking",
+    "record": "nbcloud.runs.tracking",
     "secret": "nbcloud.secret_values",
+    "set_tag": "nbcloud.runs.tracking",
+    "set_tags": "nbcloud.runs.tracking",
+    "start_run": "nbcloud.runs.tracking",
 }
 __all__ = [
     "CloudRun",
@@ -25,9 +37,21 @@ __all__ = [
     "NbcloudError",
     "__version__",
     "export",
+    "flush",
     "load",
     "load_ipython_extension",
+    "log_artifact",
+    "log_dataset",
+    "log_figure",
+    "log_metric",
+    "log_metrics",
+    "log_param",
+    "log_params",
+    "record",
     "secret",
+    "set_tag",
+    "set_tags",
+    "start_run",
 ]
 
 if TYPE_CHECKING:
@@ -35,6 +59,20 @@ if TYPE_CHECKING:
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.inference.load import load
+    from nbcloud.runs.tracking import (
+        flush,
+        log_artifact,
+        log_dataset,
+        log_figure,
+        log_metric,
+        log_metrics,
+        log_param,
+        log_params,
+        record,
+        set_tag,
+        set_tags,
+        start_run,
+    )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
 

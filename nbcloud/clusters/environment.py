@@ -1,4 +1,7 @@
-"""Which Python and packages the two sides of a cluster have, and where they differ in what matters."""
+"""Which Python and packages the two sides of a cluster have, and where they differ in what matters.
+
+Workers that lack some of it read this module, too; so the way to a cluster is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nbcloud.clusters import wire
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.errors import ClusterError, MissingExtra
 
@@ -88,9 +90,15 @@ def probe_function() -> bytes:
 
 def here(names: Iterable[str] | None = NEEDED + COMPARED) -> Facts:
     """What is so in the process that asks."""
+    return Facts.of(said(names))
+
+
+def said(names: Iterable[str] | None = NEEDED + COMPARED) -> str:
+    """The same, as it travels."""
     namespace: dict[str, Any] = {}
     exec(SOURCE, namespace)  # noqa: S102 - a text of this module
-    return Facts.of(namespace["probe"](None if names is None else list(names)))
+    text: str = namespace["probe"](None if names is None else list(names))
+    return text
 
 
 def there(
@@ -104,6 +112,8 @@ def there(
         When the scheduler does not answer.
     """
     import pickle
+
+    from nbcloud.clusters import wire
 
     function = probe_function()
     arguments = pickle.dumps((None if names is None else list(names),))
@@ -139,6 +149,8 @@ def install(info: ClusterInfo, packages: list[str], *, timeout: float = 900.0) -
     import pickle
 
     import cloudpickle
+
+    from nbcloud.clusters import wire
 
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(INSTALL, namespace)  # noqa: S102 - a text of this module
@@ -186,13 +198,14 @@ def _major(version: str) -> str:
     return version.partition(".")[0]
 
 
+def lacking(side: Facts) -> list[str]:
+    """What nbcloud needs, and that side has not."""
+    return [name for name in NEEDED if normal(name) not in side.packages]
+
+
 def differences(mine: Facts, other: Facts) -> list[Difference]:
     """Where two sides differ in what matters, the worst first."""
-    found = [
-        Difference(name, mine.packages.get(normal(name), ""), "", "missing")
-        for name in NEEDED
-        if normal(name) not in other.packages
-    ]
+    found = [Difference(name, mine.packages.get(normal(name), ""), "", "missing") for name in lacking(other)]
     if _minor(mine.python) != _minor(other.python):
         # cloudpickle carries functions and classes of notebooks as bytecode.
         found.append(Difference("Python", mine.python, other.python, "breaks"))
@@ -222,8 +235,7 @@ def check(info: ClusterInfo) -> list[str]:
     sentences: dict[str, None] = {}
     for where, facts in there(info).items():
         whose = "scheduler" if where == "scheduler" else "workers"
-        found = differences(mine, facts)
-        missing = [each.package for each in found if each.matters == "missing"]
+        missing = lacking(facts)
         if missing:
             raise MissingExtra(
                 f"The {whose} of {info.name!r} lack{'s' if whose == 'scheduler' else ''} "
@@ -231,12 +243,19 @@ def check(info: ClusterInfo) -> list[str]:
                 _remedy(info, missing),
                 packages=missing,
             )
-        for each in found:
-            effect = "functions and classes of the notebook may not work there"
-            if each.package != "Python":
-                effect = "values of it may not travel"
-            sentences[f"{each} ({whose}): {effect}."] = None
+        sentences |= dict.fromkeys(warnings(mine, facts, whose))
     return list(sentences)
+
+
+def warnings(mine: Facts, other: Facts, whose: str) -> list[str]:
+    """Sentences about what differs and may break; ``whose`` names the other side."""
+    sentences = []
+    for each in differences(mine, other):
+        effect = "functions and classes of the notebook may not work there"
+        if each.package != "Python":
+            effect = "values of it may not travel"
+        sentences.append(f"{each} ({whose}): {effect}.")
+    return sentences
 
 
 def _remedy(info: ClusterInfo, missing: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nbcloud.clusters import environment
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
 
 _links: dict[str, Link] = {}
+_told: dict[str, set[str]] = {}
+"""Sentences about the packages of each cluster, by its id."""
 _lock = threading.Lock()
 
 
@@ -35,7 +38,27 @@ def link_to(info: ClusterInfo) -> Link:
             skew = environment.check(info) if info.kind != "local" and link is None else []
             link = _links[info.id] = Link(info)
             link.skew = skew
+            _told.setdefault(info.id, set()).update(skew)
         return link
+
+
+def compare(link: Link, packages: Iterable[str]) -> None:
+    """Look whether the workers of a session fit, which may have joined since the link was made.
+
+    Parameters
+    ----------
+    link : Link
+        Gets sentences about what differs and may break, but those that it has had.
+    packages : iterable of str
+        What each worker has, as `environment.said` tells it.
+    """
+    if link.info.kind == "local":
+        return
+    mine, told = environment.here(), _told.setdefault(link.info.id, set())
+    for each in map(environment.Facts.of, packages):
+        news = [text for text in environment.warnings(mine, each, "workers") if text not in told]
+        told.update(news)
+        link.skew += news
 
 
 def connect(name: str | None = None, *, start: bool = True, progress: Progress = silent) -> Link:

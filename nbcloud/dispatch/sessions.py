@@ -13,7 +13,7 @@ from nbcloud.clusters.base import Progress, silent
 from nbcloud.config import settings
 from nbcloud.dispatch.gang import check_workers, gang_name, session_name
 from nbcloud.dispatch.identity import Identity
-from nbcloud.dispatch.links import connect
+from nbcloud.dispatch.links import compare, connect
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import ClusterError, ClusterNotFound, NbcloudError, UsageError
 from nbcloud.wording import counted, size_text
@@ -112,6 +112,7 @@ class Sessions:
                 lasting=self._identity.lasting or options.session is not None,
                 over=[known.id for known in self._known.values() if known.over],
             )
+            compare(link, facts["packages"])
             hidden = getattr(self._shell, "user_ns_hidden", None)
             session = Session(
                 link, facts, self._namespace, hidden=hidden, shell=self._shell, moment=self._moment
@@ -192,11 +193,11 @@ class Sessions:
         """Sessions of this notebook that are alive as far as is known."""
         return [session for session in self._known.values() if not session.lost]
 
-    def reopen(self, name: str | None = None) -> Session | None:
-        """A session that this kernel has not used yet, if it lives on the default cluster."""
+    def reopen(self, name: str | None = None, cluster: str | None = None) -> Session | None:
+        """A session that this kernel has not used yet, if it lives on the cluster, or on the default one."""
         wanted = name or self._identity.session
         try:
-            link = connect(None, start=False)
+            link = connect(cluster, start=False)
         except ClusterError:
             return None
         if wanted not in {facts["name"] for facts in link.ask("sessions")}:

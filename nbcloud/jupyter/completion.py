@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nbcloud.models.registry.state import State
 
 _LINE = re.compile(r"\s*%%?cloud\s")
-_RUN_VERBS = {"logs", "attach", "cancel"}
+_RUN_VERBS = {"logs", "attach", "cancel", "compare", "artifacts", "delete"}
 _GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}

@@ -6,7 +6,8 @@ import time
 
 import distributed
 
-from nbcloud.sessions.host.host import Host, hold_session
+from nbcloud.sessions.host.arrival import hold_session
+from nbcloud.sessions.host.host import Host
 from nbcloud.sessions.journal.journal import Journal
 
 

@@ -49,7 +49,7 @@ def seen():
         "at exit": atexit._ncallbacks(),
         "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
         "session": get_ipython().history_manager.session_number,
-        "modules": sorted(set(sys.modules) - {"nbcloud.sessions.kernel.template"}),
+        "modules": sorted(set(sys.modules) - {"nbcloud.sessions.kernel.template", "nbcloud.sessions.kernel.preloads"}),
         "main": {k: str(v) for k, v in vars(sys.modules["__main__"]).items() if k.startswith("__")},
     }
 print(json.dumps(seen()))

@@ -25,9 +25,21 @@ def test_public_names() -> None:
         "NbcloudError",
         "__version__",
         "export",
+        "flush",
         "load",
         "load_ipython_extension",
+        "log_artifact",
+        "log_dataset",
+        "log_figure",
+        "log_metric",
+        "log_metrics",
+        "log_param",
+        "log_params",
+        "record",
         "secret",
+        "set_tag",
+        "set_tags",
+        "start_run",
     }
 
 

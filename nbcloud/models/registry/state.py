@@ -96,10 +96,14 @@ class State:
         )
 
     def _on_alias(self, event: Event) -> None:
-        self.aliases.setdefault(event["alias"], []).append(event["version"])
+        past = self.aliases.setdefault(event["alias"], [])
+        if not past or past[-1] != event["version"]:  # what is set again has not moved
+            past.append(event["version"])
 
     def _on_rollback(self, event: Event) -> None:
-        self.aliases[event["alias"]].pop()
+        past = self.aliases[event["alias"]]
+        while past and past[-1] != event["version"]:
+            past.pop()
 
     def _on_tag(self, event: Event) -> None:
         tags = self.versions[event["version"]].tags

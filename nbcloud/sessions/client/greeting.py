@@ -15,7 +15,7 @@ from nbcloud.clusters.routes import route
 from nbcloud.config import settings
 from nbcloud.errors import VersionSkew
 from nbcloud.sessions.channel import PROTOCOL
-from nbcloud.sessions.host.host import Host
+from nbcloud.sessions.host.arrival import Arriving
 from nbcloud.sessions.journal.journal import PLUGIN, Journal
 
 CONNECT_SECONDS = 10.0
@@ -77,7 +77,7 @@ async def install(info: ClusterInfo) -> None:
     """Bring the journal to the scheduler and a host to each worker, now and later."""
     local = info.directory if info.kind == "local" else None
     directory = str(Path(local) / "journal") if local else None
-    host = Host(settings().preload)
+    host = Arriving(settings().preload)
     journal = Journal(directory, settings().journal_memory)
     async with rpc(await route(info), connection_args=arguments(info)) as scheduler:
         await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)

@@ -1,7 +1,7 @@
 """The worker's side: a kernel for each session, one more started ahead, and the connections to all of them.
 
-A worker plugin. A session is claimed by a Dask task (:func:`hold_session`) that lasts as long as the session
-does and holds its Dask resources.
+A worker plugin. A session is claimed by a Dask task (`arrival.hold_session`) that lasts as long as the
+session does and holds its Dask resources.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-from distributed import Worker, WorkerPlugin, get_worker, secede
+from distributed import Worker, WorkerPlugin
 from distributed.comm import Comm, connect
 
 from nbcloud.sessions.channel import PROTOCOL, Channel
@@ -35,7 +34,6 @@ from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
 _WARM_DELAY = 2.0
-_HOST_SECONDS = 30.0
 _RECONNECT_SECONDS = 0.2
 _PORTS = 16
 _LONGEST_BASE = 103 - len("/nbcloud-1000000000/1234567-12345678/1000/k-5")  # 103 on macOS, 107 on Linux
@@ -46,28 +44,6 @@ def _for_sockets() -> Path:
     places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - private folders in them
     fitting = (place for place in places if len(os.fsencode(place)) <= _LONGEST_BASE)
     return next((place for place in fitting if place.is_dir() and os.access(place, os.W_OK)), places[0])
-
-
-def hold_session(session: str, memory: int | None, gpus: int = 0) -> str:
-    """The Dask task of a session: runs beside its kernel until the session ends.
-
-    Returns
-    -------
-    str
-        How it ended.
-    """
-    worker = get_worker()
-    deadline = time.monotonic() + _HOST_SECONDS
-    while PLUGIN not in worker.plugins:  # another client is still bringing it
-        if time.monotonic() > deadline:
-            raise RuntimeError("its worker has no host for sessions")
-        time.sleep(0.02)
-    host: Host = worker.plugins[PLUGIN]
-    secede()  # the worker's threads stay free for tasks; the resources stay taken
-    ended = threading.Event()
-    host.worker.loop.add_callback(host.claim, session, memory, gpus, ended)
-    ended.wait()
-    return "ended"
 
 
 class Host(WorkerPlugin):
@@ -81,13 +57,16 @@ class Host(WorkerPlugin):
 
     Parameters
     ----------
+    packages : str
+        What its worker has, as `environment.said` tells it.
     preload : sequence of str
         Modules that its kernels have imported before they start.
     """
 
     name = PLUGIN
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
+    def __init__(self, packages: str = "", preload: Sequence[str] = ()) -> None:
+        self._packages = packages
         self._preload = [*preload]
 
     def setup(self, worker: Worker) -> None:
@@ -159,6 +138,7 @@ class Host(WorkerPlugin):
                             "pid": os.getpid(),
                             "spool": str(self._spool.directory),
                             "token": self._spool.token,
+                            "packages": self._packages,
                         },
                     }
                 )

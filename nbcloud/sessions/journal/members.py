@@ -81,6 +81,7 @@ class LiveSession:
             "name": self.name,
             "workers": len(self.members),
             "spools": [(host.facts["spool"], host.facts["token"]) for host in self.hosts],
+            "packages": [host.facts["packages"] for host in self.hosts],
             "worker_names": [host.facts["name"] for host in self.hosts],
             "notebook": self.notebook,
             "state": self.state,

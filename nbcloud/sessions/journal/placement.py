@@ -11,7 +11,7 @@ from typing import Any
 from distributed import Client, Future, Scheduler, Security
 from distributed.scheduler import TaskState, WorkerState
 
-from nbcloud.sessions.host.host import hold_session
+from nbcloud.sessions.host.arrival import hold_session
 from nbcloud.sessions.journal.refusals import amounts_text, held_text, taken_text, too_few, too_large
 
 PREFIX = "nbcloud-session-"

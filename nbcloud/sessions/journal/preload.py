@@ -18,12 +18,12 @@ async def dask_setup(scheduler: Scheduler) -> None:
     """Begin with the scheduler."""
     try:
         from nbcloud.config import settings
-        from nbcloud.sessions.host.host import Host
+        from nbcloud.sessions.host.arrival import Arriving
         from nbcloud.sessions.journal.journal import PLUGIN, Journal
     except ImportError as error:
         logger.warning("nbcloud's sessions can't be had here: %s", error)
         return
-    host = Host(settings().preload)
+    host = Arriving(settings().preload)
     journal = Journal(None, settings().journal_memory)
     await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
     await scheduler.register_worker_plugin(None, plugin=pickle.dumps(host), name=PLUGIN, idempotent=True)

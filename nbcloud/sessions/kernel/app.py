@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -86,7 +87,7 @@ def main() -> None:
     del sys.path[0]  # the worker's directory, by -m; IPython adds the current one, as it does in any kernel
     forked = sys.argv[1:2] == [TEMPLATE]
     if forked:
-        from nbcloud.sessions.kernel import template
+        from nbcloud.sessions.kernel import preloads, template
 
         template.serve()
         _die_with_parent()
@@ -94,7 +95,7 @@ def main() -> None:
     # The notebook keeps the history; a second writer on the same file would only fight for its lock.
     config.HistoryManager.hist_file = ":memory:"
     config.IPKernelApp.outstream_class = (
-        "nbcloud.sessions.kernel.template.stream"
+        "nbcloud.sessions.kernel.preloads.stream"
         if forked
         else "nbcloud.sessions.kernel.streams.OrderedOutStream"
     )
@@ -106,7 +107,8 @@ def main() -> None:
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
     if forked:
-        template.settle()
+        gc.unfreeze()
+        preloads.look_again()
     # Its handler shows no more than warnings, but each message would be made ready for it several times.
     app.log.setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from nbcloud import cli
@@ -15,6 +16,7 @@ from nbcloud.clusters import connect
 from tests.integration.kubernetes.profiles import write
 from tests.integration.notebooks import RunningNotebook, Shown, running_notebook
 from tests.kubernetes.conftest import TestNamespace
+from tests.kubernetes.images import bare_image
 
 Wait = Callable[..., Any]
 
@@ -151,6 +153,42 @@ def test_a_notebook_that_dies_finds_its_run_again(project: Path, monkeypatch: py
     with running_notebook(folder=project) as second:
         attached = second.run("%cloud attach long")
         assert attached.text().split() == [str(number) for number in range(40)]
+
+
+def image_with(kubernetes: TestNamespace, folder: Path, change: Callable[[Path], None]) -> str:
+    """The name of an image whose packages were changed."""
+    image = bare_image(folder)
+    change(next(image.glob("lib/python*/site-packages")))
+    kubernetes.double.images[folder.name] = image
+    return folder.name
+
+
+@pytest.mark.double_only
+def test_workers_that_join_later_are_looked_at_before_a_session_runs_there(
+    notebook: RunningNotebook, project: Path, kubernetes: TestNamespace, tmp_path: Path
+) -> None:
+    def another_cloudpickle(packages: Path) -> None:
+        (info,) = packages.glob("cloudpickle-*.dist-info")
+        text = (info / "METADATA").read_text()
+        info.unlink()
+        info.mkdir()
+        (info / "METADATA").write_text(text.replace(f"Version: {cloudpickle.__version__}", "Version: 1.2.3"))
+
+    def no_kernels(packages: Path) -> None:
+        for path in (*packages.glob("ipykernel*"), *packages.glob("xxhash*")):
+            path.unlink()
+
+    group = '[profiles.gpu.groups.{}]\nimage = "{}"\nminimum = 0\nmaximum = 1\ncpus = {}\nmemory = "1GiB"\n'
+    other = image_with(kubernetes, tmp_path / "another", another_cloudpickle)
+    less = image_with(kubernetes, tmp_path / "less", no_kernels)
+    write(project, kubernetes, rest=group.format("another", other, 2) + group.format("less", less, 3))
+    connect.up("gpu")
+    assert "cloudpickle" not in notebook.run("%%cloud\n1").notes
+    said = f"cloudpickle is {cloudpickle.__version__} here and 1.2.3 there (workers): values of it may not travel."
+    assert said in notebook.run("%%cloud -s two --cpus 2\n1", limit=90).notes
+    assert said not in notebook.run("%%cloud -s two --cpus 2\n1").notes
+    refused = notebook.run("%%cloud -s three --cpus 3\n1", limit=90)
+    assert "lacks ipykernel, xxhash, which nbcloud needs there" in refused.traceback, refused.messages
 
 
 def test_ranks_on_kubernetes(notebook: RunningNotebook, project: Path, kubernetes: TestNamespace) -> None:

@@ -15,7 +15,7 @@ from nbcloud import __version__, cli
 from nbcloud.clusters import connect, existing, local, registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.kubernetes.findings import Finding
-from nbcloud.commands import cost, verbs
+from nbcloud.commands import cost, runs, verbs
 from nbcloud.commands import kubernetes as doctor
 from nbcloud.commands.answers import Answer
 from nbcloud.errors import ClusterError
@@ -264,7 +264,7 @@ def test_phases_are_told_elsewhere_when_it_takes_long(monkeypatch, capsys, wait_
 
 def test_rows_name_commands_as_a_shell_has_them(monkeypatch, capsys):
     answer = Answer("", ["name", "next"], [["%cloud up x", "Type: %cloud up x"]])
-    monkeypatch.setattr(verbs, "run_answer", lambda found: answer)
+    monkeypatch.setattr(runs, "list_runs", lambda arguments, progress: answer)
     assert cli.main(["runs"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "%cloud up x  Type: nbcloud up x"
 

@@ -131,8 +131,7 @@ class KerasModel:
         )
 
     def _numpy(self, answer: Any) -> Feeds:
-        found = arguments.leaves(answer)
-        return {name: _array(value) for name, (_, value) in zip(self._outputs, found, strict=True)}
+        return {name: _array(value) for name, value in arguments.named(self._outputs, answer)}
 
     def predict(self, feeds: Feeds) -> Feeds:
         """Its answers, as it gives them outside of training."""

@@ -15,7 +15,14 @@ from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models import sizes as dimensions
 from nbcloud.models.export.torch import files, module, program, script, sizes, structure
-from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal, refuse_modules
+from nbcloud.models.export.torch.refusals import (
+    first_line,
+    is_branch,
+    line_of_error,
+    quiet,
+    refusal,
+    refuse_modules,
+)
 from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify.compare import TOLERANCES, difference
@@ -92,8 +99,7 @@ class TorchModel:
             except Exception as error:
                 where = line_of_error(error)
                 raise ExportError(
-                    f"The model refuses the sample{f' ({where})' if where else ''}: "
-                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+                    f"The model refuses the sample{f' ({where})' if where else ''}: {first_line(error)}",
                     "Give it as forward takes it: a tensor, a tuple of tensors, or a mapping by names.",
                 ) from error
         if not once:
@@ -112,7 +118,8 @@ class TorchModel:
                     "Give the random numbers, or the state, as inputs of forward.",
                 )
         self._notes += [f"Left out, since it is no tensor: {each}." for each in left]
-        found = _names(options.output_names, list(once), "output")
+        self._keys = list(once)
+        found = _names(options.output_names, self._keys, "output")
         return [f"{name}_output" if name in self.feeds else name for name in found]
 
     @property
@@ -137,11 +144,12 @@ class TorchModel:
             return self._call(self._model, self._tensors(feeds))
 
     def predict(self, feeds: Feeds) -> Feeds:
-        """The module's own answers."""
+        """The module's own answers; those by their own keys which it did not give for the sample."""
         given = {each.name: feeds[each.name] for each in self.inputs}
         with quiet():
             found, _ = structure.answers(self._answer(given))
-        return {name: module.array(value) for name, value in zip(self._outputs, found.values(), strict=True)}
+        called = dict(zip(self._keys, self._outputs, strict=True))
+        return {called.get(key, key): module.array(value) for key, value in found.items()}
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the module as ONNX; sizes that turn out to be part of its code are fixed, with a note.
@@ -276,7 +284,7 @@ class TorchModel:
             found = session.run(self._outputs, given)
         except Exception:  # noqa: BLE001 - onnxruntime has many, of no common kind
             return False
-        return all(
+        return expected.keys() == set(self._outputs) and all(
             difference(name, value, expected[name], self._precision).amount <= 1
             for name, value in zip(self._outputs, found, strict=True)
         )

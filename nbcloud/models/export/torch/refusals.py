@@ -115,7 +115,7 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
             line=place or where,
         )
     return ExportError(
-        f"{model} can't become ONNX{_at(where)}: {_first(chain[-1] if where else chain[0])}",
+        f"{model} can't become ONNX{_at(where)}: {first_line(chain[-1] if where else chain[0])}",
         "Change that line, or give the model a simpler forward for the export."
         if where
         else "Give the model a simpler forward for the export.",
@@ -239,7 +239,8 @@ def _nodes(program: Any) -> list[Any]:
     return [*program.graph.nodes]
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Its kind and the first line of what it says, as a sentence."""
     lines = [each.strip() for each in str(error).splitlines() if each.strip()]
     text = lines[0] if lines else "no reason given"
     return f"{type(error).__name__}: {text[:300].rstrip('.')}."

@@ -459,3 +459,19 @@ class Padded(nn.Module):
 def test_whole_numbers_that_the_exporter_took_for_fixed_are_found(run) -> None:
     with pytest.raises(VerificationError, match=r"on 'row \d repeated'"):
         run(Padded(), (torch.randint(0, 30, (3, 6)), torch.tensor([6, 4, 2])), exporter="legacy")
+
+
+class Rows(nn.Module):
+    def forward(self, x):
+        return [2 * each for each in x.unbind(0)]
+
+
+class Sometimes(nn.Module):
+    def forward(self, x):
+        return (x + 1, x * 2) if x.shape[0] > 3 else (x + 1,)
+
+
+@pytest.mark.parametrize("model", [Rows(), Sometimes()])
+def test_a_size_that_decides_how_many_outputs_there_are_is_fixed(run, model: nn.Module) -> None:
+    made = run(model, torch.randn(6, 4))
+    assert takes(made) == ["x: float32[6, 4]"]

@@ -77,7 +77,7 @@ class House:
         self.journal = Journal(str(self.directory), 10_000)
         await self.scheduler.register_scheduler_plugin(plugin=self.journal, name=PLUGIN, idempotent=True)
         self.host = await self.peer(
-            "nbcloud_host", id="h", worker="w1", name="w1", host="machine", spool="", token=""
+            "nbcloud_host", id="h", worker="w1", name="w1", host="machine", spool="", token="", packages=""
         )
         self.session = LiveSession(
             "s-1", "s", "nb.ipynb", {}, 0.0, host=self.journal.table.hosts["w1"], state="ready"

@@ -121,7 +121,8 @@ def test_who_goes_away_for_good_leaves_the_queue(tmp_path, monkeypatch, workers)
 
 async def gang_of_two(house, client):
     """A gang with a member on each of two workers."""
-    second = await house.peer("nbcloud_host", id="h2", worker="w2", name="w2", host="m2", spool="", token="")
+    about = {"name": "w2", "host": "m2", "spool": "", "token": "", "packages": ""}
+    second = await house.peer("nbcloud_host", id="h2", worker="w2", **about)
     await open_soon(client, "gang", "q", 2)
     gang = next(
         each for each in house.journal.table.sessions.values() if each.name == "gang" and each.members
