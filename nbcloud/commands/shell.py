@@ -8,6 +8,9 @@ from pathlib import Path
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.batch import add_results_options, add_run_options, add_sweep_options, sweep
+from nbcloud.commands.batch import results as sweep_results
+from nbcloud.commands.batch import run as run_notebook
 from nbcloud.commands.export import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.optimize import add_optimize_options, optimize
@@ -24,7 +27,7 @@ from nbcloud.wording import counted
 
 
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    """Add ``logs``, ``attach`` and ``demo``."""
+    """Add the commands that only a shell has."""
     parser = add_verb(verbs, "logs", logs, "print a run's outputs from its record")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
@@ -47,6 +50,13 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         )
     )
     _add_edge(add_verb(verbs, "edge", edge, "bundle models, and bring them to devices"))
+    parser = add_verb(verbs, "run", run_notebook, "run a notebook on a cluster, by papermill")
+    add_run_options(parser)
+    parser = add_verb(verbs, "sweep", sweep, "run a notebook over many sets of parameters", listing=True)
+    add_sweep_options(parser)
+    add_results_options(
+        add_verb(verbs, "results", sweep_results, "show what the members of a sweep came to", listing=True)
+    )
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
