@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -189,6 +190,23 @@ def in_precision(tensor: Tensor, precision: str, *, every: bool = False) -> Tens
     if tensor.dtype == "float64" or (tensor.dtype in {"int64", "bool"} and wide):
         return replace(tensor, dtype=precision)
     return tensor
+
+
+def refuse_sizes(inputs: tuple[Tensor, ...], options: Options) -> None:
+    """Refuse other sizes that vary than the number of rows, which always does.
+
+    Raises
+    ------
+    UsageError
+        Names what was asked for.
+    """
+    asked = options.dynamic if isinstance(options.dynamic, Mapping) else {}
+    known = {each.name for each in inputs}
+    if options.dynamic is False or any(name not in known or {*asked[name]} != {0} for name in asked):
+        raise UsageError(
+            f"dynamic={options.dynamic!r}: of a scikit-learn model the rows vary, and nothing else.",
+            f"Leave dynamic out; the inputs are {', '.join(map(str, inputs))}.",
+        )
 
 
 def refuse_rounding(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:

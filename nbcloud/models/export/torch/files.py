@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def finish(path: Path, inputs: tuple[Tensor, ...], asked: int | None) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def described(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | str] | None) -> Tensor:
+def described(value: Any, shape: tuple[int | str, ...]) -> Tensor:
     """An output, with the names of its sizes.
 
     Parameters
@@ -107,5 +106,4 @@ def described(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | s
             f"{value.name}_{axis}" if isinstance(size, int) and dim.dim_param else size
             for axis, (size, dim) in enumerate(zip(shape, told, strict=True))
         )
-    known = tuple(labels or ()) if shape and shape[-1] == len(labels or ()) else ()
-    return Tensor(value.name, dtype, shape, labels=known)
+    return Tensor(value.name, dtype, shape)
