@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from nbcloud.sessions.host.devices import Devices
 from nbcloud.sessions.host.process import KernelProcess
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
+from nbcloud.sessions.host.template import Template
 from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
@@ -58,12 +59,15 @@ class Host(WorkerPlugin):
     ----------
     packages : str
         What its worker has, as `environment.said` tells it.
+    preload : sequence of str
+        Modules that its kernels have imported before they start.
     """
 
     name = PLUGIN
 
-    def __init__(self, packages: str = "") -> None:
+    def __init__(self, packages: str = "", preload: Sequence[str] = ()) -> None:
         self._packages = packages
+        self._preload = [*preload]
 
     def setup(self, worker: Worker) -> None:
         """Start to serve on ``worker``."""
@@ -75,6 +79,7 @@ class Host(WorkerPlugin):
         self._identity = secrets.token_hex(8)
         self._directory = own_directory(_for_sockets())
         self._spool = Spool()
+        self._template = Template(self._directory, self._preload)
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
         self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
@@ -105,6 +110,7 @@ class Host(WorkerPlugin):
             and not self._warm.exception()
         ):
             self._warm.result().close()
+        self._template.close()
         for channel in (self._journal, *self._clients.values()):
             channel.abort()
         self._spool.close()
@@ -226,7 +232,7 @@ class Host(WorkerPlugin):
         self._kernels += 1
         directory = self._directory / str(self._kernels)
         directory.mkdir(mode=0o700)
-        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code))
+        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code), self._template)
         try:
             await kernel.start()
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from traitlets.config import Config
 
 from nbcloud.sessions.kernel.blackbox import BlackBox
 from nbcloud.sessions.kernel.streams import OrderedOutStream
-from nbcloud.sessions.messages import BLACK_BOX
+from nbcloud.sessions.messages import BLACK_BOX, TEMPLATE
 
 
 def _die_with_parent() -> None:
@@ -81,13 +82,23 @@ class SessionApp(IPKernelApp):
 
 
 def main() -> None:
-    """Run one kernel."""
+    """Run one kernel; with ``--template``, in each process that the template forks."""
     _die_with_parent()
     del sys.path[0]  # the worker's directory, by -m; IPython adds the current one, as it does in any kernel
+    forked = sys.argv[1:2] == [TEMPLATE]
+    if forked:
+        from nbcloud.sessions.kernel import preloads, template
+
+        template.serve()
+        _die_with_parent()
     config = Config()
     # The notebook keeps the history; a second writer on the same file would only fight for its lock.
     config.HistoryManager.hist_file = ":memory:"
-    config.IPKernelApp.outstream_class = "nbcloud.sessions.kernel.streams.OrderedOutStream"
+    config.IPKernelApp.outstream_class = (
+        "nbcloud.sessions.kernel.preloads.stream"
+        if forked
+        else "nbcloud.sessions.kernel.streams.OrderedOutStream"
+    )
     # A cell that lacked values comes once more, and may look the same.
     config.Session.digest_history_size = 0
     config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.kernel.SessionKernel"
@@ -95,6 +106,9 @@ def main() -> None:
         OrderedOutStream.backlog.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
+    if forked:
+        gc.unfreeze()
+        preloads.look_again()
     # Its handler shows no more than warnings, but each message would be made ready for it several times.
     app.log.setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):
