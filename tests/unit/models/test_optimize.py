@@ -182,12 +182,27 @@ def test_the_best_form_becomes_a_variant(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path))
     registry = Registry()
     version = registry.add(path, "layers")
-    for expected in ("models:/layers/1#web-int8-dynamic", "models:/layers/1#web-int8-dynamic-2"):
+    expected = "models:/layers/1#web-int8-dynamic"
+    for _ in range(2):  # the same once more is the same variant
         found = version.optimize("web", DATA, only=["int8-dynamic"], max_size=path.stat().st_size // 2)
         assert found.variant == expected
-    kept = registry.get(expected).entry.variants["web-int8-dynamic"]
+    variants = registry.get(expected).entry.variants
+    assert [*variants] == ["web-int8-dynamic"]
+    kept = variants["web-int8-dynamic"]
     assert kept.facts["target"] == "web"
     assert kept.files[0].size == found.best.size
+
+
+def test_another_form_of_the_same_name_is_another_variant(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path))
+    version = Registry().add(path, "layers")
+    asked = {"only": ["int8-static"], "max_size": path.stat().st_size // 2}
+    names = [version.optimize("edge", DATA * scale, **asked).variant for scale in (1, 9, 1)]
+    assert [name.partition("#")[2] for name in names] == [
+        "edge-arm64-int8-static", "edge-arm64-int8-static-2", "edge-arm64-int8-static"
+    ]  # fmt: skip
 
 
 def test_layers_that_are_gemm_have_weights_of_four_bits_too(tmp_path: Path) -> None:
