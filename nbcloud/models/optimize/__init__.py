@@ -6,6 +6,7 @@
     ways      how it is made smaller: onnxruntime's own tools
     prune     outputs that nobody needs, and what only they need
     distill   a smaller model that the user trains on its answers
+    calling   functions of the user's, and their errors
     measure   size, latency, memory, accuracy, agreement; each form in a process of its own (bench)
     choice    the table, and which form fits
 """
@@ -23,7 +24,16 @@ from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
 from nbcloud.models.optimize.distill import STUDENT, Student, learn
-from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, metric, size
+from nbcloud.models.optimize.measure import (
+    Measured,
+    Metric,
+    agreement,
+    bench,
+    check_metric,
+    metric,
+    rated,
+    size,
+)
 from nbcloud.models.optimize.prune import with_outputs_only
 from nbcloud.models.optimize.targets import TARGETS, Target, target
 from nbcloud.models.optimize.ways import WAYS, NotApplicable, Source, make
@@ -79,6 +89,7 @@ def optimize(
         When the model itself does not run.
     """
     where = target(target_name)
+    check_metric(asked_metric, right)
     if outputs is not None:
         path, metadata = with_outputs_only(path, metadata, outputs, folder / "pruned.onnx")
     feeds = Reader(metadata.preprocessing, metadata.signature)(data)
@@ -154,7 +165,18 @@ def _measure(
             if way not in found or seen["median"] < found[way][0]["median"]:
                 found[way] = seen, answers
     full = found["fp32"][1]
-    rate = metric(asked_metric, right, full) if right is not None else None
+    rates = {}
+    if right is not None:
+        rate = metric(asked_metric, right, full)
+        rates = {way: rated(rate, answers, right) for way, (_, answers) in found.items()}
+    for way in [way for way, value in rates.items() if not np.isfinite(value)]:
+        if way == "fp32":
+            raise UsageError(
+                f"The metric is {rates[way]} for the model in full precision.",
+                "See whether its answers, and what would be right, are finite.",
+            )
+        skipped[way] = f"the metric is {rates[way]}"
+        del found[way]
     return [
         Measured(
             way=way,
@@ -163,7 +185,7 @@ def _measure(
             median=seen["median"],
             p99=seen["p99"],
             memory=seen["memory"],
-            accuracy=None if rate is None else float(rate(answers, right)),
+            accuracy=rates.get(way),
             agreement=agreement(answers, full),
             extended=seen["extended"],
             threads=where.threads,
