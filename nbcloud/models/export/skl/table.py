@@ -58,6 +58,8 @@ def read(sample: Any, options: Options, *, by_column: bool) -> Sample:
     ExportError
         Names the column that ONNX can't have.
     """
+    if isinstance(sample, Mapping):
+        sample = _table(sample)
     if hasattr(sample, "columns") and hasattr(sample, "dtypes"):
         found = _of_table(sample, by_column=by_column)
     else:
@@ -66,6 +68,31 @@ def read(sample: Any, options: Options, *, by_column: bool) -> Sample:
     if not rows:
         raise ExportError("The sample is empty.", "Give a few rows of what the model takes.")
     return _renamed(found, options)
+
+
+def _table(columns: Mapping[Any, Any]) -> Any:
+    """A table of columns that are given by their names, each a row of values, or a column."""
+    from nbcloud import extras
+
+    extras.check("pandas", "to give columns by their names")
+    import pandas as pd
+
+    flat = {}
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.ndim != 1 and array.shape[1:] != (1,):
+            raise ExportError(
+                f"The column {name!r} of the sample has the shape {list(array.shape)}.",
+                "Give each column as a list or array of one dimension.",
+            )
+        flat[name] = array.reshape(-1)
+    lengths = {name: len(values) for name, values in flat.items()}
+    if len({*lengths.values()}) > 1:
+        told = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise ExportError(
+            f"The sample's columns have different numbers of rows: {told}.", "Give all of the same rows."
+        )
+    return pd.DataFrame(flat)
 
 
 def _of_table(table: Any, *, by_column: bool) -> Sample:
