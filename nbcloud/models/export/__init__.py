@@ -91,10 +91,15 @@ def export(
     options = options or Options()
     framework = _framework(model)
     evidence = evidence or path.with_name(f"{path.name}.evidence")
-    with _ONE_AT_A_TIME:
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        progress("waiting for another export of this process")
+        _ONE_AT_A_TIME.acquire()
+    try:
         progress("reading the model")
         adapted: Exportable = framework.adapt(model, sample, options)
         conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
+    finally:
+        _ONE_AT_A_TIME.release()
     signature = _signature(conversion, report, meanings or {}, units or {})
     told = dict(facts or {})
     metadata = Metadata(

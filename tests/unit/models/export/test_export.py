@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from nbcloud.errors import UsageError
 from nbcloud.models.export import Exported, Options, export
 
+DATA = np.random.default_rng(0).random((40, 4)).astype("float32")
+
 
 def test_threads_may_export_at_once_and_leave_the_process_as_it_was(tmp_path: Path) -> None:
-    data = np.random.default_rng(0).random((40, 4)).astype("float32")
-    forest = RandomForestClassifier(3, random_state=0).fit(data, data[:, 0] > 0.5)
-    models = [(forest, data), (torch.nn.Linear(4, 2), torch.tensor(data))] * 2
+    forest = RandomForestClassifier(3, random_state=0).fit(DATA, DATA[:, 0] > 0.5)
+    models = [(forest, DATA), (torch.nn.Linear(4, 2), torch.tensor(DATA))] * 2
     filters, made = [*warnings.filters], GuardOnDataDependentSymNode.__init__
 
     def one(number: int) -> Exported:
@@ -34,7 +36,27 @@ def test_threads_may_export_at_once_and_leave_the_process_as_it_was(tmp_path: Pa
     assert GuardOnDataDependentSymNode.__init__ is made
 
 
-DATA = np.random.default_rng(0).random((40, 4)).astype("float32")
+def test_a_second_export_of_a_process_tells_that_it_waits(tmp_path: Path) -> None:
+    forest = RandomForestClassifier(3, random_state=0).fit(DATA, DATA[:, 0] > 0.5)
+    waits, told = threading.Event(), []
+
+    def first(phase: str) -> None:
+        if phase.startswith("converting"):
+            second.start()
+            assert waits.wait(60)
+
+    def tell(phase: str) -> None:
+        told.append(phase)
+        waits.set()
+
+    def other() -> None:
+        export(forest, DATA, name="m", path=tmp_path / "b.onnx", progress=tell)
+
+    second = threading.Thread(target=other)
+    export(forest, DATA, name="m", path=tmp_path / "a.onnx", progress=first)
+    second.join(60)
+    assert told[:2] == ["waiting for another export of this process", "reading the model"]
+    assert (tmp_path / "b.onnx").exists()
 
 
 def test_labels_of_another_count_are_refused_and_those_of_numpy_are_kept_as_text(tmp_path: Path) -> None:
