@@ -477,7 +477,7 @@ def test_a_size_that_decides_how_many_outputs_there_are_is_fixed(run, model: nn.
     assert takes(made) == ["x: float32[6, 4]"]
 
 
-class PaddedByNesting(nn.Module):
+class ZeroPadded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(20, 8)
@@ -489,7 +489,7 @@ class PaddedByNesting(nn.Module):
 
 
 def test_padding_that_torch_alone_makes_zero_is_found_though_the_sample_has_none(run) -> None:
-    model, sample = PaddedByNesting(), torch.randint(1, 20, (3, 6))
+    model, sample = ZeroPadded(), torch.randint(1, 20, (3, 6))
     with pytest.raises(VerificationError, match=r"'zeros at the ends'.*use_nested_tensor = False ends that"):
         run(model, sample, exporter="dynamo")
     model.encoder.use_nested_tensor = False
