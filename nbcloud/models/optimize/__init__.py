@@ -96,8 +96,9 @@ def optimize(
     rows = {len(value) for value in feeds.values() if np.ndim(value)}
     if len(rows) != 1 or rows == {0}:
         raise UsageError("The data has no rows, or not equally many for each input.")
-    if right is not None and len(right) not in rows:
-        raise UsageError(f"There are {rows.pop()} rows of data, and {len(right)} of what would be right.")
+    if right is not None and np.shape(right)[:1] != (*rows,):
+        told = np.shape(right)[0] if np.ndim(right) else "no rows"
+        raise UsageError(f"There are {rows.pop()} rows of data, and {told} of what would be right.")
     source = Source(
         path,
         [{name: value[at : at + 1] for name, value in feeds.items()} for at in range(rows.pop())],

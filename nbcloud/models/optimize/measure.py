@@ -170,10 +170,23 @@ def rated(rate: Metric, answers: Feeds, right: Any) -> float:
     Raises
     ------
     UsageError
-        Names the line in which the user's function failed.
+        Names the line in which the user's function failed, or the kinds that can't be compared.
     """
-    with calling("metric="):
-        return float(rate({name: value.copy() for name, value in answers.items()}, right))
+    copies = {name: value.copy() for name, value in answers.items()}
+    if rate not in _METRICS.values():
+        with calling("metric="):
+            return float(rate(copies, right))
+    try:
+        return rate(copies, right)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        kinds = ", ".join(f"{name}: {value.dtype}" for name, value in answers.items())
+        raise UsageError(
+            f"What would be right ({np.asarray(right).ravel()[0]!r}, …) is not of the kind of what the model "
+            f"gives ({kinds}).",
+            "Give it as the model does, the place of each class for scores; or a function as the metric.",
+        ) from error
 
 
 def _are_places(right: Any, answers: Feeds) -> bool:

@@ -174,6 +174,8 @@ def test_what_crashes_onnxruntime_is_a_row_that_says_so(path: Path, tmp_path: Pa
         ({"target_name": "edge-arm46"}, "Did you mean 'edge-arm64'"),
         ({"only": ["int9"]}, "There is no form 'int9'"),
         ({"right": [1, 2]}, "200 rows of data, and 2"),
+        ({"right": iter([1, 2])}, "200 rows of data, and no rows of"),
+        ({"right": ["cat"] * 200, "only": ["fp32"]}, "is not of the kind of what the model gives (scores: "),
         ({"data": DATA[:0]}, "The data has no rows"),
         ({"right": np.zeros(200), "asked_metric": "f1"}, "There is no metric 'f1'"),
         ({"asked_metric": "accuracy"}, "A metric compares with what would be right"),
