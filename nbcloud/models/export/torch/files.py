@@ -43,10 +43,25 @@ def session(path: Path, name: str, precision: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if _has_bfloat16(path):
+            raise ExportError(
+                f"{name} computes in bfloat16 inside, as torch.autocast does, which onnxruntime's CPU can't.",
+                "Leave torch.autocast, or what makes bfloat16 of tensors, out of forward for the export.",
+            ) from error
         raise ExportError(
             f"onnxruntime does not run what the exporter wrote: {str(error).splitlines()[0][:300]}.",
             "Use other operations, or model.float().",
         ) from error
+
+
+def _has_bfloat16(path: Path) -> bool:
+    import onnx
+
+    nodes = onnxfile.load(path, weights=False).graph.node
+    kinds = (
+        each.i for node in nodes if node.op_type == "Cast" for each in node.attribute if each.name == "to"
+    )
+    return onnx.TensorProto.BFLOAT16 in kinds
 
 
 def opset(model: Any) -> int:
