@@ -83,6 +83,9 @@ def _main(words: Sequence[str]) -> int:
         # What is still in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        notice(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.")
+        return _FAILED
     finally:
         from nbcloud.dispatch.links import close_links
 

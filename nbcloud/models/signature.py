@@ -109,8 +109,11 @@ class Tensor:
         wanted = _dtype(self.dtype)
         if array.dtype.kind in "fV" and wanted.kind in "iub":
             raise self._refused(f"has fractions ({array.dtype})")
-        cast = array.astype(wanted)
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted)
         if array.dtype.kind in "iu" and wanted.kind in "iub" and not np.array_equal(cast, array):
+            raise self._refused(f"has values that do not fit into {self.dtype}")
+        if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
             raise self._refused(f"has values that do not fit into {self.dtype}")
         return cast
 
