@@ -15,6 +15,7 @@ _PUBLIC = {
     "CloudRun": "nbcloud.dispatch.run",
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
+    "autolog": "nbcloud.runs.autolog",
     "export": "nbcloud.dispatch.export",
     "flush": "nbcloud.runs.tracking",
     "load": "nbcloud.inference.load",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "log_params": "nbcloud.runs.tracking",
     "record": "nbcloud.runs.tracking",
     "secret": "nbcloud.secret_values",
+    "sweep": "nbcloud.workflows.results",
     "set_tag": "nbcloud.runs.tracking",
     "set_tags": "nbcloud.runs.tracking",
     "start_run": "nbcloud.runs.tracking",
@@ -36,6 +38,7 @@ __all__ = [
     "Handle",
     "NbcloudError",
     "__version__",
+    "autolog",
     "export",
     "flush",
     "load",
@@ -52,6 +55,7 @@ __all__ = [
     "set_tag",
     "set_tags",
     "start_run",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.inference.load import load
+    from nbcloud.runs.autolog import autolog
     from nbcloud.runs.tracking import (
         flush,
         log_artifact,
@@ -75,6 +80,7 @@ if TYPE_CHECKING:
     )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
+    from nbcloud.workflows.results import sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -11,12 +11,15 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
 from nbcloud.errors import BundleError, ModelError, UsageError
 from nbcloud.wording import size_text
+
+if TYPE_CHECKING:
+    from nbcloud.models.bundle.manifest import Manifest
 
 _FOLDER = "nbcloud"
 _UNREACHABLE, _NO_PROGRAM = 255, 127
@@ -42,36 +45,34 @@ def _keygen(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noq
 
 
 def _bundle(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    from nbcloud.models.bundle.build import bundle
-
     progress(f"bundling {arguments.model}")
-    if str(arguments.model).startswith("models:"):
-        return _bundle_registered(arguments)
-    path = arguments.output or arguments.model.with_suffix(".nbundle")
     names = ("name", "version", "licence", "form", "target")
-    facts = {each: getattr(arguments, each) for each in names}
-    manifest = bundle(arguments.model, path, golden=_golden(arguments.golden), sign=arguments.sign, **facts)
+    facts: dict[str, Any] = {each: value for each in names if (value := getattr(arguments, each))}
+    bundle = _bundle_registered if str(arguments.model).startswith("models:") else _bundle_file
+    path, manifest = bundle(arguments, facts)
     signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
     text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
     return Answer(text, data={"path": str(path), "model": manifest.title})
 
 
-def _bundle_registered(arguments: argparse.Namespace) -> Answer:
+def _bundle_file(arguments: argparse.Namespace, facts: dict[str, Any]) -> tuple[Path, Manifest]:
+    from nbcloud.models.bundle.build import bundle
+
+    path = arguments.output or arguments.model.with_suffix(".nbundle")
+    golden = _golden(arguments.golden)
+    return path, bundle(arguments.model, path, golden=golden, sign=arguments.sign, **facts)
+
+
+def _bundle_registered(arguments: argparse.Namespace, facts: dict[str, Any]) -> tuple[Path, Manifest]:
     """Bundle a version of the registry, or a variant of one."""
     from nbcloud.models.registry import Registry
     from nbcloud.models.registry.reference import Reference
 
     wanted = Reference.parse(str(arguments.model))
-    version = Registry().get(wanted)
+    version = Registry(arguments.registry).get(wanted)
     path = arguments.output or Path(f"{wanted.name}-{version.number}.nbundle")
-    facts = {"form": arguments.form, "target": arguments.target}
-    if arguments.licence:
-        facts["licence"] = arguments.licence
     golden = _golden(arguments.golden)
-    manifest = version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
-    signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
-    text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
-    return Answer(text, data={"path": str(path), "model": manifest.title})
+    return path, version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
 
 
 def _golden(path: Path) -> Any:

@@ -388,6 +388,10 @@ def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
         run = store.get(arguments.run)
     if run.state.ended:
         return Answer(f"Run {run.id} is {run.state} already.", data=run.to_json())
+    if run.kind == "process":
+        raise UsageError(
+            f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
+        )
     info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
     if info is None:
         complete_records()

@@ -149,6 +149,11 @@ class CloudKernel:
         session.link.ask("read", run=run.id, after=0)
         return run
 
+    def cancel(self) -> None:
+        """Stop the cell that runs; may be called from any thread."""
+        if self._latest is not None and not self._latest.done():
+            self._latest.cancel()
+
     def close(self) -> None:
         """End the session; nothing of its last cell comes any more."""
         if self._latest is not None and not self._latest.done():

@@ -61,6 +61,8 @@ class Conversion:
         Converts the model once more, to the path that it is given, now with ``steps``.
     doubt : str
         What a difference most likely comes from, where the exporter is known for one.
+    scores : mapping
+        For an output of classes that of the scores by which they are chosen.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class Conversion:
     preprocessing: list[dict[str, Any]] = field(default_factory=list)
     opened: Callable[[Path], Conversion] | None = None
     doubt: str = ""
+    scores: Mapping[str, str] = field(default_factory=dict)
 
 
 class Exportable(Protocol):

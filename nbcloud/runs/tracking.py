@@ -6,11 +6,12 @@ else, in a local cell, a script, or a task of Dask, it is a run of the process, 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -30,6 +31,17 @@ def install(sink: Sink) -> None:
     """Let all that this process logs go there."""
     global _sink
     _sink = sink
+
+
+@contextlib.contextmanager
+def installed(sink: Sink) -> Iterator[None]:
+    """Let all that is logged inside go there."""
+    global _sink
+    before, _sink = _sink, sink
+    try:
+        yield
+    finally:
+        _sink = before
 
 
 def _sink_here() -> Sink:

@@ -25,6 +25,7 @@ from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
 from nbcloud.workflows.record import NotebookRecorder
+from nbcloud.workflows.stopping import Stopping
 
 _WRITE_SECONDS = 0.5
 """Between two writes of the file while a cell runs, if they are quick."""
@@ -44,6 +45,8 @@ class NotebookOptions:
         For the record.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
+    stopping : Stopping, optional
+        Who may stop it from another thread.
     """
 
     cluster: str | None = None
@@ -53,6 +56,7 @@ class NotebookOptions:
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     resume: bool = False
+    stopping: Stopping = field(default_factory=Stopping)
 
     def of_cells(self) -> CellOptions:
         """What the session is asked for."""
@@ -64,12 +68,14 @@ class _Client(PapermillNotebookClient):
     """papermill's client, which leaves what is completed and writes the file while a cell runs."""
 
     nb_man: SteadyManager
+    stopping: Stopping
 
     def papermill_execute_cells(self) -> None:
         """Run the cells that are not completed, up to the first that fails."""
         for index, cell in enumerate(self.nb.cells):
             if is_completed(cell):
                 continue
+            self.stopping.check()
             try:
                 self.nb_man.cell_start(cell, index)
                 self.execute_cell(cell, index)
@@ -134,9 +140,12 @@ def execute(
     recorder = NotebookRecorder(run, Recorder())
     kernel = CloudKernel(session_of(path, "notebook"), asked.of_cells(), recorder, input_path)
     try:
-        with _on_record(manager, recorder, run), _closing(kernel):
+        with _on_record(manager, recorder, run), _closing(kernel, asked):
             client = _started(kernel, manager, recorder, asked)
-            _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options).execute()
+            asked.stopping.watch(kernel)
+            notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
+            notebook.stopping = asked.stopping
+            notebook.execute()
     finally:
         manager.cleanup_pbar()
         manager.notebook_complete()
@@ -191,10 +200,11 @@ def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> 
 
 
 @contextlib.contextmanager
-def _closing(kernel: CloudKernel) -> Iterator[None]:
+def _closing(kernel: CloudKernel, asked: NotebookOptions) -> Iterator[None]:
     try:
         yield
     finally:
+        asked.stopping.forget(kernel)
         with contextlib.suppress(NbcloudError):  # it is gone already, and that was told
             kernel.close()
 

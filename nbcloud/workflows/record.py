@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder
+from nbcloud.runs.entries import line, plain
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.runlog import renumbered
 
@@ -53,6 +54,9 @@ class NotebookRecorder(Recorder):
     def begin(self, run: Run, cwd: str | None) -> None:
         """The notebook is about to run."""
         self._recorder.begin(run, cwd)
+        entries = [["param", key, plain(value)] for key, value in run.extra["parameters"].items()]
+        if entries:
+            self.lines(run.id, line(1, run.created, {"run": "", "entries": entries}))
 
     def place(self, **where: Any) -> None:
         """It is known now where it runs."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
+
+import distributed
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.runs.record import Run, RunState
@@ -130,3 +133,55 @@ def test_a_file_that_is_too_large_to_travel_is_refused(notebook: RunningNotebook
     )
     assert shown.error == "UsageError"
     assert "at most 256.0 MiB can travel" in shown.traceback
+
+
+def test_autolog_in_a_cell(notebook: RunningNotebook, wait_until: Any) -> None:
+    shown = notebook.run(
+        "%%cloud --name fits\nimport nbcloud\nnbcloud.autolog()\n"
+        "from sklearn.datasets import load_iris\nfrom sklearn.linear_model import LogisticRegression\n"
+        "X, y = load_iris(return_X_y=True)\nfor C in (0.1, 1.0):\n"
+        "    LogisticRegression(C=C, max_iter=1000).fit(X, y)\nnbcloud.autolog(disable=True)"
+    )
+    assert (shown.error, shown.notes) == ("", "")
+    wait_until(lambda: ended("fits"), what="the record")
+    with Store() as store:
+        whole = store.get("fits")
+        best = store.search(filter=f"parent = '{whole.id}'", order_by="metrics.training_score desc")
+        assert [run.name for run in best] == ["LogisticRegression"] * 2
+        assert {found.params["C"] for found in store.tracked(run.id for run in best).values()} == {0.1, 1.0}
+
+
+def test_a_task_of_dask_logs_without_a_session(local_cluster: ClusterInfo) -> None:
+    def task(data_dir: str) -> None:
+        import os
+
+        import nbcloud
+
+        os.environ["NBCLOUD_DATA_DIR"] = data_dir
+        with nbcloud.start_run("from a task"):
+            nbcloud.log_metric("a", 0.5)
+        nbcloud.flush()
+
+    security = local_cluster.security()
+    with distributed.Client(local_cluster.address, security=security, set_as_default=False) as client:
+        client.submit(task, os.environ["NBCLOUD_DATA_DIR"]).result(60)
+    run, found = logged(name="from a task")
+    assert (run.kind, run.state, found.metrics) == ("process", RunState.DONE, {"a": 0.5})
+
+
+def test_a_local_cell_logs_to_its_own_run(notebook: RunningNotebook, wait_until: Any) -> None:
+    shown = notebook.run(
+        "%%cloud --local --name here\nimport nbcloud, os\n"
+        "nbcloud.log_metric('a', float('inf'))\nwith nbcloud.start_run('inner'):\n"
+        "    nbcloud.log_param('p', 1)\nwith open('x', 'w') as file:\n    file.write('content')\n"
+        "nbcloud.log_artifact('x')\nos.remove('x')"
+    )
+    assert (shown.error, shown.messages) == ("", [])
+    wait_until(lambda: ended("here"), what="the record")
+    run, found = logged(name="here")
+    inner, nested = logged(name="inner")
+    assert (found.metrics, nested.params) == ({"a": float("inf")}, {"p": 1})
+    assert (inner.parent, inner.state) == (run.id, RunState.DONE)
+    with Store() as store:
+        assert store.artifact(run.id, "x").read_bytes() == b"content"
+        assert len(store.search()) == 2  # and none of the process

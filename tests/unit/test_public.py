@@ -24,6 +24,7 @@ def test_public_names() -> None:
         "Handle",
         "NbcloudError",
         "__version__",
+        "autolog",
         "export",
         "flush",
         "load",
@@ -40,6 +41,7 @@ def test_public_names() -> None:
         "set_tag",
         "set_tags",
         "start_run",
+        "sweep",
     }
 
 

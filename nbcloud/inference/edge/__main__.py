@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nbcloud.errors import MissingExtra, NbcloudError, UsageError
+from nbcloud.models.tables import RULE
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -128,7 +129,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="INPUT",
-        help="a file, a folder, - (a line of JSON each), camera",
+        help=f"a file, a folder, - (a line of JSON each), camera; {RULE}",
     )
     parser.add_argument("--telemetry", type=Path, metavar="FOLDER", help="queue what is seen there")
 

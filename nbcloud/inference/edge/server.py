@@ -119,13 +119,12 @@ class _Protocol:
         return 404, {"error": f"There is nothing at {path[:200]}; the model is at /v2/models/{self._name}."}
 
     def _metadata(self) -> Any:
-        signature = self._model.signature
         return {
             "name": self._name,
             "versions": [self._version],
             "platform": "onnxruntime_onnx",
-            "inputs": [_told(each) for each in signature.inputs],
-            "outputs": [_told(each) for each in signature.outputs],
+            "inputs": [_told(each) for each in self._model.takes],
+            "outputs": [_told(each) for each in self._model.signature.outputs],
         }
 
     def _infer(self, request: Any) -> Any:

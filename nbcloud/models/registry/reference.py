@@ -61,3 +61,20 @@ def check_name(name: str, what: str) -> str:
             "Use letters, digits, '.', '_' and '-', 100 at most, with a letter or digit at both ends.",
         )
     return name
+
+
+def check_alias(alias: str) -> str:
+    """The alias, when it can be one.
+
+    Raises
+    ------
+    UsageError
+        When it can't: it is no name, or a version's number.
+    """
+    check_name(alias, "an alias")
+    if alias.isdigit():
+        raise UsageError(
+            f"{alias!r} can't be an alias, since people would take it for a version.",
+            "First comes the version, then what it is called: %cloud models alias digits/3 champion",
+        )
+    return alias

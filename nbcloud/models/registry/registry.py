@@ -8,16 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import private_dir, settings
-from nbcloud.errors import ModelNotFound, UsageError
-from nbcloud.models import onnxfile, steps
+from nbcloud.errors import ModelError, ModelNotFound, UsageError
+from nbcloud.models import onnxfile
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.registry.log import Event, Log
-from nbcloud.models.registry.reference import SCHEME, Reference, check_name
+from nbcloud.models.registry.reference import SCHEME, Reference, check_alias, check_name
 from nbcloud.models.registry.state import Entry, File, State, Variant
 from nbcloud.models.registry.storage import Storage
 
@@ -56,7 +56,7 @@ class Version:
         """``models:/digits/3``."""
         return f"{SCHEME}{self.name}/{self.number}"
 
-    @property
+    @cached_property
     def metadata(self) -> Metadata:
         """What its file says of itself."""
         return Metadata.from_text(self.entry.metadata)
@@ -206,7 +206,7 @@ class Version:
     def __repr__(self) -> str:
         names = "".join(f" @{alias}" for alias in self.aliases)
         metadata = self.metadata
-        takes = ", ".join(map(str, steps.outer(metadata.preprocessing, metadata.signature.inputs)))
+        takes = ", ".join(map(str, metadata.takes))
         gives = ", ".join(map(str, metadata.signature.outputs))
         return f"<{self.uri}{names}: {metadata.framework}, takes {takes}, gives {gives}>"
 
@@ -228,8 +228,8 @@ class Registry:
     # Reading
 
     def names(self) -> list[str]:
-        """The names of all models that have a version."""
-        return [name for name in self._storage.names("models") if self._state(name).alive]
+        """The names of all models that have a version, or of which that can't be told."""
+        return [name for name in self._storage.names("models") if self._may_have_versions(name)]
 
     def state(self, name: str) -> State:
         """All about one model.
@@ -326,12 +326,7 @@ class Registry:
 
     def set_alias(self, reference: str, alias: str) -> Version:
         """Have an alias mean this version from now on."""
-        check_name(alias, "an alias")
-        if alias.isdigit():
-            raise UsageError(
-                f"{alias!r} can't be an alias, since people would take it for a version.",
-                "First comes the version, then what it is called: %cloud models alias digits/3 champion",
-            )
+        check_alias(alias)
         version = self.get(reference)
         return self._change(version, lambda _: {"kind": "alias", "alias": alias})
 
@@ -448,6 +443,12 @@ class Registry:
 
     def _state(self, name: str) -> State:
         return State.of(name, self._log(name).events())
+
+    def _may_have_versions(self, name: str) -> bool:
+        try:
+            return bool(self._state(name).alive)
+        except ModelError:  # whoever asks for it is told
+            return True
 
     def _log(self, name: str) -> Log:
         return self._logs.setdefault(name, Log(self._storage, check_name(name, "a model")))

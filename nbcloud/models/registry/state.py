@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbcloud.errors import ModelError
 from nbcloud.models.registry.log import Event
 
 
@@ -66,8 +67,14 @@ class State:
         state = cls(name)
         for event in events:
             happened = getattr(state, f"_on_{event.get('kind')}", None)
-            if happened is not None:
-                happened(event)
+            try:
+                if happened is not None:
+                    happened(event)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                what = f"Event {event.get('number')} of the model {name!r} in the registry"
+                raise ModelError(
+                    f"{what} is not as it was written ({type(error).__name__}: {error})."
+                ) from None
         return state
 
     @property

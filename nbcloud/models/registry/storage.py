@@ -123,6 +123,8 @@ class Storage:
             )
 
     def _read(self, path: str) -> bytes:
+        if self._local is not None:  # a model of many versions is many small files
+            return (self._local / path).read_bytes()
         self._files.invalidate_cache()
         return bytes(self._files.cat_file(self._at(path)))
 

@@ -13,6 +13,7 @@ import pytest
 
 from nbcloud import cli
 from nbcloud.inference.edge import load
+from nbcloud.models.registry import Registry
 from tests.bundles import SAMPLE, make, onnx_file
 
 SSH = """#!/bin/sh
@@ -67,6 +68,26 @@ def test_from_a_key_to_a_device_that_runs_it(
     assert sorted(path.name for path in (device / "my models").iterdir()) == [
         "incoming", "lock", "state.json", "versions"
     ]  # fmt: skip
+
+
+def test_a_bundle_of_the_registry_may_have_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", SAMPLE)
+    registry = Registry("registry")
+    registry.add(onnx_file(tmp_path / "m.onnx"), "flowers")
+    asked = ("edge", "bundle", "models:/flowers", "--golden", "x.npy", "--registry", "registry")
+    assert "flowers-1.nbundle is flowers 1 (fp32)" in nbcloud(capsys, *asked)
+    told = nbcloud(capsys, *asked, "--name", "roses", "--version", "7b", "-o", "r.nbundle")
+    assert "r.nbundle is roses 7b (fp32)" in told
+    manifest = load(tmp_path / "r.nbundle").manifest
+    assert (manifest.name, manifest.version) == ("roses", "7b")
+    assert [each["file"] for each in registry.get("flowers").entry.bundles] == [
+        "flowers-1.nbundle", "r.nbundle"
+    ]  # fmt: skip
+    wrong = ("edge", "bundle", "flowers@best", "--golden", "x.npy")
+    assert "one of the registry is models:/digits@champion" in nbcloud(capsys, *wrong, code=2)
 
 
 def test_a_device_that_trusts_others_keeps_what_it_has(

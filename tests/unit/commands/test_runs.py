@@ -71,3 +71,9 @@ def test_delete_restore_and_gc(runs, capsys):
     said(capsys, "delete", "one", "two")
     assert "Removed 2 runs" in said(capsys, "gc", "--older", "0s")
     assert "No run is on record" in said(capsys, "runs")
+
+
+def test_a_run_of_a_process_is_not_cancelled_from_here(capsys):
+    with Store() as store:
+        store.begin(Run(name="script", kind="process", host="here"))
+    assert "is that of a process on here, not of a cluster" in said(capsys, "cancel", "script")

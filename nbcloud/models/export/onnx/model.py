@@ -26,6 +26,7 @@ _PATIENCE = 5.0
 """Seconds that the reference implementation may take for a sample; above, it answers its first row only."""
 _COARSE = "bfloat16"
 """The precision that holds for models with 8-bit values inside: a step of these is 1/255 of their range."""
+_SCORES = ("probabilities", "scores")
 _EIGHT_BITS = ("QuantizeLinear", "QLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QGemm")
 
 
@@ -95,6 +96,7 @@ class OnnxModel:
             steps=_steps(defined, model) if exact else {},
             notes=notes,
             precision=_COARSE if coarse else "",
+            scores={"label": next((each.name for each in outputs if each.name in _SCORES), "")},
         )
 
     def predict(self, feeds: Feeds) -> Feeds:

@@ -139,6 +139,7 @@ class SklearnModel:
             self._told_steps(plain.model, topology, made, told),
             preprocessing=steps,
             doubt=limits.doubt(self._model) or table.doubt(self.feeds),
+            scores={self._names[0]: self._names[-1]},
         )
 
     def _mend(self, made: Any, precision: str) -> None:

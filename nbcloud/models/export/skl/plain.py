@@ -85,7 +85,9 @@ class Plain:
             return _projection(part) if transforms else _logistic(self._inside(part))
         if kind == "LinearSVC":
             # skl2onnx has a case of its own for it in others, which is wrong there.
-            return _with(Perceptron(), self._inside(part), "coef_", "intercept_", "classes_")
+            made = _with(Perceptron(), self._inside(part), "coef_", "intercept_", "classes_")
+            made.intercept_ = np.broadcast_to(made.intercept_, len(made.coef_))  # 0.0 where none is fitted
+            return made
         if _is_filled(part):
             return FunctionTransformer()
         if kind in _SELECTORS and (transforms or not hasattr(part, "predict")):

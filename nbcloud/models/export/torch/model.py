@@ -16,6 +16,7 @@ from nbcloud.models import onnxfile
 from nbcloud.models import sizes as dimensions
 from nbcloud.models.export.torch import files, module, program, script, sizes, structure
 from nbcloud.models.export.torch.refusals import (
+    doubt,
     first_line,
     is_branch,
     line_of_error,
@@ -322,6 +323,7 @@ class TorchModel:
             steps,
             notes,
             "bfloat16" if self._precision == "bfloat16" else "",
+            doubt=doubt(self._model),
         )
 
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

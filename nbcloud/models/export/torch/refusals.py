@@ -147,6 +147,19 @@ def refuse_modules(model: Any) -> None:
             )
 
 
+def doubt(model: Any) -> str:
+    """What a difference most likely comes from."""
+    import torch
+
+    for name, part in model.named_modules():
+        if isinstance(part, torch.nn.TransformerEncoder) and part.use_nested_tensor:
+            return (
+                f"torch's TransformerEncoder ({name or 'the model'}) gives zeros where src_key_padding_mask "
+                "says so, which no exporter does; its use_nested_tensor = False ends that."
+            )
+    return ""
+
+
 @contextlib.contextmanager
 def decisions(model: str) -> Iterator[None]:
     """Refuse a module that asked for a value while it was followed, and went on by an ``except`` of its own.

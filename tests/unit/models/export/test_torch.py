@@ -475,3 +475,22 @@ class Sometimes(nn.Module):
 def test_a_size_that_decides_how_many_outputs_there_are_is_fixed(run, model: nn.Module) -> None:
     made = run(model, torch.randn(6, 4))
     assert takes(made) == ["x: float32[6, 4]"]
+
+
+class ZeroPadded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, ids):
+        return self.encoder(self.embedding(ids), src_key_padding_mask=ids == 0)
+
+
+def test_padding_that_torch_alone_makes_zero_is_found_though_the_sample_has_none(run) -> None:
+    model, sample = ZeroPadded(), torch.randint(1, 20, (3, 6))
+    with pytest.raises(VerificationError, match=r"'zeros at the ends'.*use_nested_tensor = False ends that"):
+        run(model, sample, exporter="dynamo")
+    model.encoder.use_nested_tensor = False
+    assert "zeros at the ends" in run(model, sample, exporter="dynamo").report.compared
