@@ -260,7 +260,8 @@ def test_a_preload_that_changes_on_disk_is_imported_anew(
         modules("own", "version = 22")
         assert ahead.process.outdated  # so that no session is given it
         kernel = await worker.kernel(template)
-        assert not (kernel.process.forked or kernel.process.outdated)
+        assert not kernel.process.forked
+        assert not kernel.process.outdated
         assert await _version(kernel) == 22
         assert await _version(await worker.forked(template)) == 22
 

@@ -305,6 +305,7 @@ class KernelProcess:
             with contextlib.suppress(zmq.ZMQError):
                 self._loop.remove_reader(socket.FD)
             socket.close(0)
+        self._manager._close_control_socket()  # which a cold start opens
         self._manager.cleanup_connection_file()
         shutil.rmtree(self._directory, ignore_errors=True)
 
