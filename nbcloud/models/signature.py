@@ -87,7 +87,9 @@ class Tensor:
             array = self._cast(array)
         if len(array.shape) != len(self.shape):
             count = len(array.shape)
-            raise self._refused(f"has {count} dimension{'' if count == 1 else 's'}, {list(array.shape)}")
+            told = f"has {count} dimension{'' if count == 1 else 's'}, {list(array.shape)}"
+            column = count == 1 and self.shape[1:] == (1,)
+            raise self._refused(told, " Give it as a column: array.reshape(-1, 1)." if column else "")
         for size, wanted in zip(array.shape, self.shape):
             if isinstance(wanted, int) and size != wanted:
                 raise self._refused(f"has the shape {list(array.shape)}")
@@ -115,8 +117,10 @@ class Tensor:
             raise self._refused(f"has values that do not fit into {self.dtype}")
         return cast
 
-    def _refused(self, what: str) -> SchemaError:
-        return SchemaError(f"The input {self.name!r} {what}.", f"The model takes {self}.", input=self.name)
+    def _refused(self, what: str, hint: str = "") -> SchemaError:
+        return SchemaError(
+            f"The input {self.name!r} {what}.", f"The model takes {self}.{hint}", input=self.name
+        )
 
 
 def _dtype(name: str) -> Any:

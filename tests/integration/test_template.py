@@ -44,7 +44,7 @@ def seen():
         "threads": len(os.listdir("/proc/self/task")),
         "signals": {each.name: str(signal.getsignal(each)).split(" at ")[0] for each in signal.Signals},
         "streams": [str(type(getattr(sys, each))) for each in ("stdin", "stdout", "stderr", "__stdout__")],
-        "collector": [gc.get_freeze_count(), gc.isenabled()],
+        "collector": gc.get_threshold(),
         "depth": dive(0),
         "at exit": atexit._ncallbacks(),
         "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
@@ -254,10 +254,14 @@ def test_a_preload_that_changes_on_disk_is_imported_anew(
 
     async def scenario(worker: Worker) -> None:
         template = worker.template("own")
-        assert await _version(await worker.forked(template)) == 1
+        ahead = await worker.forked(template)
+        assert await _version(ahead) == 1
+        assert not ahead.process.outdated
         modules("own", "version = 22")
+        assert ahead.process.outdated  # so that no session is given it
         kernel = await worker.kernel(template)
         assert not kernel.process.forked
+        assert not kernel.process.outdated
         assert await _version(kernel) == 22
         assert await _version(await worker.forked(template)) == 22
 

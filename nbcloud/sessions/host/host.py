@@ -33,7 +33,8 @@ from nbcloud.sessions.host.template import Template
 from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
-_WARM_DELAY = 2.0
+_COLD_DELAY = 2.0
+_FORK_DELAY = 0.2
 _RECONNECT_SECONDS = 0.2
 _PORTS = 16
 _LONGEST_BASE = 103 - len("/nbcloud-1000000000/1234567-12345678/1000/k-5")  # 103 on macOS, 107 on Linux
@@ -103,13 +104,9 @@ class Host(WorkerPlugin):
             task.cancel()
         for session in list(self._sessions.values()):
             session.abort()
-        if (
-            self._warm is not None
-            and self._warm.done()
-            and not self._warm.cancelled()
-            and not self._warm.exception()
-        ):
-            self._warm.result().close()
+        warm = self._warm
+        if warm is not None and warm.done() and not warm.cancelled() and not warm.exception():
+            warm.result().close()
         self._template.close()
         for channel in (self._journal, *self._clients.values()):
             channel.abort()
@@ -176,7 +173,7 @@ class Host(WorkerPlugin):
             case "kill":
                 session.kill(message["state"], message["why"])
             case "close":
-                session.kill("lost", message["why"])
+                session.close(message["why"])
             case "call":
                 session.call(frames_of(message))
             case "comm":
@@ -242,15 +239,18 @@ class Host(WorkerPlugin):
 
     async def _take_kernel(self) -> KernelProcess:
         warm, self._warm = self._warm, None
+        cold = True
         self._wanted.set()
         try:
             kernel = await warm if warm is not None else await self._start_kernel()
-            if not psutil.pid_exists(kernel.pid):
+            if kernel.outdated or not psutil.pid_exists(kernel.pid):
+                kernel.close()
                 kernel = await self._start_kernel()
+            cold = not kernel.forked
         finally:
             # Not at once: the session's first cell wants the processor.
             self._wanted = asyncio.Event()
-            self._warm = self._spawn(self._start_kernel(_WARM_DELAY))
+            self._warm = self._spawn(self._start_kernel(_COLD_DELAY if cold else _FORK_DELAY))
         return kernel
 
     async def claim(self, name: str, memory: int | None, gpus: int, ended: threading.Event) -> None:

@@ -116,7 +116,6 @@ class KernelProcess:
         self._replies: deque[tuple[int, Message]] = deque()
         """What the shell channel said, and after which output it has its place."""
         self.pid = 0
-        self.forked = False
         self.log = directory / "kernel.log"
         self._black_box_file = directory / "black-box"
 
@@ -125,7 +124,6 @@ class KernelProcess:
         self._black_box = Reader(self._black_box_file)
         self._process = await self._forked() or await self._cold()
         self.pid = self._process.pid
-        self.forked = isinstance(self._process, Child)
         threading.Thread(target=self._wait, daemon=True, name="nbcloud-kernel-exit").start()
         self._session = self._manager.session
         # Requests wait in memory: a send that waits for the kernel would stop all of the worker.
@@ -272,6 +270,20 @@ class KernelProcess:
         elif not self._reaped:
             self._signal(signal.SIGINT)
 
+    @property
+    def forked(self) -> bool:
+        """Whether it comes from the template."""
+        return isinstance(self._process, Child)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it has imported what has changed since, unlike one that would be started now."""
+        return isinstance(self._process, Child) and bool(self._process.changed)
+
+    def shut_down(self) -> None:
+        """Have the process end by itself, as a notebook's does when it is shut down."""
+        self.send(self.frames("shutdown_request", {"restart": False}))
+
     def kill(self) -> None:
         """End the process and its children at once."""
         # Once it is reaped, its number may be another process's.
@@ -293,6 +305,7 @@ class KernelProcess:
             with contextlib.suppress(zmq.ZMQError):
                 self._loop.remove_reader(socket.FD)
             socket.close(0)
+        self._manager._close_control_socket()  # which a cold start opens
         self._manager.cleanup_connection_file()
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -36,10 +36,23 @@ _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 class Child:
-    """A process of this one's that `subprocess` did not start."""
+    """A kernel that was forked.
 
-    def __init__(self, pid: int) -> None:
+    Parameters
+    ----------
+    pid : int
+    watched : mapping
+        Paths and times of what it has imported.
+    """
+
+    def __init__(self, pid: int, watched: Mapping[str, int]) -> None:
         self.pid = pid
+        self._watched = watched
+
+    @property
+    def changed(self) -> str:
+        """A file or folder that has changed since it was imported; empty when none has."""
+        return _change(self._watched)
 
     def wait(self) -> int:
         """Wait for its end; returns its exit code, of a signal the negative number."""
@@ -203,7 +216,7 @@ class _Process:
         except (EOFError, OSError, TimeoutError, LookupError) as error:
             self.close()
             raise _Unusable(f"it did not fork: {error!r}") from error
-        return Child(pid)
+        return Child(pid, self._watched)
 
     async def _hear(self) -> dict[str, Any]:
         line = await self._reader.readline()
@@ -217,10 +230,8 @@ class _Process:
         for name in sorted(environment.keys() | self._environment.keys()):
             if environment.get(name) != self._environment.get(name):
                 return f"the environment variable {name} has changed"
-        for path, before in self._watched.items():
-            if _modified(path) != before:
-                return f"{path} has changed"
-        return ""
+        path = _change(self._watched)
+        return f"{path} has changed" if path else ""
 
     def close(self) -> None:
         """End it."""
@@ -233,10 +244,15 @@ class _Process:
             self._channel.close()
 
 
-def _modified(path: str) -> int:
-    with contextlib.suppress(OSError):
-        return Path(path).stat().st_mtime_ns
-    return 0
+def _change(watched: Mapping[str, int]) -> str:
+    """A path that has another time now."""
+    for path, time_then in watched.items():
+        try:
+            if Path(path).stat().st_mtime_ns != time_then:
+                return path
+        except OSError:
+            return path
+    return ""
 
 
 @contextlib.contextmanager

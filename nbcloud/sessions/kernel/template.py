@@ -56,7 +56,7 @@ def serve() -> None:
         os._exit(0)
     _say(channel, watched=_watched())
     gc.collect()
-    gc.freeze()  # a collection in a kernel would copy all pages that they share
+    gc.freeze()  # a collection, of which each kernel has one at its end, would copy all pages that they share
     while request := channel.readline():
         kernel = _fork(json.loads(request))
         if kernel is None:
