@@ -42,6 +42,15 @@ def test_columns_of_several_types_are_inputs_by_their_names(run, fitted, people:
     assert "texts with accents" in made.report.compared
 
 
+def test_an_encoder_that_found_nothing_infrequent_passes_over_what_is_unknown(
+    run, fitted, people: pd.DataFrame
+) -> None:
+    encoder = OneHotEncoder(min_frequency=5, handle_unknown="infrequent_if_exist")
+    model = make_pipeline(ColumnTransformer([("t", encoder, ["home town"])]), LogisticRegression())
+    made = run(fitted(model, people, people.age > 40), people[:100])
+    assert "texts with accents" in made.report.compared
+
+
 def test_columns_may_be_given_by_name_without_a_table(run, fitted, people: pd.DataFrame) -> None:
     model, rows = fitted(mixed(), people, people.age > 40), people[:100]
     columns = {name: rows[name].to_numpy() for name in rows}
