@@ -44,6 +44,10 @@ def parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 for failure, 2 for a wrong command line; after a signal 128 and more."""
+    if "_ARGCOMPLETE" in os.environ:
+        from nbcloud.commands.tab import complete
+
+        complete(parser())
     try:
         with asked_to_end(raise_asked, ("SIGTERM", "SIGHUP")):
             return _main(sys.argv[1:] if words is None else words)
