@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -99,7 +100,9 @@ class Registry:
         found = [(file.name, self._storage.fetch(file.sha256)) for file in files]
         if len(found) == 1:
             return found[0][1]
-        folder = private_dir(settings().data_dir / "models-cache" / "together" / files[0].sha256)
+        # Of all of them: models of the same graph may differ in the weights that are apart.
+        known = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
+        folder = private_dir(settings().data_dir / "models-cache" / "together" / known)
         for name, blob in found:
             _copy(blob, folder / name)
         return folder / MODEL
