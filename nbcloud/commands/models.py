@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import tempfile
 import time
@@ -82,6 +83,7 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         "delete a version or a variant to which nothing points",
         model="digits/3, digits/3#int8",
     )
+    made.add_argument("--bundle", metavar="FILE", help="forget this bundle of it, and delete nothing else")
     made.add_argument("-y", "--yes", action="store_true", help="do it")
 
 
@@ -347,12 +349,18 @@ def _pull(arguments: argparse.Namespace, registry: Registry) -> Answer:
 def _remove(arguments: argparse.Namespace, registry: Registry) -> Answer:
     if not arguments.yes:
         registry.get(arguments.model)
+        flag = f" --bundle {shlex.quote(arguments.bundle)}" if arguments.bundle else ""
         raise UsageError(
-            f"This would delete {arguments.model} for good.",
-            f"To do it: %cloud models rm {arguments.model} -y",
+            f"This would {f'forget {arguments.bundle}' if flag else f'delete {arguments.model} for good'}.",
+            f"To do it: %cloud models rm {arguments.model}{flag} -y",
         )
+    if arguments.bundle:
+        version = registry.forget_bundle(arguments.model, arguments.bundle)
+        return Answer(f"{arguments.bundle} is forgotten at {version.uri}.", data=_data(version))
     freed = registry.delete(arguments.model)
-    return Answer(f"{arguments.model} is deleted; {size_text(freed)} are free.", data={"freed": freed})
+    text = f"{arguments.model} is deleted; {size_text(freed)} are free."
+    later = "" if freed else " Its files go with what is deleted a day from now."
+    return Answer(text + later, data={"freed": freed})
 
 
 def exported(version: Version) -> Answer:

@@ -228,6 +228,27 @@ class Registry:
         """Note that a bundle was made of a version: ``sha256``, ``variant``, ``file``, ``key``."""
         return self._change(self.get(reference), lambda _: {"kind": "bundle", "bundle": dict(bundle)})
 
+    def forget_bundle(self, reference: str, file: str) -> Version:
+        """Note that a bundle, named by its file, is nowhere any more.
+
+        Raises
+        ------
+        ModelNotFound
+            When no such bundle was made; names those that were.
+        """
+        version = self.get(reference)
+
+        def gone(state: State) -> Event:
+            bundles = state.alive[version.number].bundles
+            found = [each["sha256"] for each in bundles if each["file"] == file]
+            if not found:
+                known = ", ".join(each["file"] for each in bundles)
+                there = f"There are: {known}." if known else "There is none."
+                raise ModelNotFound(f"No bundle {file!r} was made of {version.uri}.", there)
+            return {"kind": "delete", "bundle": found[-1]}
+
+        return self._change(version, gone)
+
     def delete(self, reference: str) -> int:
         """Delete a version, or a variant of one, to which nothing points.
 
@@ -249,8 +270,8 @@ class Registry:
         def gone(state: State) -> Event:
             entry = state.alive[version.number]
             users = state.users(entry, wanted.variant)
-            if users:
-                raise UsageError(f"{wanted} can't be deleted: {users[0]} it.", "Remove that first.")
+            for what, remedy in users[:1]:
+                raise UsageError(f"{wanted} can't be deleted: {what} it.", f"First: %cloud models {remedy}")
             return {"kind": "delete", "variant": wanted.variant}
 
         self._change(version, gone)

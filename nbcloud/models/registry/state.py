@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,14 +127,27 @@ class State:
             raise ModelNotFound(f"The model {self.name!r} has no alias @{alias}.", hint + known)
         return current[alias]
 
-    def users(self, entry: Entry, variant: str) -> list[str]:
-        """What points at a version, or at a variant of it, each with its verb."""
-        bundles = [each for each in entry.bundles if not variant or each.get("variant") == variant]
-        found = [f"the bundle {each['file']} was made of" for each in bundles]
-        if not variant:
-            found = [f"the alias @{alias} means" for alias in self.aliases_of(entry.number)] + found
-            found += [f"the variant {each!r} was made of" for each in entry.variants]
-        return found
+    def users(self, entry: Entry, variant: str) -> list[tuple[str, str]]:
+        """What points at a version, or at a variant of it, with its verb; and the command that removes it."""
+        version = f"{self.name}/{entry.number}"
+        found = [
+            (
+                f"the bundle {each['file']} was made of",
+                f"rm {version} --bundle {shlex.quote(each['file'])} -y",
+            )
+            for each in entry.bundles
+            if not variant or each.get("variant") == variant
+        ]
+        if variant:
+            return found
+        aliases = [
+            (f"the alias @{alias} means", f"unalias {self.name} {alias}")
+            for alias in self.aliases_of(entry.number)
+        ]
+        variants = [
+            (f"the variant {each!r} was made of", f"rm {version}#{each} -y") for each in entry.variants
+        ]
+        return aliases + found + variants
 
     def _on_version(self, event: Event) -> None:
         self.versions[event["version"]] = Entry(
@@ -171,7 +185,9 @@ class State:
         self.versions[event["version"]].variants[variant.name] = variant
 
     def _on_bundle(self, event: Event) -> None:
-        self.versions[event["version"]].bundles.append(event["bundle"])
+        bundles = self.versions[event["version"]].bundles
+        if event["bundle"] not in bundles:  # the same model makes the same bundle, to the byte
+            bundles.append(event["bundle"])
 
     def _on_delete(self, event: Event) -> None:
         entry = self.versions[event["version"]]

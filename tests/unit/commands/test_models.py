@@ -12,7 +12,7 @@ from nbcloud import cli
 from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY
 from nbcloud.models.registry import Registry
-from tests.bundles import onnx_file
+from tests.bundles import SAMPLE, onnx_file
 
 
 @pytest.fixture
@@ -114,3 +114,30 @@ def test_a_stage_and_an_end(registry: Registry, capsys: pytest.CaptureFixture[st
     assert "nbcloud models rm flowers/2 -y" in told(capsys, "rm", "flowers/2", code=2)
     told(capsys, "rm", "flowers/2", "-y")
     assert [version.number for version in registry.versions("flowers")] == [1]
+
+
+def test_each_that_points_at_a_version_can_be_removed_as_it_is_told(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.set_alias("flowers/1", "best")
+    registry.add_variant("flowers/1", "int8", onnx_file(tmp_path / "v.onnx", seed=5), {})
+    for name, rows in (("a.nbundle", SAMPLE), ("b.nbundle", SAMPLE[:3]), ("b.nbundle", SAMPLE[:3])):
+        registry.get("flowers/1").bundle(tmp_path / name, rows, variant="int8")
+    assert len(registry.get("flowers/1").entry.bundles) == 2
+    done = []
+    while "First: nbcloud models " in (said := told_any(capsys, "rm", "flowers/1", "-y")):
+        done.append(said.partition("First: nbcloud models ")[2].split())
+        told(capsys, *done[-1])
+    assert done == [
+        ["unalias", "flowers", "best"],
+        ["rm", "flowers/1", "--bundle", "a.nbundle", "-y"],
+        ["rm", "flowers/1", "--bundle", "b.nbundle", "-y"],
+        ["rm", "flowers/1#int8", "-y"],
+    ]
+    assert said.startswith("flowers/1 is deleted; 0 B are free. Its files go")
+    assert "There is none." in told(capsys, "rm", "flowers/2", "--bundle", "a.nbundle", "-y", code=1)
+
+
+def told_any(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    cli.main(["models", *words])
+    return "".join(capsys.readouterr())
