@@ -65,7 +65,7 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         _get,
         "copy a version's ONNX file",
         model=f"{reference}, digits/3#int8",
-        path="a file or a folder",
+        path="a file that is not there yet, or a folder",
     )
     made = add("push", _push, "register a version in MLflow", model=reference)
     made.add_argument("target", help="mlflow:NAME, mlflow:NAME@ALIAS; mlflow: for the same name")
@@ -301,11 +301,13 @@ def _get(arguments: argparse.Namespace, registry: Registry) -> Answer:
     target = Path(arguments.path)
     if target.is_dir():
         target /= f"{version.name}-{version.number}.onnx"
-    if target.exists():
-        raise UsageError(f"{target} is there already.", "Give another path, or remove it.")
-    for file in onnxfile.files(source)[1:]:  # which the model's file names
-        shutil.copyfile(file, target.with_name(file.name))
-    shutil.copyfile(source, target)
+    # Weights that are apart keep the name by which the model's file calls them.
+    weights = {file: target.with_name(file.name) for file in onnxfile.files(source)[1:]}
+    for path in (target, *weights.values()):
+        if path.exists():
+            raise UsageError(f"{path} is there already.", "Give another folder, or remove it.")
+    for file, path in {**weights, source: target}.items():
+        shutil.copyfile(file, path)
     return Answer(f"{version.uri} is in {target}.", data={"path": str(target)})
 
 

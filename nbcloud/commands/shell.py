@@ -89,7 +89,7 @@ def _add_edge(parser: Parser) -> None:
     """The commands of ``nbcloud edge``."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser, required=True)
     made = _action(actions, "keygen", "make a key to sign bundles with")
-    made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key")
+    made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key, not there yet")
     made = _action(actions, "bundle", "make the one file for a device")
     made.add_argument(
         "model",
@@ -100,7 +100,13 @@ def _add_edge(parser: Parser) -> None:
     made.add_argument(
         "--golden", type=Path, required=True, metavar="FILE", help="rows of real data: .npy, .npz"
     )
-    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the bundle (MODEL.nbundle)")
+    made.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the bundle (MODEL.nbundle); another bundle there is replaced",
+    )
     made.add_argument("--sign", type=Path, metavar="KEY", help="a private key")
     made.add_argument("--name", default="", help="another name than the model's")
     made.add_argument("--version", default="", help="its version (the registry's; 1 for a file)")

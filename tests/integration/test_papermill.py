@@ -117,7 +117,6 @@ def test_what_cells_show_comes_out_alike(tmp_path: Path):
         "import sys\nprint('rate', rate)\nprint('bad', file=sys.stderr)\nrate * 2",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3]);",
         "import ipywidgets\nslider = ipywidgets.IntSlider(value=3)\nslider",
-        "out = ipywidgets.Output()\ndisplay(out)\nwith out:\n    print('inside')",
         "from IPython.display import HTML, clear_output\nhandle = display(HTML('1'), display_id=True)",
         "handle.update(HTML('2'))\nprint('gone')\nclear_output(wait=True)\nprint('there')",
         ("1 / 0", "raises-exception"),
@@ -132,6 +131,16 @@ def test_what_cells_show_comes_out_alike(tmp_path: Path):
     assert widgets[0] == widgets[1] > 1000
     assert ours.metadata.language_info == stock.metadata.language_info
     assert ours.metadata.papermill.parameters == {"rate": 0.5}
+
+
+def test_what_an_output_widget_captures_is_in_the_widget(tmp_path: Path):
+    # Not compared: papermill's own engine now and then waits for ever for such a cell, on ipykernel 7.4.
+    code = "import ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\nwith out:\n    print('inside')\nprint('after')"
+    ours = run(write(tmp_path / "in.ipynb", code), tmp_path / "out.ipynb", "nbcloud")
+    assert [each.get("text") for each in ours.cells[0].outputs] == [None, "after\n"]
+    states = ours.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    captured = [each["state"]["outputs"] for each in states if each["model_name"] == "OutputModel"]
+    assert captured == [[{"output_type": "stream", "name": "stdout", "text": "inside\n"}]]
 
 
 def test_a_notebook_is_one_run_on_record(tmp_path: Path, nbcloud_dirs: Path):

@@ -67,6 +67,10 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"nbcloud: {where}{error.strerror or error}.", file=sys.stderr)
+        return _FAILED
 
 
 def _as_run(words: list[str]) -> list[str]:

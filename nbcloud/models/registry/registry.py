@@ -140,16 +140,16 @@ class Version:
             )
             if keep:
                 best = choice.best
-                name = _free(
-                    f"{choice.target.name}-{best.way}", self.registry.get(self._reference).entry.variants
-                )
+                variants = self.registry.get(self._reference).entry.variants
+                name = _kept(variants, f"{choice.target.name}-{best.way}", best.path)
                 facts = {
                     "target": choice.target.name,
                     "form": best.way,
                     **best.facts(),
                     "note": choice.note(),
                 }
-                self.registry.add_variant(self._reference, name, best.path, facts)
+                if name not in variants:
+                    self.registry.add_variant(self._reference, name, best.path, facts)
                 choice.variant = f"{self.uri}#{name}"
                 choice.bundler = partial(self.bundle, golden=data, variant=name)
         return choice
@@ -523,11 +523,15 @@ def _users(state: State, entry: Entry, variant: str) -> list[str]:
     return found
 
 
-def _free(name: str, taken: Iterable[str]) -> str:
-    """The name, or with a number behind it the first that is not taken."""
-    names = set(taken)
-    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
-    return next(each for each in (name, *numbered) if each not in names)
+def _kept(variants: Mapping[str, Variant], name: str, path: Path) -> str:
+    """The name of the variant that has this content already; else one that is free."""
+    digests = {onnxfile.digest(file) for file in onnxfile.files(path)}
+    numbered = (f"{name}-{number}" for number in range(2, len(variants) + 3))
+    return next(
+        each
+        for each in (name, *numbered)
+        if each not in variants or {file.sha256 for file in variants[each].files} == digests
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

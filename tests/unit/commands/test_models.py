@@ -41,6 +41,25 @@ def test_what_there_is(registry: Registry, capsys: pytest.CaptureFixture[str], t
     assert (tmp_path / "mine.onnx").read_bytes() == registry.get("flowers/1").path().read_bytes()
 
 
+def test_no_file_is_written_over(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        (tmp_path / f"{seed}").mkdir()
+        registry.add(onnx_file(tmp_path / f"{seed}" / "m.onnx", seed=seed, external=True), "large")
+    (tmp_path / "folder").mkdir()
+    told(capsys, "get", "large/1", "folder")
+    there = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    assert sorted(there) == ["large-1.onnx", "m.onnx.data"]
+    assert "m.onnx.data is there already. Give another folder" in told(
+        capsys, "get", "large/2", "folder", code=2
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == there
+    assert "nowhere/x.onnx: No such file or directory." in told(
+        capsys, "get", "flowers", "nowhere/x.onnx", code=1
+    )
+
+
 def test_a_metric_may_be_text(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = onnx_file(tmp_path / "m.onnx")
     metadata = replace(registry.get("flowers").metadata, metrics={"accuracy": "good"})

@@ -55,7 +55,6 @@ class OnnxModel:
         if options.input_names is not None or options.output_names is not None:
             raise UsageError("An ONNX file names its inputs and outputs itself.", "Leave the names out.")
         self._model = files.read(source)
-        self._labels = tuple(options.labels or ())
         self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         self._known = self._from_nbcloud()
         for each in self._model.graph.output:
@@ -169,8 +168,6 @@ class OnnxModel:
             tensor = replace(
                 tensor, columns=known.columns, labels=known.labels, meaning=known.meaning, unit=known.unit
             )
-        if self._labels and tensor.shape[-1:] == (len(self._labels),):
-            tensor = replace(tensor, labels=self._labels)
         return tensor
 
 

@@ -101,11 +101,12 @@ class Plain:
         if kind.startswith("Voting") and part.weights is not None:
             part = copy.copy(part)
             part.weights = np.asarray(part.weights)
+        if kind == "OneHotEncoder" and not any(
+            each is not None for each in getattr(part, "infrequent_categories_", [])
+        ):
+            part = _with_setting(part, "handle_unknown", "infrequent_if_exist", "ignore")
         name, old, new = _SETTINGS.get(kind, ("", None, None))
-        if name and getattr(part, name) == old:
-            part = copy.copy(part)
-            setattr(part, name, new)
-        return self._inside(part)
+        return self._inside(_with_setting(part, name, old, new) if name else part)
 
     def _inside(self, part: Any) -> Any:
         """A copy with plain parts inside, or the part itself where all are."""
@@ -163,6 +164,15 @@ def _imputer_of_fractions(part: Any) -> Any:
     part = copy.copy(part)
     part.statistics_ = part.statistics_.astype(float)
     part.missing_values = float(part.missing_values)
+    return part
+
+
+def _with_setting(part: Any, name: str, old: Any, new: Any) -> Any:
+    """The part, or a copy of it with another setting that is the same for it."""
+    if getattr(part, name) != old:
+        return part
+    part = copy.copy(part)
+    setattr(part, name, new)
     return part
 
 

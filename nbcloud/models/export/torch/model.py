@@ -172,7 +172,7 @@ class TorchModel:
             fixed |= new
         if fixed and not may_fix:
             raise _stands(fixed)
-        return self._conversion(path, inputs, outputs, options, exporter, fixed)
+        return self._conversion(path, inputs, outputs, exporter, fixed)
 
     def _tried(
         self, path: Path, inputs: tuple[Tensor, ...], options: Options, exporter: str
@@ -295,7 +295,6 @@ class TorchModel:
         path: Path,
         inputs: tuple[Tensor, ...],
         shapes: list[tuple[int | str, ...]],
-        options: Options,
         exporter: str,
         fixed: dict[str, str],
     ) -> Conversion:
@@ -308,8 +307,7 @@ class TorchModel:
             notes.append("Weights in bfloat16 are written as float32: onnxruntime's CPU has no bfloat16.")
         model = onnxfile.load(path, weights=False)
         outputs = [
-            files.described(value, shape, options.labels)
-            for value, shape in zip(model.graph.output, shapes, strict=True)
+            files.described(value, shape) for value, shape in zip(model.graph.output, shapes, strict=True)
         ]
         inside = {name for node in model.graph.node for name in node.output}
         made = program.operations(self._exported, self._outputs) if self._exported is not None else {}

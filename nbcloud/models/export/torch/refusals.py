@@ -106,6 +106,13 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
             "Use torch.where there, or torch.cond for whole branches.",
             line=where,
         )
+    if _is_packed(error):
+        return ExportError(
+            f"{model} gives packed sequences to a recurrent layer{_at(where)}, which a graph can't have.",
+            "Give it the padded batch, and take each row's last step: "
+            "output[torch.arange(len(lengths)), lengths - 1]",
+            line=where,
+        )
     operator, place = _operator(chain, program)
     if operator:
         return ExportError(
@@ -211,6 +218,14 @@ def traced(model: str, caught: list[warnings.WarningMessage]) -> ExportError | N
                 line=where,
             )
     return None
+
+
+def _is_packed(error: BaseException) -> bool:
+    """Whether a recurrent layer failed on what ``pack_padded_sequence`` made."""
+    return any(
+        frame.f_code.co_filename.endswith("rnn.py") and frame.f_locals.get("batch_sizes") is not None
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _at(where: str) -> str:

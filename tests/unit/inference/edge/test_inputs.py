@@ -12,30 +12,13 @@ from nbcloud.commands.samples import read_sample
 from nbcloud.errors import SchemaError, UsageError
 from nbcloud.inference.edge import EdgeModel, load
 from nbcloud.inference.edge.inputs import read
-from nbcloud.models import onnxfile, tables
-from nbcloud.models.bundle.build import bundle
-from nbcloud.models.metadata import KEY, Metadata
-from nbcloud.models.signature import Signature, Tensor
+from nbcloud.models import tables
+from nbcloud.models.signature import Tensor
+from tests.bundles import same
 
 
 def model_of(folder: Path, tensor: Tensor, golden: np.ndarray, **options: Any) -> EdgeModel:
-    """A model that gives back what it takes."""
-    from onnx import TensorProto, helper
-
-    kinds = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "str": TensorProto.STRING}
-    kind = kinds[tensor.dtype]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", [tensor.name], ["y"])],
-        "same",
-        [helper.make_tensor_value_info(tensor.name, kind, tensor.shape)],
-        [helper.make_tensor_value_info("y", kind, tensor.shape)],
-    )
-    path = folder / "same.onnx"
-    onnxfile.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    metadata = Metadata(Signature((tensor,), (Tensor("y", tensor.dtype, tensor.shape),)), name="same")
-    onnxfile.set_properties(path, {KEY: metadata.to_text()})
-    bundle(path, folder / "same.nbundle", golden=golden, **options)
-    model = load(folder / "same.nbundle")
+    model = load(same(folder, tensor, golden, **options))
     model.self_test()
     return model
 

@@ -494,3 +494,36 @@ def test_padding_that_torch_alone_makes_zero_is_found_though_the_sample_has_none
         run(model, sample, exporter="dynamo")
     model.encoder.use_nested_tensor = False
     assert "zeros at the ends" in run(model, sample, exporter="dynamo").report.compared
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.lstm(packed)[1][0]
+
+
+class Casting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "told"),
+    [
+        (Packed(), (torch.randn(3, 7, 4), torch.tensor([7, 3, 5])), r"packed sequences .*test_torch.py:\d+"),
+        (Casting(), torch.randn(6, 4), "Casting computes in bfloat16 inside, as torch.autocast does"),
+    ],
+    ids=["packed", "autocast"],
+)
+def test_what_onnx_can_not_compute_is_named(run, model: nn.Module, sample: Any, told: str) -> None:
+    with pytest.raises(ExportError, match=told):
+        run(model, sample)
