@@ -17,7 +17,7 @@ from nbcloud.errors import ModelError, ModelNotFound, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.registry.log import Event, Log
-from nbcloud.models.registry.reference import SCHEME, Reference, check_alias, check_name
+from nbcloud.models.registry.reference import SCHEME, Reference, check_alias, check_name, is_name
 from nbcloud.models.registry.state import Entry, File, State, Variant
 from nbcloud.models.registry.storage import Storage
 
@@ -229,7 +229,8 @@ class Registry:
 
     def names(self) -> list[str]:
         """The names of all models that have a version, or of which that can't be told."""
-        return [name for name in self._storage.names("models") if self._may_have_versions(name)]
+        there = filter(is_name, self._storage.names("models"))
+        return [name for name in there if self._may_have_versions(name)]
 
     def state(self, name: str) -> State:
         """All about one model.
@@ -437,7 +438,11 @@ class Registry:
             return {"kind": "delete", "variant": wanted.variant}
 
         self._change(version, gone)
-        return self._storage.sweep(self._used())
+        try:
+            used = self._used()
+        except ModelError:  # a model that can't be read may have any file
+            return 0
+        return self._storage.sweep(used)
 
     # Inside
 
@@ -476,9 +481,7 @@ class Registry:
 
     def _used(self) -> set[str]:
         """The contents that some version or variant has."""
-        entries = [
-            entry for name in self._storage.names("models") for entry in self._state(name).alive.values()
-        ]
+        entries = [entry for name in self.names() for entry in self._state(name).alive.values()]
         files = [file for entry in entries for file in entry.files]
         files += [file for entry in entries for variant in entry.variants.values() for file in variant.files]
         return {file.sha256 for file in files}

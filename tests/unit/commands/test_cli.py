@@ -395,3 +395,31 @@ def test_python_runs_it_as_a_module() -> None:
         [sys.executable, "-m", "nbcloud", "--version"], capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip()
+
+
+def test_ctrl_c_while_it_is_imported_is_quiet(tmp_path):
+    """Interrupted by itself, in the middle of the import of its command line."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    run = subprocess.run(
+        [sys.executable, "-m", "nbcloud", "--version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+INTERRUPTED = """
+import signal
+import sys
+
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "nbcloud.commands.verbs":
+            signal.raise_signal(signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupt())
+"""

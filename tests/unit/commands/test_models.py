@@ -80,6 +80,7 @@ def test_one_model_that_can_not_be_read_does_not_hide_the_others(
     assert [line.split()[:2] for line in listed.splitlines()[1:3]] == [["flowers", "2"], ["other", "?"]]
     assert "in the registry" in told(capsys, "show", "other", code=1)
     told(capsys, "tag", "flowers/1", "a=b")
+    told(capsys, "rm", "flowers/2", "-y")
     (log / "00000002.json").rename(log / "00000002 (copy).json")
     assert "x: float32" in told(capsys, "show", "other")
 

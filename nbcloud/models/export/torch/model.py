@@ -14,7 +14,7 @@ from typing import Any
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models import sizes as dimensions
-from nbcloud.models.export.torch import files, module, program, script, sizes, structure
+from nbcloud.models.export.torch import files, module, program, resizing, script, sizes, structure
 from nbcloud.models.export.torch.refusals import (
     doubt,
     first_line,
@@ -184,7 +184,17 @@ class TorchModel:
             if new:
                 return new, []
             files.finish(path, inputs, options.opset)
-            return self._compared(path, inputs, assumed)
+            found = resizing.compare(
+                files.session(path, self._name, self._precision),
+                self.predict,
+                inputs,
+                self._outputs,
+                self.feeds,
+                self._precision,
+                assumed,
+            )
+            self._assumed += found.notes
+            return found.wrong, found.shapes
         except ExportError as error:
             varying = dimensions.names(inputs)
             if self._asked or is_branch(error) or not varying:
@@ -236,59 +246,6 @@ class TorchModel:
         except Exception as error:
             raise refusal(self._name, error, made.exported if made else None) from error
         return made.fixed, made
-
-    def _compared(
-        self, path: Path, inputs: tuple[Tensor, ...], assumed: program.Program | None
-    ) -> tuple[dict[str, str], list[tuple[int | str, ...]]]:
-        """Sizes with which the ONNX model answers otherwise, and the shapes of the outputs."""
-        session = files.session(path, self._name, self._precision)
-        right = self.predict(self.feeds)
-        shapes: list[list[int | str]] = [[*right[name].shape] for name in self._outputs]
-        wrong: dict[str, str] = {}
-        for name in dimensions.names(inputs):
-            bounds = assumed.bounds.get(name, []) if assumed else []
-            place = assumed.places.get(name, "") if assumed else ""
-            for other in sizes.others(inputs, self.feeds, name, bounds):
-                feeds = dimensions.resized(inputs, self.feeds, name, other)
-                try:
-                    expected = self.predict(feeds)
-                except Exception:  # noqa: BLE001, S112 - the model takes no such size, so there is nothing to compare
-                    continue
-                if not self._agrees(session, feeds, expected):
-                    does = (
-                        f"the code does something else ({place})"
-                        if place
-                        else "the ONNX model answers otherwise"
-                    )
-                    wrong[name] = f"with {other}, {does}"
-                    break
-                for number, output in enumerate(self._outputs):
-                    seen, sample = expected[output].shape, right[output].shape
-                    if len(seen) != len(sample):
-                        own = dimensions.size_of(inputs, self.feeds, name)
-                        self._assumed.append(
-                            f"The output {output!r} has another number of dimensions with {name} = {other}, "
-                            f"{list(seen)}, than with {own}, {list(sample)}, as a bare squeeze() makes it."
-                        )
-                        if len(seen) > len(shapes[number]):
-                            shapes[number] = [name if size == other else size for size in seen]
-                        continue
-                    for axis in range(min(len(seen), len(sample))):
-                        if seen[axis] != sample[axis]:
-                            same = seen[axis] == other and len(seen) == len(sample)
-                            shapes[number][axis] = name if same else f"{output}_{axis}"
-        return wrong, [tuple(shape) for shape in shapes]
-
-    def _agrees(self, session: Any, feeds: Feeds, expected: Feeds) -> bool:
-        try:
-            given = {each.name: feeds[each.name] for each in self.inputs}
-            found = session.run(self._outputs, given)
-        except Exception:  # noqa: BLE001 - onnxruntime has many, of no common kind
-            return False
-        return expected.keys() == set(self._outputs) and all(
-            difference(name, value, expected[name], self._precision).amount <= 1
-            for name, value in zip(self._outputs, found, strict=True)
-        )
 
     def _conversion(
         self,
