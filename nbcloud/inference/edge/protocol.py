@@ -119,9 +119,13 @@ def _request(content: bytes) -> dict[str, Any]:
     for each in outputs:
         if not isinstance(each, dict) or not isinstance(each.get("name"), str):
             raise UsageError("An output of the request has no name.", _FORM)
+    seen: set[str] = set()
     for each in inputs:
         if not isinstance(each, dict) or not isinstance(each.get("name"), str):
             raise UsageError("An input of the request has no name.", _FORM)
+        if each["name"] in seen:
+            raise UsageError(f"The request has the input {each['name']!r} twice.")
+        seen.add(each["name"])
         for key, kind in (("datatype", str), ("shape", list), ("data", list)):
             if not isinstance(each.get(key), kind):
                 raise UsageError(f"The input {each['name']!r} of the request has no {key}.", _FORM)

@@ -72,6 +72,7 @@ class Server(http.server.ThreadingHTTPServer):
     """A thread for each connection; who sends a request too slowly holds none for long."""
 
     daemon_threads = True
+    request_queue_size = 128  # of 5, more who ask at once would wait for seconds to be let in
 
     def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
         self.arriving: dict[socket.socket, float] = {}

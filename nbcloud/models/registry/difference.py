@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbcloud.models import onnxfile
-from nbcloud.models.registry.registry import Version
+from nbcloud.models.registry.version import Version
 
 
 @dataclass(frozen=True)

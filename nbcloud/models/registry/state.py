@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbcloud.errors import ModelError
+from nbcloud.errors import ModelError, ModelNotFound
 from nbcloud.models.registry.log import Event
 
 
@@ -90,6 +91,49 @@ class State:
     def aliases_of(self, number: int) -> list[str]:
         """The aliases that mean a version now."""
         return [alias for alias, meant in self.current.items() if meant == number]
+
+    def number(self, wanted: int | None) -> int:
+        """The version of that number; the newest one for None.
+
+        Raises
+        ------
+        ModelNotFound
+            Lists those that there are.
+        """
+        if wanted is None:
+            return max(self.alive)
+        if wanted not in self.alive:
+            gone = " any more" if wanted in self.versions else ""
+            raise ModelNotFound(
+                f"The model {self.name!r} has no version {wanted}{gone}.",
+                f"It has: {', '.join(map(str, self.alive))}.",
+            )
+        return wanted
+
+    def meant(self, alias: str) -> int:
+        """The version that an alias means now.
+
+        Raises
+        ------
+        ModelNotFound
+            Names the nearest that there is.
+        """
+        current = self.current
+        if alias not in current:
+            near = difflib.get_close_matches(alias, current, n=1)
+            hint = f"Did you mean @{near[0]}? " if near else ""
+            known = f"It has: {', '.join(f'@{each}' for each in current)}." if current else "It has no alias."
+            raise ModelNotFound(f"The model {self.name!r} has no alias @{alias}.", hint + known)
+        return current[alias]
+
+    def users(self, entry: Entry, variant: str) -> list[str]:
+        """What points at a version, or at a variant of it, each with its verb."""
+        bundles = [each for each in entry.bundles if not variant or each.get("variant") == variant]
+        found = [f"the bundle {each['file']} was made of" for each in bundles]
+        if not variant:
+            found = [f"the alias @{alias} means" for alias in self.aliases_of(entry.number)] + found
+            found += [f"the variant {each!r} was made of" for each in entry.variants]
+        return found
 
     def _on_version(self, event: Event) -> None:
         self.versions[event["version"]] = Entry(

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,6 +115,7 @@ def test_inference(serving: Callable[..., Ask], model: EdgeModel) -> None:
         ({"inputs": [{"name": "x", "datatype": "FP32"}]}, "The input 'x' of the request has no shape."),
         (infer(datatype="INT8"), "The data of the input 'x' are not of the datatype INT8."),
         (infer(data=[[1], [1, 2]]), "The data of the input 'x' are not of the datatype FP32."),
+        ({"inputs": infer()["inputs"] * 2}, "The request has the input 'x' twice."),
         (infer(name="y"), "The model has no input 'y'. It has: x."),
         (infer(shape=[2, 4]), "The input 'x' has 24 values, and not the shape [2, 4]."),
         (infer(shape=[-6, -4]), "The shape of the input 'x' is none."),
@@ -199,6 +201,16 @@ def test_who_asks_too_slowly_is_left(serving: Callable[..., Ask]) -> None:
                 break
     assert time.monotonic() - started < 10
     assert ask("/v2/health/live")[0] == 200
+
+
+def test_many_may_ask_at_once(serving: Callable[..., Ask]) -> None:
+    ask = serving()
+    idle = [socket.create_connection(("127.0.0.1", ask.port)) for _ in range(100)]
+    with ThreadPoolExecutor(50) as pool:
+        statuses = list(pool.map(lambda _: ask("/v2/models/flowers/infer", infer())[0], range(200)))
+    assert statuses == [200] * 200
+    for connection in idle:
+        connection.close()
 
 
 def test_another_address_needs_a_token(serving: Callable[..., Ask], model: EdgeModel) -> None:
