@@ -26,7 +26,7 @@ from distributed.comm import Comm, connect
 from nbcloud.sessions.channel import PROTOCOL, Channel
 from nbcloud.sessions.host import nvml
 from nbcloud.sessions.host.devices import Devices
-from nbcloud.sessions.host.process import KernelProcess
+from nbcloud.sessions.host.process import KernelProcess, environment
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
 from nbcloud.sessions.host.template import Template
@@ -90,7 +90,7 @@ class Host(WorkerPlugin):
         self._journal = Channel(self._from_journal)
         self.worker.handlers["nbcloud_shortcut"] = self.serve_client
         self._spawn(self._connect())
-        self._warm: asyncio.Task[KernelProcess] | None = self._spawn(self._start_kernel())
+        self._warm: asyncio.Task[KernelProcess] | None = self._spawn(self._first_kernel())
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
@@ -237,6 +237,12 @@ class Host(WorkerPlugin):
             raise
         return kernel
 
+    async def _first_kernel(self) -> KernelProcess:
+        """A kernel ahead from a template that has imported all, unless a session wants one before."""
+        either = [self._spawn(self._template.loaded(environment())), self._spawn(self._wanted.wait())]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return await self._start_kernel()
+
     async def _take_kernel(self) -> KernelProcess:
         warm, self._warm = self._warm, None
         cold = True
@@ -282,10 +288,10 @@ class Host(WorkerPlugin):
             facts={"session": name, "host": socket.gethostname(), **where},
             devices=devices,
         )
-        environment = self._devices.environment(devices)
-        if environment:
-            seen = {self._devices.variable: environment[self._devices.variable]}
-            self._sessions[name].settle(environment)
+        seeing = self._devices.environment(devices)
+        if seeing:
+            seen = {self._devices.variable: seeing[self._devices.variable]}
+            self._sessions[name].settle(seeing)
             self._sessions[name].facts["resources"] = {
                 **seen,
                 **await asyncio.to_thread(nvml.facts, devices),

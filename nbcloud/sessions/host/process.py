@@ -62,19 +62,20 @@ class _Specs(KernelSpecManager):
         return KernelSpec(argv=argv, display_name="nbcloud", language="python", interrupt_mode="signal")
 
 
-def _environment() -> dict[str, str]:
-    """The worker's environment, without what Dask set for its own threads."""
+def environment() -> dict[str, str]:
+    """The worker's environment, without what Dask set for its own threads: that of its kernels."""
     import dask
 
-    environment = dict(os.environ)
+    own = dict(os.environ)
     for key, value in dask.config.get("distributed.nanny.pre-spawn-environ", default={}).items():
-        if environment.get(key) == str(value):
-            del environment[key]
+        if own.get(key) == str(value):
+            del own[key]
     # PYTHONHASHSEED is Dask's, for its workers; the others belong to who started the worker.
     for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST", "PYTHONHASHSEED"):
-        environment.pop(key, None)
-    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
-    return environment
+        own.pop(key, None)
+    own["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
+    own["JPY_PARENT_PID"] = str(os.getpid())  # as jupyter_client has it
+    return own
 
 
 class KernelProcess:
@@ -151,17 +152,17 @@ class KernelProcess:
             return None
         self._manager.write_connection_file()
         return await self._template.fork(
-            _environment(),
+            environment(),
             connection_file=self._manager.connection_file,
             black_box=str(self._black_box_file),
             log=str(self.log),
         )
 
     async def _cold(self) -> Any:
-        environment = {**_environment(), BLACK_BOX: str(self._black_box_file)}
+        variables = {**environment(), BLACK_BOX: str(self._black_box_file)}
         with self.log.open("wb") as log:
             await self._manager.start_kernel(
-                env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                env=variables, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
         return self._manager.provisioner.process
 

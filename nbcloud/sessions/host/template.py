@@ -83,6 +83,13 @@ class Template:
         self._lock = asyncio.Lock()
         self.refusal = "" if sys.platform == "linux" else f"on {sys.platform} a fork is not safe"
 
+    async def loaded(self, environment: Mapping[str, str]) -> None:
+        """Wait until it has imported all, or is given up."""
+        async with self._lock:
+            process = None if self.refusal else self._process or self._begin(dict(environment))
+        if process is not None:
+            await asyncio.wait([process.loading])
+
     async def fork(self, environment: Mapping[str, str], **request: str) -> Child | None:
         """Fork a kernel; None, with the reason in the log, when one must be started cold.
 
@@ -95,7 +102,7 @@ class Template:
         """
         async with self._lock:
             try:
-                process = await self._fit({**environment, "JPY_PARENT_PID": str(os.getpid())})
+                process = await self._fit(dict(environment))
                 return await process.fork(request)
             except _Unusable as why:
                 logger.info("A kernel is started without the template: %s.", why)

@@ -55,6 +55,9 @@ class _NoShellThread:
 class SessionApp(IPKernelApp):
     """The process of one session."""
 
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Do nothing: the host says only ``-f FILE``, and a parser of all options takes its time."""
+
     def init_control(self, context: Any) -> None:
         """Without subshells: each message would pass through one more thread."""
         super().init_control(context)
@@ -97,6 +100,7 @@ def main() -> None:
         template.serve()
         _die_with_parent()
     config = Config()
+    config.IPKernelApp.connection_file = sys.argv[2]
     # The notebook keeps the history; a second writer on the same file would only fight for its lock.
     config.HistoryManager.hist_file = ":memory:"
     config.IPKernelApp.outstream_class = (
