@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.samples import read_sample
 from nbcloud.errors import BundleError, ModelError, UsageError
 from nbcloud.wording import size_text
 
@@ -59,7 +60,7 @@ def _bundle_file(arguments: argparse.Namespace, facts: dict[str, Any]) -> tuple[
     from nbcloud.models.bundle.build import bundle
 
     path = arguments.output or arguments.model.with_suffix(".nbundle")
-    golden = _golden(arguments.golden)
+    golden = read_sample(arguments.golden)
     return path, bundle(arguments.model, path, golden=golden, sign=arguments.sign, **facts)
 
 
@@ -71,20 +72,8 @@ def _bundle_registered(arguments: argparse.Namespace, facts: dict[str, Any]) -> 
     wanted = Reference.parse(str(arguments.model))
     version = Registry(arguments.registry).get(wanted)
     path = arguments.output or Path(f"{wanted.name}-{version.number}.nbundle")
-    golden = _golden(arguments.golden)
+    golden = read_sample(arguments.golden)
     return path, version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
-
-
-def _golden(path: Path) -> Any:
-    import numpy as np
-
-    try:
-        found = np.load(path, allow_pickle=False)
-        return dict(found) if path.suffix == ".npz" else found
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from None
-    except ValueError:
-        raise UsageError(f"{path} is neither .npy nor .npz.", "Write it with numpy.save(…).") from None
 
 
 # --- devices ---------------------------------------------------------------------------------------------

@@ -98,7 +98,11 @@ def _add_edge(parser: Parser) -> None:
         help="models:/digits@champion, or an ONNX file that nbcloud exported",
     )
     made.add_argument(
-        "--golden", type=Path, required=True, metavar="FILE", help="rows of real data: .npy, .npz"
+        "--golden",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="rows of real data, as export takes it",
     )
     made.add_argument(
         "-o",

@@ -249,6 +249,8 @@ def size(flag: str, text: str) -> int:
 def _model(arguments: argparse.Namespace) -> EdgeModel:
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads {arguments.threads}: it must be at least 1.")
+    if arguments.trusted is not None and not arguments.trusted.is_dir():
+        raise UsageError(f"There is no folder {arguments.trusted}.", "Give that of the public keys.")
     if arguments.memory is not None:
         _limit_memory(size("--memory", arguments.memory))
     options = {"threads": arguments.threads, "arena": arguments.memory is None}

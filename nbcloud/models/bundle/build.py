@@ -104,6 +104,8 @@ def bundle(
         raise UsageError(
             f"{path} is there, and its name is not that of a bundle.", f"Name the bundle NAME{SUFFIX}."
         )
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}.", f"Type: mkdir -p {path.parent}")
     for package in ("onnx", "onnxruntime"):
         check(package, "to make bundles")
     metadata, proto = _facts(model)

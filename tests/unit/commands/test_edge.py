@@ -78,7 +78,8 @@ def test_a_bundle_of_the_registry_may_have_another_name(
     np.save("x.npy", SAMPLE)
     registry = Registry("registry")
     registry.add(onnx_file(tmp_path / "m.onnx"), "flowers")
-    asked = ("edge", "bundle", "models:/flowers", "--golden", "x.npy", "--registry", "registry")
+    np.savetxt("x.csv", SAMPLE, delimiter=",")
+    asked = ("edge", "bundle", "models:/flowers", "--golden", "x.csv", "--registry", "registry")
     assert "flowers-1.nbundle is flowers 1 (fp32)" in nbcloud(capsys, *asked)
     told = nbcloud(capsys, *asked, "--name", "roses", "--version", "7b", "-o", "r.nbundle")
     assert "r.nbundle is roses 7b (fp32)" in told
@@ -87,6 +88,9 @@ def test_a_bundle_of_the_registry_may_have_another_name(
     assert [each["file"] for each in registry.get("flowers").entry.bundles] == [
         "flowers-1.nbundle", "r.nbundle"
     ]  # fmt: skip
+    assert "There is no folder nowhere. Type: mkdir -p nowhere" in nbcloud(
+        capsys, *asked, "-o", "nowhere/x.nbundle", code=2
+    )
     wrong = ("edge", "bundle", "flowers@best", "--golden", "x.npy")
     assert "one of the registry is models:/digits@champion" in nbcloud(capsys, *wrong, code=2)
 

@@ -104,6 +104,7 @@ def test_each_line_is_answered_at_once(bundle: Path) -> None:
         (["-i", "x.npy", "--memory", "lots"], 2, "--memory 'lots' is no size. Write for example: 200MB"),
         (["-i", "x.npy", "--threads", "0"], 2, "--threads 0: it must be at least 1."),
         (["-i", "x.npy", "--trusted", "empty"], 1, "flowers.nbundle is not signed, and must be."),
+        (["-i", "x.npy", "--trusted", "nowhere"], 2, "There is no folder nowhere."),
         ([], 2, "run: the following arguments are required: -i/--input."),
         (["-i", "x.npy", "--fast"], 2, "unrecognized arguments: --fast."),
         (["-i", "pickle.npy"], 2, "pickle.npy is not what its name says"),
