@@ -19,24 +19,36 @@ def read_sample(path: Path) -> Any:
         When there is no such file, or it can't be read as that.
     """
     import json
+    import zipfile
 
     import numpy as np
 
     readers: dict[str, Callable[[Path], Any]] = {
         ".npy": lambda file: np.load(file, allow_pickle=False),
-        ".npz": lambda file: dict(np.load(file, allow_pickle=False)),
+        ".npz": _npz,
         ".csv": _csv,
         ".parquet": lambda file: _pandas().read_parquet(file),
         ".json": lambda file: np.asarray(json.loads(file.read_text())),
     }
-    if path.suffix not in readers:
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise UsageError(
             f"{path}: a sample of that kind can't be read.", f"Give one of: {', '.join(readers)}."
         )
     try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} can't be read as {path.suffix}: {error}.") from None
+        return readers[kind](path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from None
+    except (ValueError, EOFError, RecursionError, ImportError, zipfile.BadZipFile) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f"{path} can't be read as {kind}: {told}.") from None
+
+
+def _npz(path: Path) -> Any:
+    import numpy as np
+
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _csv(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import re
 import sys
@@ -63,6 +64,8 @@ def _say(text: str) -> None:
 
 def _items(model: EdgeModel, source: str) -> Iterator[Item]:
     if source == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):  # JSON is UTF-8, whatever the device's language
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         for number, read in enumerate(inputs.lines(sys.stdin), 1):
             yield f"line {number}", read
     elif source == "camera":

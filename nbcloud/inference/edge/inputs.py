@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -39,10 +40,11 @@ def read(model: EdgeModel, path: Path) -> Any:
         return reader(model, path)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}.") from None
-    except (ValueError, EOFError, RecursionError) as error:
+    except (ValueError, EOFError, RecursionError, zipfile.BadZipFile) as error:
         if isinstance(error, (SchemaError, UsageError)):
             raise
-        raise UsageError(f"{path} is not what its name says: {str(error).splitlines()[0][:200]}.") from None
+        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"{path} is not what its name says: {told.rstrip('.')}.") from None
 
 
 def files(folder: Path) -> list[Path]:
@@ -89,6 +91,7 @@ def camera(model: EdgeModel) -> Iterator[Any]:
 
 def _of_json(text: str) -> Any:
     try:
+        text.encode()  # what was not UTF-8 is in it as surrogates
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
@@ -107,7 +110,7 @@ def _array(value: Any) -> Any:
 
 
 def _npz(_: EdgeModel, path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays.items())
 
 

@@ -27,6 +27,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry.add(onnx_file(tmp_path / "m.onnx", width=512), "flowers")
     rows = np.repeat(SAMPLE, 4, axis=0)
     np.save("x.npy", rows)
+    Path("empty.npy").write_bytes(b"")
+    Path("cut.npz").write_bytes(b"PK\x03\x04")
     np.save("y.npy", np.arange(len(rows)) % 3)
     np.savetxt("y.csv", np.arange(len(rows)) % 3)
     header = "a,b,c,d,kind"
@@ -66,6 +68,11 @@ def test_as_json_with_what_would_be_right(registry: Registry, capsys, data: str,
     [
         (("--target", "edge-arm", "--data", "x.npy"), "There is no target 'edge-arm'. Did you mean"),
         (("--target", "edge", "--data", "z.npy"), "z.npy can't be read"),
+        (
+            ("--target", "edge", "--data", "empty.npy"),
+            "empty.npy can't be read as .npy: No data left in file.",
+        ),
+        (("--target", "edge", "--data", "cut.npz"), "cut.npz can't be read as .npz: File is not a zip file."),
         (("--target", "edge", "--data", "x.txt"), "a sample of that kind can't be read"),
         (("--target", "edge", "--data", "x.npy", "--expected", "kind"), "there is no such file or column"),
         (("--target", "edge", "--data", "x.npy", "--max-size", "big"), "--max-size"),

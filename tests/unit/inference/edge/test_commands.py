@@ -80,12 +80,15 @@ def test_one_wrong_file_of_a_folder_does_not_end_the_others(
 
 def test_each_line_is_answered_at_once(bundle: Path) -> None:
     command = [sys.executable, "-m", "nbcloud.inference.edge", "run", str(bundle), "-i", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape"
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for line, key in (
             ("[[1, 2, 3, 4]]", "answers"),
             ("[[1, 2", "error"),
+            ('["\udcff"]', "error"),
             ('{"x": [[1, 2, 3, 4]]}', "answers"),
         ):
             process.stdin.write(f"{line}\n")
@@ -111,6 +114,8 @@ def test_each_line_is_answered_at_once(bundle: Path) -> None:
         (["-i", "ragged.csv"], 2, "ragged.csv has 3 values in row 2, and 4 in the first."),
         (["-i", "words.csv"], 1, "The column 'd' has 'x', which is no number. Fill or drop such rows."),
         (["-i", "deep.json"], 2, "This is no JSON"),
+        (["-i", "empty.npy"], 2, "empty.npy is not what its name says: No data left in file."),
+        (["-i", "cut.npz"], 2, "cut.npz is not what its name says: File is not a zip file."),
     ],
     ids=str,
 )
@@ -125,6 +130,8 @@ def test_what_is_wrong_is_one_sentence(
     Path("ragged.csv").write_text("1,2,3,4\n1,2,3\n")
     Path("words.csv").write_text("a,b,c,d\n1,2,3,x\n")
     Path("deep.json").write_text("[" * 100_000)
+    Path("empty.npy").write_bytes(b"")
+    Path("cut.npz").write_bytes(b"PK\x03\x04")
     assert sentence in told(capsys, "run", bundle, *words, code=code)
 
 
