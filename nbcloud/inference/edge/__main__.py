@@ -62,6 +62,10 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
     except MemoryError:
         print("nbcloud: The memory does not suffice. Give more: --memory", file=sys.stderr)
         return _FAILED
+    except ImportError as error:  # what is installed does not fit here, or not into the memory
+        told = str(error).splitlines()[0]
+        print(f"nbcloud: A package that models need can't be loaded: {told}.", file=sys.stderr)
+        return _FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough

@@ -273,7 +273,10 @@ def _limit_memory(limit: int) -> None:
         import resource
     except ImportError:
         raise UsageError("This system can't limit a process's memory.", "Leave --memory out.") from None
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"The system does not take {limit:,} bytes for --memory: {error}.") from None
 
 
 def _json(document: Any) -> str:

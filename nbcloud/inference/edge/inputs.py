@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,9 +104,14 @@ def _of_json(text: str) -> Any:
 
 def _array(value: Any) -> Any:
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError:
         raise UsageError("The lists are not of the same lengths, and make no array.") from None
+    # Among numbers null is NaN, as in answers.
+    is_numbers = array.dtype == object and all(
+        each is None or isinstance(each, (int, float)) for each in array.ravel().tolist()
+    )
+    return array.astype(np.float64) if is_numbers else array
 
 
 def _npz(_: EdgeModel, path: Path) -> Any:
@@ -126,28 +131,33 @@ def _csv(model: EdgeModel, path: Path) -> Any:
             raise UsageError(f"{path} has {len(row)} values in row {number}, and {width} in the first.")
     named = tables.names_columns(rows[0])
     names = rows[0] if named else [str(place) for place in range(width)]
-    columns = dict(zip(names, zip(*rows[named:])))
+    columns = list(zip(*rows[named:]))
     if not columns:
         raise UsageError(f"{path} has names of columns, and no rows.")
+
+    def column(dtype: str, name: str) -> Any:
+        if name not in names:
+            raise SchemaError(
+                f"The column {name!r} is missing.", f"{path} has: {', '.join(names)}.", column=name
+            )
+        return _column(dtype, name, columns[names.index(name)])
+
     if len(model.takes) > 1:
-        return {
-            each.name: _column(each.dtype, each.name, columns, path).reshape(-1, 1) for each in model.takes
-        }
+        return {each.name: column(each.dtype, each.name).reshape(-1, 1) for each in model.takes}
     (one,) = model.takes
-    wanted = one.columns if named and one.columns else names
-    found = [_column(one.dtype, name, columns, path) for name in wanted]
+    if named and one.columns:
+        found = [column(one.dtype, name) for name in one.columns]
+    else:
+        found = [_column(one.dtype, name, cells) for name, cells in zip(names, columns)]
     return found[0] if len(one.shape) == 1 and len(found) == 1 else np.stack(found, axis=-1)
 
 
-def _column(dtype: str, name: str, columns: Mapping[str, Sequence[str]], path: Path) -> Any:
-    if name not in columns:
-        raise SchemaError(
-            f"The column {name!r} is missing.", f"{path} has: {', '.join(columns)}.", column=name
-        )
+def _column(dtype: str, name: str, cells: Sequence[str]) -> Any:
+    """What is missing in numbers is NaN, and refused where there is none."""
     is_whole = dtype.startswith(("int", "uint", "bool"))
     kind = "text" if dtype == TEXT else "whole number" if is_whole else "number"
     values: list[Any] = []
-    for cell in columns[name]:
+    for cell in cells:
         try:
             values.append(_text(cell) if dtype == TEXT else _whole(cell) if is_whole else _number(cell))
         except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -105,6 +106,11 @@ def test_each_line_is_answered_at_once(bundle: Path) -> None:
         (["-i", "none.npy"], 2, "none.npy can't be read: No such file or directory."),
         (["-i", "empty"], 2, "empty has no file that can be read."),
         (["-i", "x.npy", "--memory", "lots"], 2, "--memory 'lots' is no size. Write for example: 200MB"),
+        (
+            ["-i", "x.npy", "--memory", "9999999999GB"],
+            2,
+            "The system does not take 9,999",
+        ),
         (["-i", "x.npy", "--threads", "0"], 2, "--threads 0: it must be at least 1."),
         (["-i", "x.npy", "--trusted", "empty"], 1, "flowers.nbundle is not signed, and must be."),
         (["-i", "x.npy", "--trusted", "nowhere"], 2, "There is no folder nowhere."),
@@ -226,3 +232,20 @@ def test_a_bundle_that_runs_itself_names_the_nearest_command(
 ) -> None:
     assert main(["vrify"], bundle=str(bundle)) == 2
     assert "There is no command 'vrify'. Did you mean verify?" in capsys.readouterr().err
+
+
+def test_a_package_that_can_not_be_loaded_is_told(bundle: Path) -> None:
+    np.save(bundle.parent / "x.npy", SAMPLE)
+    broken = bundle.parent / "onnxruntime"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    run = subprocess.run(
+        [sys.executable, bundle, "-i", "x.npy"],
+        cwd=bundle.parent,
+        env={**os.environ, "PYTHONPATH": str(bundle.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert "can't be loaded: libgomp.so.1" in run.stderr

@@ -60,6 +60,8 @@ def test_a_table_goes_by_its_column_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         model.predict(read(model, tmp_path / "x.csv"))["y"], [[30, 1.5], [40, np.nan]]
     )
+    (tmp_path / "x.csv").write_text("age,height,age\n30,1.5,31\n")  # as pandas: the first
+    np.testing.assert_array_equal(read(model, tmp_path / "x.csv"), [[30, 1.5]])
     (tmp_path / "x.csv").write_text("height,name\n1.5,Ada\n")
     with pytest.raises(SchemaError, match=r"The column 'age' is missing. .* has: height, name"):
         read(model, tmp_path / "x.csv")
@@ -68,7 +70,14 @@ def test_a_table_goes_by_its_column_names(tmp_path: Path) -> None:
 def test_one_rule_for_the_first_row_here_and_where_models_are_made(tmp_path: Path) -> None:
     model = model_of(tmp_path, Tensor("x", "float32", ("n", 3)), np.zeros((1, 3), np.float32))
     path = tmp_path / "x.csv"
-    for first, rows in (("0,1,2", 1), ("a,b,c", 1), ("0.0,1.0,2.0", 2), ("4,5,6", 2), ("4,,NA", 2)):
+    for first, rows in (
+        ("a,a,a", 1),
+        ("0,1,2", 1),
+        ("a,b,c", 1),
+        ("0.0,1.0,2.0", 2),
+        ("4,5,6", 2),
+        ("4,,NA", 2),
+    ):
         path.write_text(f"{first}\n1,2,3\n")
         assert len(model.predict(read(model, path))["y"]) == rows, first
         assert len(read_sample(path)) == rows, first
@@ -91,7 +100,8 @@ def test_what_is_missing_is_so_here_and_where_models_are_made(tmp_path: Path) ->
             texts.predict(read_sample(path))
     numbers = model_of(tmp_path, Tensor("x", "float32", ("n", 2)), np.zeros((1, 2), np.float32))
     path.write_text("a,b\nNA,1\n,1\n")
-    for data in (read(numbers, path), read_sample(path)):
+    (tmp_path / "x.json").write_text("[[null, 1], [null, 1]]")
+    for data in (read(numbers, path), read_sample(path), read(numbers, tmp_path / "x.json")):
         np.testing.assert_array_equal(numbers.predict(data)["y"], [[np.nan, 1], [np.nan, 1]])
 
 
