@@ -15,19 +15,47 @@ _PUBLIC = {
     "CloudRun": "nbcloud.dispatch.run",
     "Handle": "nbcloud.sessions.client.handles",
     "NbcloudError": "nbcloud.errors",
+    "autolog": "nbcloud.runs.autolog",
     "export": "nbcloud.dispatch.export",
+    "flush": "nbcloud.runs.tracking",
     "load": "nbcloud.inference.load",
+    "log_artifact": "nbcloud.runs.tracking",
+    "log_dataset": "nbcloud.runs.tracking",
+    "log_figure": "nbcloud.runs.tracking",
+    "log_metric": "nbcloud.runs.tracking",
+    "log_metrics": "nbcloud.runs.tracking",
+    "log_param": "nbcloud.runs.tracking",
+    "log_params": "nbcloud.runs.tracking",
+    "record": "nbcloud.runs.tracking",
     "secret": "nbcloud.secret_values",
+    "sweep": "nbcloud.workflows.results",
+    "set_tag": "nbcloud.runs.tracking",
+    "set_tags": "nbcloud.runs.tracking",
+    "start_run": "nbcloud.runs.tracking",
 }
 __all__ = [
     "CloudRun",
     "Handle",
     "NbcloudError",
     "__version__",
+    "autolog",
     "export",
+    "flush",
     "load",
     "load_ipython_extension",
+    "log_artifact",
+    "log_dataset",
+    "log_figure",
+    "log_metric",
+    "log_metrics",
+    "log_param",
+    "log_params",
+    "record",
     "secret",
+    "set_tag",
+    "set_tags",
+    "start_run",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -35,8 +63,24 @@ if TYPE_CHECKING:
     from nbcloud.dispatch.run import CloudRun
     from nbcloud.errors import NbcloudError
     from nbcloud.inference.load import load
+    from nbcloud.runs.autolog import autolog
+    from nbcloud.runs.tracking import (
+        flush,
+        log_artifact,
+        log_dataset,
+        log_figure,
+        log_metric,
+        log_metrics,
+        log_param,
+        log_params,
+        record,
+        set_tag,
+        set_tags,
+        start_run,
+    )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
+    from nbcloud.workflows.results import sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,17 @@
-"""``python -m nbcloud``: the command line, where its folder is not on the path."""
+"""``nbcloud``, and ``python -m nbcloud`` where that is not on the path; Ctrl-C counts from the first line."""
 
 import sys
 
-from nbcloud.cli import main
+
+def main() -> int:
+    """Run the command line, which takes a moment to be imported."""
+    try:
+        from nbcloud import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -44,6 +44,10 @@ def parser() -> Parser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 for failure, 2 for a wrong command line; after a signal 128 and more."""
+    if "_ARGCOMPLETE" in os.environ:
+        from nbcloud.commands.tab import complete
+
+        complete(parser())
     try:
         with asked_to_end(raise_asked, ("SIGTERM", "SIGHUP")):
             return _main(sys.argv[1:] if words is None else words)
@@ -83,6 +87,9 @@ def _main(words: Sequence[str]) -> int:
         # What is still in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        notice(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.")
+        return _FAILED
     finally:
         from nbcloud.dispatch.links import close_links
 

@@ -18,6 +18,7 @@ _EXTRAS = {
     "tensorflow": "tensorflow",
     "dask_kubernetes": "kubernetes",
     "mlflow": "tracking",
+    "papermill": "batch",
 }
 """The extra that brings each package."""
 

@@ -70,3 +70,23 @@ def made(folder: Path, name: str, *, seed: int = 0, width: int = 8, **options: A
     """The manifest of such a bundle."""
     model = onnx_file(folder / "flowers.onnx", seed=seed, width=width)
     return bundle(model, folder / name, golden=options.pop("golden", SAMPLE), **options)
+
+
+def same(folder: Path, tensor: Tensor, golden: np.ndarray, **options: Any) -> Path:
+    """A bundle whose model gives back what it takes."""
+    from onnx import TensorProto, helper
+
+    kinds = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "str": TensorProto.STRING}
+    kind = kinds[tensor.dtype]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [tensor.name], ["y"])],
+        "same",
+        [helper.make_tensor_value_info(tensor.name, kind, tensor.shape)],
+        [helper.make_tensor_value_info("y", kind, tensor.shape)],
+    )
+    path = folder / "same.onnx"
+    onnxfile.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    metadata = Metadata(Signature((tensor,), (Tensor("y", tensor.dtype, tensor.shape),)), name="same")
+    onnxfile.set_properties(path, {KEY: metadata.to_text()})
+    bundle(path, folder / "same.nbundle", golden=golden, **options)
+    return folder / "same.nbundle"

@@ -11,7 +11,7 @@ import io
 import pickle
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,19 +94,22 @@ class Payload:
 
 
 class _Bounded(io.BytesIO):
-    """A file that refuses to grow past a size or a moment."""
+    """A file that refuses to grow past a size or a moment of ``clock``."""
 
-    def __init__(self, limit: int | None, deadline: float | None) -> None:
+    def __init__(
+        self, limit: int | None, seconds: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
         self._left = limit
-        self._deadline = deadline
+        self._clock = clock
+        self._deadline = None if seconds is None else clock() + seconds
 
     def spend(self, nbytes: int) -> None:
         if self._left is not None:
             self._left -= nbytes
             if self._left < 0:
                 raise TooLarge("The value is larger than the limit.")
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._deadline is not None and self._clock() > self._deadline:
             raise TooLarge("The value takes too long to pickle.")
 
     def write(self, data: Any) -> int:
@@ -141,7 +144,7 @@ def encode(
     TooLarge
         Past ``limit`` or ``seconds``.
     """
-    file = _Bounded(limit, None if seconds is None else time.monotonic() + seconds)
+    file = _Bounded(limit, seconds)
     buffers: list[memoryview] = []
 
     def keep_aside(buffer: pickle.PickleBuffer) -> bool:
@@ -176,9 +179,10 @@ def mutable_parts(
     limit : int
         Bytes of pickle, large buffers not counted, after which to give up.
     seconds : float
-        Time after which to give up.
+        Time of this thread on a processor after which to give up: what is found must not depend on what else
+        the machine does.
     """
-    pickler = Pickler(_Bounded(limit, time.monotonic() + seconds), namespace, lambda _: False)
+    pickler = Pickler(_Bounded(limit, seconds, time.thread_time), namespace, lambda _: False)
     try:
         pickler.dump({"": value})
     except Exception:  # noqa: BLE001 - what can't be pickled, or not soon, is not looked into

@@ -80,7 +80,7 @@ def facts_of(info: ClusterInfo) -> dict[str, object]:
 
 def ago(then: float | None) -> str:
     """How long ago, for people: ``"3 min ago"``."""
-    return "" if then is None else f"{duration(time.time() - then)} ago"
+    return "" if then is None else f"{duration(max(0.0, time.time() - then))} ago"
 
 
 def duration(seconds: float | None) -> str:

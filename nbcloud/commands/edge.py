@@ -11,12 +11,15 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer
 from nbcloud.errors import BundleError, ModelError, UsageError
 from nbcloud.wording import size_text
+
+if TYPE_CHECKING:
+    from nbcloud.models.bundle.manifest import Manifest
 
 _FOLDER = "nbcloud"
 _UNREACHABLE, _NO_PROGRAM = 255, 127
@@ -42,36 +45,34 @@ def _keygen(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noq
 
 
 def _bundle(arguments: argparse.Namespace, progress: Progress) -> Answer:
-    from nbcloud.models.bundle.build import bundle
-
     progress(f"bundling {arguments.model}")
-    if str(arguments.model).startswith("models:"):
-        return _bundle_registered(arguments)
-    path = arguments.output or arguments.model.with_suffix(".nbundle")
     names = ("name", "version", "licence", "form", "target")
-    facts = {each: getattr(arguments, each) for each in names}
-    manifest = bundle(arguments.model, path, golden=_golden(arguments.golden), sign=arguments.sign, **facts)
+    facts: dict[str, Any] = {each: value for each in names if (value := getattr(arguments, each))}
+    bundle = _bundle_registered if str(arguments.model).startswith("models:") else _bundle_file
+    path, manifest = bundle(arguments, facts)
     signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
     text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
     return Answer(text, data={"path": str(path), "model": manifest.title})
 
 
-def _bundle_registered(arguments: argparse.Namespace) -> Answer:
+def _bundle_file(arguments: argparse.Namespace, facts: dict[str, Any]) -> tuple[Path, Manifest]:
+    from nbcloud.models.bundle.build import bundle
+
+    path = arguments.output or arguments.model.with_suffix(".nbundle")
+    golden = _golden(arguments.golden)
+    return path, bundle(arguments.model, path, golden=golden, sign=arguments.sign, **facts)
+
+
+def _bundle_registered(arguments: argparse.Namespace, facts: dict[str, Any]) -> tuple[Path, Manifest]:
     """Bundle a version of the registry, or a variant of one."""
     from nbcloud.models.registry import Registry
     from nbcloud.models.registry.reference import Reference
 
     wanted = Reference.parse(str(arguments.model))
-    version = Registry().get(wanted)
+    version = Registry(arguments.registry).get(wanted)
     path = arguments.output or Path(f"{wanted.name}-{version.number}.nbundle")
-    facts = {"form": arguments.form, "target": arguments.target}
-    if arguments.licence:
-        facts["licence"] = arguments.licence
     golden = _golden(arguments.golden)
-    manifest = version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
-    signed = "signed" if arguments.sign else "not signed; to sign it: --sign KEY"
-    text = f"{path} is {manifest.title}, {size_text(path.stat().st_size)}, {signed}."
-    return Answer(text, data={"path": str(path), "model": manifest.title})
+    return path, version.bundle(path, golden, sign=arguments.sign, variant=wanted.variant, **facts)
 
 
 def _golden(path: Path) -> Any:
@@ -117,10 +118,11 @@ class Device:
         # What begins with a dash would be an option of ssh.
         if not re.fullmatch(r"[^\s-]\S*", host) or folder.startswith("-"):
             raise UsageError(f"{text!r} is no device.", "Write for example: pi@camera-1:nbcloud")
+        folder = folder.removeprefix("~/")  # where ssh begins anyway
         return cls(host, folder or _FOLDER, arguments.python, tuple(arguments.option))
 
     def run(self, script: str, *, sent: IO[bytes] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a script of sh in the folder.
+        """Run a script of sh; `inside` has it run in the folder.
 
         Raises
         ------
@@ -128,8 +130,7 @@ class Device:
             When the device can't be reached, or has no Python.
         """
         options = [word for option in self.options for word in ("-o", option)]
-        text = f"mkdir -p {shlex.quote(self.folder)} && cd {shlex.quote(self.folder)} && {script}"
-        command = ["ssh", *options, "--", self.host, text]
+        command = ["ssh", *options, "--", self.host, script]
         try:
             done = subprocess.run(
                 command, stdin=sent or subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -140,7 +141,7 @@ class Device:
         if done.returncode == _UNREACHABLE:
             raise ModelError(
                 f"{self.host} can't be reached: {said.rstrip('.')}.",
-                f"Look whether this works: ssh {self.host}",
+                f"Look whether this works: {shlex.join(['ssh', *options, self.host])}",
             )
         if done.returncode == _NO_PROGRAM:
             raise ModelError(
@@ -149,6 +150,13 @@ class Device:
         if done.returncode and not done.stdout:
             raise BundleError(f"{self.host} says: {said}", host=self.host)
         return done
+
+    def inside(self, script: str, otherwise: str = "") -> str:
+        """The script in the folder, which is made; where something else is ``otherwise`` done, it isn't."""
+        folder = shlex.quote(self.folder)
+        if otherwise:
+            return f"cd {folder} 2> /dev/null || {otherwise}; {script}"
+        return f"mkdir -p {folder} && cd {folder} && {{ {script}; }}"
 
     def edge(self, bundle: str, words: str) -> str:
         """A command of the runtime there: of the newest bundle that the device took in, or of this one."""
@@ -168,10 +176,11 @@ def _push(arguments: argparse.Namespace, progress: Progress) -> Answer:
     there = f".push-{secrets.token_hex(4)}.nbundle"
     progress(f"sending {manifest.title} to {device.host}")
     with arguments.bundle.open("rb") as file:
-        device.run(f"rm -f .push-*.nbundle && cat > {there}", sent=file)
+        received = f"rm -f .push-*.nbundle; cat > {there} || {{ rm -f {there}; exit 1; }}"
+        device.run(device.inside(received), sent=file)
     progress(f"activating it on {device.host}")
     add = device.edge(there, f"store add . {there} --activate")
-    done = device.run(f"{{ {add}; code=$?; rm -f {there}; exit $code; }}")
+    done = device.run(device.inside(f"{add}; code=$?; rm -f {there}; exit $code"))
     name = (done.stdout.strip().splitlines() or [""])[-1]
     signed = f"signed by {signer}" if signer else "not signed"
     text = f"{device.host} runs {name} ({manifest.title}, {signed}); it passed its self-test there."
@@ -181,8 +190,9 @@ def _push(arguments: argparse.Namespace, progress: Progress) -> Answer:
 def _status(arguments: argparse.Namespace, progress: Progress) -> Answer:
     device = Device.of(arguments.device, arguments)
     progress(f"asking {device.host}")
-    there = "ls versions/*.nbundle > /dev/null 2>&1 || { echo '{}'; exit 0; }; "
-    done = device.run(there + device.edge("", "store status . --json"))
+    none = "{ echo '{}'; exit 0; }"
+    there = f"ls versions/*.nbundle > /dev/null 2>&1 || {none}; "
+    done = device.run(device.inside(there + device.edge("", "store status . --json"), otherwise=none))
     try:
         facts = json.loads(done.stdout)
     except ValueError:

@@ -33,7 +33,11 @@ def add_export_options(parser: Parser) -> None:
 def export(model: Any, sample: Any, arguments: argparse.Namespace, progress: Progress) -> Answer:
     """Export a model as the options say, and register it."""
     from nbcloud.dispatch.export import export as export_model
+    from nbcloud.models.registry.reference import check_alias
 
+    alias = arguments.alias.removeprefix("@")
+    if arguments.alias:
+        check_alias(alias)  # before there is a version that has none
     version = export_model(
         model,
         sample,
@@ -46,10 +50,8 @@ def export(model: Any, sample: Any, arguments: argparse.Namespace, progress: Pro
         registry=arguments.registry,
         progress=progress,
     )
-    if arguments.alias:
-        version = version.registry.set_alias(
-            f"{version.name}/{version.number}", arguments.alias.removeprefix("@")
-        )
+    if alias:
+        version = version.registry.set_alias(f"{version.name}/{version.number}", alias)
     return exported(version)
 
 

@@ -14,7 +14,7 @@ from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer, ago
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.samples import read_sample
-from nbcloud.errors import UsageError
+from nbcloud.errors import ModelError, UsageError
 from nbcloud.wording import size_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_model_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         _get,
         "copy a version's ONNX file",
         model=f"{reference}, digits/3#int8",
-        path="a file or a folder",
+        path="a file that is not there yet, or a folder",
     )
     made = add("push", _push, "register a version in MLflow", model=reference)
     made.add_argument("target", help="mlflow:NAME, mlflow:NAME@ALIAS; mlflow: for the same name")
@@ -103,15 +103,24 @@ def _list(arguments: argparse.Namespace, registry: Registry) -> Answer:
         return Answer(
             "", _COLUMNS, [_row(version) for version in versions], [_data(each) for each in versions]
         )
-    rows, data = [], []
+    rows, data, troubles = [], [], []
     for name in registry.names():
-        versions = registry.versions(name)
-        newest = versions[-1]
-        aliases = ", ".join(f"@{alias} → {meant}" for alias, meant in registry.state(name).current.items())
-        rows.append([name, str(len(versions)), aliases, newest.metadata.framework, ago(newest.entry.created)])
-        data.append({"name": name, "versions": len(versions), "newest": _data(newest)})
-    text = "" if rows else f"The registry {registry.root!r} has no model yet. To make one: nbcloud.export(…)"
-    return Answer(text, ["model", "versions", "aliases", "framework", "newest"], rows, data)
+        try:
+            versions = registry.versions(name)
+            newest = versions[-1]
+            aliases = ", ".join(
+                f"@{alias} → {meant}" for alias, meant in registry.state(name).current.items()
+            )
+            made = ago(newest.entry.created)
+            rows.append([name, str(len(versions)), aliases, newest.metadata.framework, made])
+            data.append({"name": name, "versions": len(versions), "newest": _data(newest)})
+        except ModelError as error:  # the other models are there all the same
+            rows.append([name, "?", "", "", ""])
+            data.append({"name": name, "trouble": error.message})
+            troubles.append(f"{name}: {error.message}")
+    text = f"The registry {registry.root!r} has no model yet. To make one: nbcloud.export(…)"
+    columns = ["model", "versions", "aliases", "framework", "newest"]
+    return Answer("\n".join(troubles) if rows else text, columns, rows, data)
 
 
 def _row(version: Version) -> list[str]:
@@ -123,7 +132,7 @@ def _row(version: Version) -> list[str]:
         metadata.framework,
         size_text(entry.size),
         ", ".join(entry.variants),
-        ", ".join(f"{key} {value:.4g}" for key, value in metadata.metrics.items()),
+        ", ".join(f"{key} {_text(value, 4)}" for key, value in metadata.metrics.items()),
         ago(entry.created),
     ]
 
@@ -151,7 +160,8 @@ def _data(version: Version) -> dict[str, Any]:
         "licence": metadata.licence,
         "notes": metadata.notes,
         "verification": metadata.verification,
-        **metadata.signature.to_json(),
+        "inputs": [each.to_json() for each in metadata.takes],
+        "outputs": [each.to_json() for each in metadata.signature.outputs],
     }
 
 
@@ -162,11 +172,11 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> Answer:
     rows = [
         ["model", version.uri + "".join(f" @{alias}" for alias in version.aliases)],
         ["stage", entry.stage],
-        *[["takes", _described(each)] for each in metadata.signature.inputs],
+        *[["takes", _described(each)] for each in metadata.takes],
         *[["gives", _described(each)] for each in metadata.signature.outputs],
         ["made by", f"{metadata.framework}, {metadata.exporter}, opset {metadata.opset}"],
         ["verified", _verified(verified)] if verified else ["verified", ""],
-        *[[f"metric {key}", f"{value:.6g}"] for key, value in metadata.metrics.items()],
+        *[[f"metric {key}", _text(value)] for key, value in metadata.metrics.items()],
         *[[f"tag {key}", value] for key, value in entry.tags.items()],
         *[
             ["variant", f"{name}: {size_text(sum(f.size for f in each.files))}"]
@@ -269,8 +279,8 @@ def _both(before: Any, after: Any) -> tuple[str, str]:
     return _text(before), _text(after)
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _text(value: Any, digits: int = 6) -> str:
+    return "" if value is None else f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def _history(arguments: argparse.Namespace, registry: Registry) -> Answer:
@@ -291,11 +301,13 @@ def _get(arguments: argparse.Namespace, registry: Registry) -> Answer:
     target = Path(arguments.path)
     if target.is_dir():
         target /= f"{version.name}-{version.number}.onnx"
-    if target.exists():
-        raise UsageError(f"{target} is there already.", "Give another path, or remove it.")
-    for file in onnxfile.files(source)[1:]:  # which the model's file names
-        shutil.copyfile(file, target.with_name(file.name))
-    shutil.copyfile(source, target)
+    # Weights that are apart keep the name by which the model's file calls them.
+    weights = {file: target.with_name(file.name) for file in onnxfile.files(source)[1:]}
+    for path in (target, *weights.values()):
+        if path.exists():
+            raise UsageError(f"{path} is there already.", "Give another folder, or remove it.")
+    for file, path in {**weights, source: target}.items():
+        shutil.copyfile(file, path)
     return Answer(f"{version.uri} is in {target}.", data={"path": str(target)})
 
 

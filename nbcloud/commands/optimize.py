@@ -12,6 +12,7 @@ from nbcloud.commands.parser import Parser, read_option
 from nbcloud.commands.samples import read_sample
 from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.errors import UsageError
+from nbcloud.models.tables import RULE
 
 
 def add_optimize_options(parser: Parser) -> None:
@@ -25,7 +26,7 @@ def add_optimize_options(parser: Parser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="real rows: .npy, .npz, .csv, .parquet, .json",
+        help=f"real rows: .npy, .npz, .csv, .parquet, .json; {RULE}",
     )
     parser.add_argument(
         "--expected", metavar="FILE", help="what would be right for each row; or a column of the data"
@@ -90,7 +91,7 @@ def _read(path: Path, expected: str | None) -> tuple[Any, Any]:
     if hasattr(right, "columns"):
         if len(right.columns) != 1:
             raise UsageError(f"--expected {expected}: it has {len(right.columns)} columns, not one.")
-        right = right.iloc[:, 0].to_numpy()
+        right = right.to_numpy()
     if isinstance(right, dict):
         raise UsageError(f"--expected {expected}: it must be one array.", "Write it with numpy.save(…).")
-    return data, right
+    return data, right[:, 0] if right.ndim == 2 and right.shape[1] == 1 else right

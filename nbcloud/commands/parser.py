@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
 
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As argparse; what has no flag is named in capitals wherever it is spoken of."""
+        if names and not names[0].startswith("-") and "choices" not in options:
+            options.setdefault("metavar", names[0].upper())
+        return super().add_argument(*names, **options)
+
     def error(self, message: str) -> NoReturn:
         """Refuse, with the nearest valid word where there is one."""
         raise UsageError(f"{self.prog}: {message}.", self._hint(message))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import UsageError
+from nbcloud.models.tables import names_columns
 
 
 def read_sample(path: Path) -> Any:
@@ -24,7 +25,7 @@ def read_sample(path: Path) -> Any:
     readers: dict[str, Callable[[Path], Any]] = {
         ".npy": lambda file: np.load(file, allow_pickle=False),
         ".npz": lambda file: dict(np.load(file, allow_pickle=False)),
-        ".csv": lambda file: _pandas().read_csv(file),
+        ".csv": _csv,
         ".parquet": lambda file: _pandas().read_parquet(file),
         ".json": lambda file: np.asarray(json.loads(file.read_text())),
     }
@@ -36,6 +37,16 @@ def read_sample(path: Path) -> Any:
         return readers[path.suffix](path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read as {path.suffix}: {error}.") from None
+
+
+def _csv(path: Path) -> Any:
+    import csv
+
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = next(filter(None, csv.reader(file)), [])
+    if names_columns(first):
+        return _pandas().read_csv(path)
+    return _pandas().read_csv(path, header=None).to_numpy()
 
 
 def _pandas() -> Any:

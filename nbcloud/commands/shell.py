@@ -8,6 +8,9 @@ from pathlib import Path
 
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.commands.answers import Answer
+from nbcloud.commands.batch import add_results_options, add_run_options, add_sweep_options, sweep
+from nbcloud.commands.batch import results as sweep_results
+from nbcloud.commands.batch import run as run_notebook
 from nbcloud.commands.export import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.optimize import add_optimize_options, optimize
@@ -18,12 +21,13 @@ from nbcloud.dispatch.feed import SKIPPED
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import failure
 from nbcloud.errors import RunNotFound
+from nbcloud.models.tables import RULE
 from nbcloud.runs.outputs import TextFlow, compose
 from nbcloud.wording import counted
 
 
 def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    """Add ``logs``, ``attach`` and ``demo``."""
+    """Add the commands that only a shell has."""
     parser = add_verb(verbs, "logs", logs, "print a run's outputs from its record")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
@@ -35,7 +39,9 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         verbs, "export", export_file, "export a model's file to ONNX, verified, into the registry"
     )
     parser.add_argument("model", metavar="FILE", help=".onnx, .keras, .h5, or the folder of a SavedModel")
-    parser.add_argument("sample", help="a few rows of what it takes: .npy, .npz, .csv, .parquet, .json")
+    parser.add_argument(
+        "sample", help=f"a few rows of what it takes: .npy, .npz, .csv, .parquet, .json; {RULE}"
+    )
     parser.add_argument("--name", required=True, help="the model's name in the registry")
     add_export_options(parser)
     add_optimize_options(
@@ -44,6 +50,13 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
         )
     )
     _add_edge(add_verb(verbs, "edge", edge, "bundle models, and bring them to devices"))
+    parser = add_verb(verbs, "run", run_notebook, "run a notebook on a cluster, by papermill")
+    add_run_options(parser)
+    parser = add_verb(verbs, "sweep", sweep, "run a notebook over many sets of parameters", listing=True)
+    add_sweep_options(parser)
+    add_results_options(
+        add_verb(verbs, "results", sweep_results, "show what the members of a sweep came to", listing=True)
+    )
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
@@ -76,7 +89,7 @@ def _add_edge(parser: Parser) -> None:
     """The commands of ``nbcloud edge``."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser, required=True)
     made = _action(actions, "keygen", "make a key to sign bundles with")
-    made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key")
+    made.add_argument("key", type=Path, metavar="KEY", help="the file of the private key, not there yet")
     made = _action(actions, "bundle", "make the one file for a device")
     made.add_argument(
         "model",
@@ -87,11 +100,18 @@ def _add_edge(parser: Parser) -> None:
     made.add_argument(
         "--golden", type=Path, required=True, metavar="FILE", help="rows of real data: .npy, .npz"
     )
-    made.add_argument("-o", "--output", type=Path, metavar="FILE", help="the bundle (MODEL.nbundle)")
+    made.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the bundle (MODEL.nbundle); another bundle there is replaced",
+    )
     made.add_argument("--sign", type=Path, metavar="KEY", help="a private key")
     made.add_argument("--name", default="", help="another name than the model's")
-    made.add_argument("--version", default="1", help="its version (1)")
+    made.add_argument("--version", default="", help="its version (the registry's; 1 for a file)")
     made.add_argument("--licence", default="", help="the model's licence")
+    made.add_argument("--registry", help="another registry: a folder, or an address (s3://bucket/models)")
     made.add_argument(
         "--form", choices=("onnx", "ort"), default="onnx", help="ort: for small builds of onnxruntime (onnx)"
     )

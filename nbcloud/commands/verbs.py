@@ -13,7 +13,7 @@ from nbcloud.clusters import existing, registry
 from nbcloud.clusters.base import DEFAULT_GROUP, ClusterInfo, Progress, TLSFiles
 from nbcloud.clusters.kubernetes import backend as kubernetes
 from nbcloud.clusters.kubernetes.changes import changed
-from nbcloud.commands.answers import Answer, ago, duration, facts_of, yaml_answer
+from nbcloud.commands.answers import Answer, ago, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
@@ -25,7 +25,7 @@ from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import ClusterNotFound, NbcloudError, RunNotFound, UsageError
-from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.record import RunState
 from nbcloud.sessions.spool import remove_orphans
 from nbcloud.wording import counted, size_text
 
@@ -137,12 +137,45 @@ def _profiles(arguments: argparse.Namespace, progress: Progress) -> Answer:
     return list_profiles(arguments, progress)
 
 
+def _runs(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    from nbcloud.commands import runs
+
+    actions: dict[str, Verb] = {
+        "runs": runs.list_runs,
+        "compare": runs.compare,
+        "artifacts": runs.artifacts,
+        "delete": runs.delete,
+        "restore": runs.restore,
+        "gc": runs.gc,
+    }
+    return actions[arguments.verb](arguments, progress)  # type: ignore[return-value]
+
+
 def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    parser = add_verb(verbs, "runs", runs, "list runs on record, the newest first", listing=True)
+    parser = add_verb(verbs, "runs", _runs, "list runs on record, the newest first", listing=True)
     parser.add_argument("text", nargs="*", help="words in code, name, tags or error")
     parser.add_argument("--state", choices=[state.value for state in RunState], help="only in this state")
     parser.add_argument("--tag", help="only with this tag (KEY or KEY=VALUE)")
     parser.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+    parser.add_argument("--filter", help="only where this holds: metrics.loss < 0.3 and params.lr = 0.1")
+    parser.add_argument(
+        "--order-by", metavar="KEY", help="the best first: metrics.loss, metrics.accuracy desc"
+    )
+    parser.add_argument("--metrics", action="store_true", help="with the params and metrics that they logged")
+    parser.add_argument("--deleted", action="store_true", help="those that were deleted and not removed yet")
+    parser = add_verb(verbs, "compare", _runs, "show what runs logged side by side", listing=True)
+    parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser = add_verb(verbs, "artifacts", _runs, "list or copy the files that a run logged", listing=True)
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="copy them there")
+    for name, text in (
+        ("delete", "put runs away, and what is nested in them"),
+        ("restore", "bring deleted runs back"),
+    ):
+        parser = add_verb(verbs, name, _runs, text)
+        parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    parser = add_verb(verbs, "gc", _runs, "remove what was deleted long ago, and files that no run has")
+    parser.add_argument("--older", default="30d", metavar="TIME", help="deleted so long ago (30d)")
     parser = add_verb(verbs, "cancel", cancel, "stop a run for sure")
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
 
@@ -349,49 +382,16 @@ def _number(text: str) -> int | None:
         ) from None
 
 
-def run_answer(found: list[Run]) -> Answer:
-    """Runs as a table."""
-    rows = [
-        [
-            run.id,
-            run.name or _first_line(run.code),
-            str(run.state),
-            ago(run.created),
-            duration(run.seconds),
-            run.session,
-            (run.error or {}).get("ename", "") or run.message[:60],
-        ]
-        for run in found
-    ]
-    columns = ["run", "name", "state", "asked", "took", "session", "error"]
-    return Answer("" if rows else "No run is on record.", columns, rows, [run.to_json() for run in found])
-
-
-def _first_line(code: str) -> str:
-    line = next((line.strip() for line in code.splitlines() if line.strip()), "")
-    return line if len(line) <= 40 else line[:39] + "…"
-
-
-def runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
-    """Runs on record."""
-    if arguments.limit < 1:
-        raise UsageError(f"-n {arguments.limit}: it must be at least 1.")
-    complete_records()
-    text = " ".join(arguments.text) or None
-    with open_store() as store:
-        found = store.search(text, state=arguments.state, tag=arguments.tag, limit=arguments.limit)
-    answer = run_answer(found)
-    if not found and (text or arguments.state or arguments.tag):
-        answer.text = "No run on record is like that."
-    return answer
-
-
 def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """Stop a run."""
     with open_store() as store:
         run = store.get(arguments.run)
     if run.state.ended:
         return Answer(f"Run {run.id} is {run.state} already.", data=run.to_json())
+    if run.kind == "process":
+        raise UsageError(
+            f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
+        )
     info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
     if info is None:
         complete_records()

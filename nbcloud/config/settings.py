@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,24 @@ class Settings:
     """Stream text shown in one cell, in characters, with 20 more for each line; the record has all of it."""
     journal_memory: int = 2**26
     """Bytes of messages that the journal keeps in memory for each run; the rest is on disk."""
+    preload: tuple[str, ...] = ()
+    """Modules that every kernel has imported when it starts, as ``["pandas", "matplotlib.pyplot"]``; in the
+    variable with commas between them. Workers read it when their cluster starts."""
 
 
 def _runtime_dir() -> Path:
     # XDG_RUNTIME_DIR is emptied at logout, and clusters outlive that: the state directory does not move.
     return Path(platformdirs.user_state_dir("nbcloud", appauthor=False)) / "run"
+
+
+def _modules(text: str) -> tuple[str, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if not all(part.isidentifier() and not iskeyword(part) for part in name.split(".")):
+            raise ConfigError(
+                f"{name!r} is no name of a module.", 'Write for example "pandas, matplotlib.pyplot".'
+            )
+    return tuple(dict.fromkeys(names))
 
 
 _PARSE: dict[str, Callable[[str], Any]] = {
@@ -61,6 +75,7 @@ _PARSE: dict[str, Callable[[str], Any]] = {
     "out_limit": parse_bytes,
     "shown_limit": parse_bytes,
     "journal_memory": parse_bytes,
+    "preload": _modules,
 }
 
 
@@ -111,6 +126,8 @@ def _from_file(path: Path, table: dict[str, Any]) -> dict[str, Any]:
             continue
         if key not in _PARSE:
             raise ConfigError(f"{path} has an unknown key {key!r}.", nearest(key, [*_PARSE, "profiles"]))
+        if key == "preload" and isinstance(value, list) and all(isinstance(name, str) for name in value):
+            value = ",".join(value)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ConfigError(f"{path}: {key} can't be {value!r}.")
         text = value if isinstance(value, str) else number_text(value)

@@ -10,11 +10,11 @@ from typing import Any
 
 from nbcloud.clusters import registry
 from nbcloud.config import settings
-from nbcloud.dispatch.identity import is_running
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError
+from nbcloud.runs.owners import is_running
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
 
@@ -69,7 +69,9 @@ def complete_records() -> list[Run]:
     """
     with open_store() as store:
         store.tidy()
-        orphans = [run for run in store.unfinished() if not is_running(str(run.extra.get("client", "")))]
+        # One that is nested in another, and has no process of its own, ends with that.
+        alone = [run for run in store.unfinished() if "client" in run.extra or not run.parent]
+        orphans = [run for run in alone if not is_running(str(run.extra.get("client", "")))]
         clusters = {info.id: info for info in registry.entries()}
         running = []
         for run in orphans:
@@ -105,7 +107,10 @@ def _from_cluster(run: Run) -> bool:
 
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
-    state, message = RunState.LOST, run.message or "its cluster ended, and nobody was listening"
+    why = "its cluster ended, and nobody was listening"
+    if run.kind in {"process", "notebook"}:
+        why = "its process ended without a word"
+    state, message = RunState.LOST, run.message or why
     finished = run.finished
     for path in Path(settings().runtime_dir).glob(f"clusters/*/journal/{run.id}.jsonl"):
         last = store.last_number(run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -76,6 +77,8 @@ def export(
     ------
     ExportError
         When a part of it can't become ONNX; names the part.
+    UsageError
+        Before anything is done, for a metric that is no number.
     VerificationError
         When the ONNX model answers otherwise than the framework's: nothing is registered, and what proves it
         is kept.
@@ -100,7 +103,7 @@ def export(
         "output_names": output_names,
         "labels": labels,
     }
-    facts = {"run": run, "metrics": dict(metrics or {}), "licence": licence}
+    facts = {"run": run, "metrics": _numbers(metrics or {}), "licence": licence}
     with tempfile.TemporaryDirectory(prefix="nbcloud-export-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         told = {"facts": facts, "meanings": meanings, "units": units}
@@ -112,6 +115,21 @@ def export(
             version = target.add(path, name, run=run or record.id, tags=tags)
             record.tags["model"] = version.uri
     return version
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics as plain numbers, which numpy's and torch's become: they are written as JSON."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        text = isinstance(value, (str, bytes))  # float() would read some
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            found[str(name)] = math.nan if text else float(value)
+        if not math.isfinite(found.get(str(name), math.nan)):
+            raise UsageError(
+                f"The metric {name!r} is {value!r}, which is no finite number.",
+                "Write for example: metrics={'accuracy': 0.97}",
+            )
+    return found
 
 
 def _export_here(

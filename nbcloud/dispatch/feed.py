@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder
+from nbcloud.runs.entries import LOGGED
 from nbcloud.sessions.runlog import FINISHED, STARTED
 
 Event = tuple[str, Any]
@@ -20,7 +21,7 @@ SKIPPED = "nbcloud_skipped"
 
 TICK = 1.0
 """Seconds that one waits at most before one looks about."""
-_OWN = {STARTED, FINISHED}
+_OWN = {STARTED, FINISHED, LOGGED}
 _LIVE_BYTES = 2**23
 _TAIL = 2**12
 _AT_ONCE = 500
@@ -38,10 +39,18 @@ class Feed:
         Number of the last message that is on record already.
     note : callable
         Is given each new message before it can be taken.
+    whole : bool
+        Give all text, however far behind its taker is.
     """
 
     def __init__(
-        self, run: str, recorder: Recorder, recorded: int, note: Callable[[dict[str, Any]], None]
+        self,
+        run: str,
+        recorder: Recorder,
+        recorded: int,
+        note: Callable[[dict[str, Any]], None],
+        *,
+        whole: bool = False,
     ) -> None:
         self.last = 0
         """Number of the last message that came."""
@@ -49,6 +58,7 @@ class Feed:
         self._recorder = recorder
         self._recorded = recorded
         self._note = note
+        self._whole = whole
         self._waiting: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._given = 0
         self._taken = 0
@@ -63,7 +73,7 @@ class Feed:
         pieces = [(message, line) for message, line in pieces if message["n"] > known]
         self._keep(pieces)
         # When whoever shows it is far behind: the record has it all.
-        behind = self._given - self._taken > _LIVE_BYTES
+        behind = not self._whole and self._given - self._taken > _LIVE_BYTES
         skipped: list[str] = []
         for message, line in pieces:
             self._note(message)

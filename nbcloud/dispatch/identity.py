@@ -1,4 +1,4 @@
-"""Which notebook, and which process, a run belongs to."""
+"""Which notebook a run belongs to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import re
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 
 @dataclass(frozen=True)
@@ -38,19 +35,3 @@ def identify(namespace: MutableMapping[str, Any]) -> Identity:
         name = Path(kernel.abs_connection_file).stem.removeprefix("kernel-")
         return Identity("", f"kernel-{name[:8]}", lasting=False)
     return Identity("", f"ipython-{os.getpid()}", lasting=False)
-
-
-@cache
-def process_mark() -> str:
-    """What tells this process from every other, also from a later one with its number."""
-    process = psutil.Process()
-    return f"{process.pid}-{process.create_time():.2f}"
-
-
-def is_running(mark: str) -> bool:
-    """Whether the process of a mark is still there, on this machine."""
-    pid, _, created = mark.partition("-")
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except (psutil.Error, ValueError):
-        return False

@@ -12,12 +12,13 @@ from nbcloud.cells.analysis import CellNames, analyze
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.prices import hourly
 from nbcloud.config import settings
-from nbcloud.dispatch.identity import identify, process_mark
+from nbcloud.dispatch.identity import identify
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.dispatch.sessions import Sessions
 from nbcloud.errors import NbcloudError, NotPicklable, UsageError
+from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run
 from nbcloud.sessions.client.handles import Handle
 

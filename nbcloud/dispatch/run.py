@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.dispatch.feed import TICK, Event, Feed
@@ -22,6 +23,7 @@ from nbcloud.errors import (
     UsageError,
 )
 from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.tracked import Tracked
 from nbcloud.sessions.runlog import DROPPED, STARTED, UNBEGUN
 
 if TYPE_CHECKING:
@@ -41,9 +43,13 @@ class CloudRun:
     recorder : Recorder
     recorded : int
         Number of the last message that is on record already.
+    whole : bool
+        Whoever takes its messages is given all text, however far behind.
     """
 
-    def __init__(self, link: Link, run: Run, recorder: Recorder, *, recorded: int = 0) -> None:
+    def __init__(
+        self, link: Link, run: Run, recorder: Recorder, *, recorded: int = 0, whole: bool = False
+    ) -> None:
         self.link = link
         self.session: Any = None
         self.record = run
@@ -52,7 +58,7 @@ class CloudRun:
         self.message = ""
         self.error: dict[str, Any] | None = None
         self._recorder = recorder
-        self._feed = Feed(run.id, recorder, recorded, self._note)
+        self._feed = Feed(run.id, recorder, recorded, self._note, whole=whole)
         self._started = 0.0
         self._ended = threading.Event()
         self._end: dict[str, Any] = {}
@@ -287,6 +293,34 @@ class CloudRun:
         self._recorder.flush()
         with open_store() as store:
             return store.outputs(self.id)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The latest value of each metric that it has logged up to now."""
+        return self._tracked().metrics
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that it has logged up to now."""
+        return self._tracked().params
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """The files that it has logged up to now; they must not be changed."""
+        names = self._tracked().artifacts
+        with open_store() as store:
+            return {name: store.artifact(self.id, name) for name in names}
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """The values that it has recorded up to now; of what was only displayed, its data by MIME type."""
+        kept = self._tracked().records
+        return {name: each["value"] if "value" in each else each["data"] for name, each in kept.items()}
+
+    def _tracked(self) -> Tracked:
+        self._recorder.flush()
+        with open_store() as store:
+            return store.tracked([self.id])[self.id]
 
     def __repr__(self) -> str:
         name = f" {self.record.name!r}" if self.record.name else ""

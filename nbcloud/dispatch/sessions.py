@@ -193,11 +193,11 @@ class Sessions:
         """Sessions of this notebook that are alive as far as is known."""
         return [session for session in self._known.values() if not session.lost]
 
-    def reopen(self, name: str | None = None) -> Session | None:
-        """A session that this kernel has not used yet, if it lives on the default cluster."""
+    def reopen(self, name: str | None = None, cluster: str | None = None) -> Session | None:
+        """A session that this kernel has not used yet, if it lives on the cluster, or on the default one."""
         wanted = name or self._identity.session
         try:
-            link = connect(None, start=False)
+            link = connect(cluster, start=False)
         except ClusterError:
             return None
         if wanted not in {facts["name"] for facts in link.ask("sessions")}:

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
+from nbcloud.commands import names
 from nbcloud.commands.cell import cell_parser
-from nbcloud.errors import ConfigError
 
 if TYPE_CHECKING:
     from nbcloud.commands.parser import Parser
     from nbcloud.jupyter.cell import CellRunner
     from nbcloud.jupyter.lines import LineCommands
-    from nbcloud.models.registry.state import State
 
 _LINE = re.compile(r"\s*%%?cloud\s")
-_RUN_VERBS = {"logs", "attach", "cancel"}
+_RUN_VERBS = {"logs", "attach", "cancel", "compare", "artifacts", "delete"}
 _GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}
 _CLUSTER_VERBS = {"up", "down", "status", "doctor", "sync", "cost"}
 _MODEL_NAMES = {"history", "ls", "rollback", "unalias"}
 """Actions of ``models`` that take a model's name; the others take one of its versions."""
-_REGISTRY_WAIT = 1.0
-"""Seconds that Tab waits for a registry, which may be far away."""
 _NAME_FLAGS = {"-i", "--in", "-o", "--out"}
 
 
@@ -94,7 +90,7 @@ def complete(magics: Magics, text: str) -> tuple[str, list[str]]:
 def _cell(magics: Magics, words: list[str], begun: str) -> list[str]:
     last = words[-1] if words else ""
     if last in _CLUSTER_FLAGS:
-        return _clusters()
+        return names.clusters()
     if last in _SESSION_FLAGS:
         return _sessions(magics)
     if last in _NAME_FLAGS:
@@ -115,9 +111,9 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
     if begun.startswith("-"):
         return verbs[verb].flags()
     if last in _GROUP_FLAGS:
-        return _groups(words)
+        return names.groups(next((word for flag, word in pairwise(words) if flag in _CLUSTER_FLAGS), None))
     if last in _CLUSTER_FLAGS:
-        return _clusters()
+        return names.clusters()
     if last in _SESSION_FLAGS:
         return _sessions(magics)
     choices = verbs[verb].choices(last)
@@ -125,13 +121,13 @@ def _line(magics: Magics, words: list[str], begun: str) -> list[str]:
         return choices
     if verb == "export":
         given = [word for word in words[1:] if not word.startswith("-")]
-        return _names(magics, remote=True) if len(given) < 2 else [state.name for state in _registered()]
+        return _names(magics, remote=True) if len(given) < 2 else [state.name for state in names.models()]
     return _positionals(magics, verb)
 
 
 def _positionals(magics: Magics, verb: str) -> list[str]:
     if verb in _CLUSTER_VERBS:
-        return _clusters()
+        return names.clusters()
     if verb in _RUN_VERBS:
         return _runs(magics)
     if verb in {"pull", "push"}:
@@ -154,71 +150,12 @@ def _models(parser: Parser, words: list[str], begun: str) -> list[str]:
         from nbcloud.models.registry.registry import STAGES
 
         return list(STAGES)
-    states = _registered()
+    states = names.models()
     if action in {"alias", "rollback", "unalias"} and given:
-        name = re.split("[/@]", given[0])[0]
-        return sorted({alias for state in states if state.name == name for alias in state.current})
+        return names.aliases(states, given[0])
     if given and action != "diff":
         return []
-    names = [state.name for state in states]
-    return (
-        names
-        if action in _MODEL_NAMES
-        else [*names, *(each for state in states for each in _versions(state))]
-    )
-
-
-def _versions(state: State) -> list[str]:
-    """The ways to name a model's versions, the newest first, and their variants."""
-    found = [f"{state.name}@{alias}" for alias in state.current]
-    for number, entry in sorted(state.alive.items(), reverse=True):
-        found += [f"{state.name}/{number}", *(f"{state.name}/{number}#{name}" for name in entry.variants)]
-    return found
-
-
-def _registered() -> list[State]:
-    """The models of the registry, as far as it answers soon."""
-    found: list[State] = []
-
-    def ask() -> None:
-        from nbcloud.models.registry import Registry
-
-        with contextlib.suppress(Exception):
-            registry = Registry()
-            found.extend(registry.state(name) for name in registry.names())
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_REGISTRY_WAIT)
-    return list(found)
-
-
-def _clusters() -> list[str]:
-    from nbcloud.clusters import registry
-    from nbcloud.config.profiles import readable
-
-    found: list[str] = []
-    with contextlib.suppress(ConfigError):
-        found += [info.name for info in registry.entries()]
-        found += [name for name in readable() if name not in found]
-    return found
-
-
-def _groups(words: list[str]) -> list[str]:
-    """The groups of the cluster that the line names, or of all that are up or could be."""
-    from nbcloud.clusters import registry
-    from nbcloud.config.profiles import KubernetesProfile, readable
-
-    named = next((word for flag, word in pairwise(words) if flag in _CLUSTER_FLAGS), None)
-    found: dict[str, set[str]] = {}
-    with contextlib.suppress(ConfigError):
-        for name, made in readable().items():
-            if isinstance(made, KubernetesProfile):
-                found[name] = set(made.all_groups())
-        for info in registry.entries():
-            if "groups" in info.options:
-                found[info.name] = set(info.options["groups"])
-    return sorted({group for name, groups in found.items() if named in {None, name} for group in groups})
+    return [state.name for state in states] if action in _MODEL_NAMES else names.versions(states)
 
 
 def _sessions(magics: Magics) -> list[str]:
@@ -231,21 +168,16 @@ def _sessions(magics: Magics) -> list[str]:
 
 
 def _runs(magics: Magics) -> list[str]:
-    from nbcloud.dispatch.recorder import open_store
-
-    with open_store() as store:
-        recent = store.search(limit=30)
-    found = [run.id for run in recent]
+    found, named = names.runs()
     # The newest may not be on record yet.
     own = [run for run in reversed(magics.runner.notebook.runs) if run not in found]
-    named = dict.fromkeys(run.name for run in recent if run.name and not set(run.name) & set(" \t\"'\\"))
     return [*own, *found, *named]
 
 
 def _names(magics: Magics, *, remote: bool) -> list[str]:
     shell = magics.shell
-    names = {name for name in shell.user_ns if not name.startswith("_") and name not in shell.user_ns_hidden}
+    found = {name for name in shell.user_ns if not name.startswith("_") and name not in shell.user_ns_hidden}
     if remote:
         for session in magics.runner.notebook.sessions.alive():
-            names |= session.names
-    return sorted(names)
+            found |= session.names
+    return sorted(found)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nbcloud import secret_values
+from nbcloud.config import settings
 from nbcloud.dispatch.notebook import Notebook
 from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import Recorder
 from nbcloud.jupyter.output import cell_error
+from nbcloud.redact import Redactor, environment_secrets
+from nbcloud.runs.artifacts import Artifacts
+from nbcloud.runs.entries import LOGGED, Entry
 from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.sinks import Place, begin_nested, end_nested
+from nbcloud.runs.tracking import installed
 from nbcloud.sessions.runlog import line
 
 
@@ -34,6 +44,36 @@ class _Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Logged:
+    """What the cell logs, among its messages: a sink of `nbcloud.runs.tracking`."""
+
+    def __init__(self, keep: Callable[[str, dict[str, Any]], None], recorder: Recorder) -> None:
+        self._keep = keep
+        self._recorder = recorder
+        self._redactor = Redactor(environment_secrets(os.environ) | secret_values.all_known())
+
+    def put(self, place: Place, entry: Entry) -> None:
+        """Keep an entry."""
+        self._keep(LOGGED, {"run": place[1], "entries": [self._redactor.json(entry)]})
+
+    def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
+        """Begin a run nested in the cell's."""
+        return begin_nested(self, place, name, tags)
+
+    def end(self, place: Place, state: RunState) -> None:
+        """End it."""
+        end_nested(self, place, state)
+
+    def keep(self, place: Place, name: str, source: Path | bytes) -> None:
+        """Take a file in."""
+        digest, size = Artifacts(Path(settings().data_dir).absolute()).keep(source)
+        self.put(place, ["artifact", name, {"hash": digest, "bytes": size}])
+
+    def flush(self) -> None:
+        """Wait until it is on record."""
+        self._recorder.flush()
 
 
 class LocalRun:
@@ -65,7 +105,8 @@ class LocalRun:
                   cluster="", session="(this kernel)", tags=options.tags)  # fmt: skip
         self._recorder.begin(run, str(Path.cwd()))
         self._recorder.change(run.id, state=RunState.RUNNING, started=time.time())
-        with self._recording(run.id):
+        logged = _Logged(partial(self._keep, run.id), self._recorder)
+        with self._recording(run.id), installed(logged):
             result = self._shell.run_cell(code, store_history=False)
         error = self._error
         if error is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from nbcloud.errors import UsageError
 from nbcloud.models.signature import Feeds, Tensor
 
 
@@ -26,6 +27,11 @@ class Options:
     input_names, output_names : sequence of str, optional
     labels : sequence, optional
         The classes, where the model does not know them.
+
+    Raises
+    ------
+    UsageError
+        When ``dynamic`` is of another form.
     """
 
     opset: int | None = None
@@ -34,6 +40,22 @@ class Options:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     labels: Sequence[int | str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:  # numpy's values are no JSON
+            plain = tuple(each.item() if hasattr(each, "item") else each for each in self.labels)
+            object.__setattr__(self, "labels", plain)
+        if isinstance(self.dynamic, Mapping) and not all(map(_is_named, self.dynamic.values())):
+            raise UsageError(
+                f"dynamic={self.dynamic!r} does not name the dimensions that vary.",
+                "Write for example: dynamic={'tokens': {0: 'batch', 1: 'length'}}",
+            )
+
+
+def _is_named(axes: object) -> bool:
+    return isinstance(axes, Mapping) and all(
+        isinstance(axis, int) and isinstance(name, str) and name for axis, name in axes.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -61,6 +83,8 @@ class Conversion:
         Converts the model once more, to the path that it is given, now with ``steps``.
     doubt : str
         What a difference most likely comes from, where the exporter is known for one.
+    scores : mapping
+        For an output of classes that of the scores by which they are chosen.
     """
 
     path: Path
@@ -74,6 +98,7 @@ class Conversion:
     preprocessing: list[dict[str, Any]] = field(default_factory=list)
     opened: Callable[[Path], Conversion] | None = None
     doubt: str = ""
+    scores: Mapping[str, str] = field(default_factory=dict)
 
 
 class Exportable(Protocol):

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nbcloud.errors import ModelError
-from nbcloud.models.signature import Signature
+from nbcloud.models import steps
+from nbcloud.models.signature import Signature, Tensor
 
 KEY = "nbcloud"
 FORMAT = 1
@@ -52,6 +53,11 @@ class Metadata:
     licence: str = ""
     notes: list[str] = field(default_factory=list)
     verification: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes(self) -> tuple[Tensor, ...]:
+        """What the whole model takes, with the steps before its graph."""
+        return steps.outer(self.preprocessing, self.signature.inputs)
 
     def to_text(self) -> str:
         """As it stands in the file."""

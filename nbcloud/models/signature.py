@@ -87,7 +87,9 @@ class Tensor:
             array = self._cast(array)
         if len(array.shape) != len(self.shape):
             count = len(array.shape)
-            raise self._refused(f"has {count} dimension{'' if count == 1 else 's'}, {list(array.shape)}")
+            told = f"has {count} dimension{'' if count == 1 else 's'}, {list(array.shape)}"
+            column = count == 1 and self.shape[1:] == (1,)
+            raise self._refused(told, " Give it as a column: array.reshape(-1, 1)." if column else "")
         for size, wanted in zip(array.shape, self.shape):
             if isinstance(wanted, int) and size != wanted:
                 raise self._refused(f"has the shape {list(array.shape)}")
@@ -107,13 +109,18 @@ class Tensor:
         wanted = _dtype(self.dtype)
         if array.dtype.kind in "fV" and wanted.kind in "iub":
             raise self._refused(f"has fractions ({array.dtype})")
-        cast = array.astype(wanted)
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted)
         if array.dtype.kind in "iu" and wanted.kind in "iub" and not np.array_equal(cast, array):
+            raise self._refused(f"has values that do not fit into {self.dtype}")
+        if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
             raise self._refused(f"has values that do not fit into {self.dtype}")
         return cast
 
-    def _refused(self, what: str) -> SchemaError:
-        return SchemaError(f"The input {self.name!r} {what}.", f"The model takes {self}.", input=self.name)
+    def _refused(self, what: str, hint: str = "") -> SchemaError:
+        return SchemaError(
+            f"The input {self.name!r} {what}.", f"The model takes {self}.{hint}", input=self.name
+        )
 
 
 def _dtype(name: str) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from nbcloud.config import private_dir
 from nbcloud.errors import StoreError
+from nbcloud.runs import tracked
 from nbcloud.runs.files import exclusive, explained
 from nbcloud.wording import counted
 
@@ -54,6 +55,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_by_cluster ON runs (cluster)",
         "CREATE INDEX runs_pending ON runs (number) WHERE pending",
         "CREATE INDEX runs_not_indexed ON runs (number) WHERE NOT indexed",
+    ),
+    tracked.TABLES,
+    tracked.ITEM_TABLES,
+    (
+        "ALTER TABLE runs ADD COLUMN deleted REAL",
+        "CREATE INDEX runs_deleted ON runs (deleted) WHERE deleted IS NOT NULL",
     ),
 )
 

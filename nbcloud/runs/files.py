@@ -3,10 +3,12 @@
 ::
 
     runs.db               the index over all runs (see database)
+    artifacts/            files that runs logged (see artifacts)
     runs/<id>/            0700
         run.json          the run document
         messages.jsonl    the journal's messages, one a line, while the run is not finished
         run.ipynb         code, outputs and document of a finished run, as a notebook
+        logged.jsonl      those messages of a finished run in which its code logged something
     deleted/              on the way out
 
 The documents on disk are complete: the database can be made again from them.
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import StoreError
+from nbcloud.runs.entries import is_logged, is_part, span
 from nbcloud.runs.record import Run
 
 if sys.platform != "win32":
@@ -63,6 +66,7 @@ class RunFiles:
         self.document = self.directory / "run.json"
         self.messages = self.directory / "messages.jsonl"
         self.notebook = self.directory / "run.ipynb"
+        self.logged = self.directory / "logged.jsonl"
 
     def create(self) -> None:
         """Make the directory and an empty log of messages, for this user only."""
@@ -78,6 +82,22 @@ class RunFiles:
     def write_notebook(self, run: Run, outputs: list[dict[str, Any]]) -> None:
         """Replace run.ipynb."""
         write_atomically(self.notebook, dump(_notebook(run, outputs)), sync=True)
+
+    def keep_logged(self) -> None:
+        """Copy what code logged, except the bytes of artifacts, from the log, which is about to go."""
+        with self.messages.open("rb") as log:
+            lines = [line for line in log if is_logged(line) and not is_part(line)]
+        if lines:
+            write_atomically(self.logged, b"".join(lines), sync=True)
+
+    def read_logged(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """The messages above a number in which code logged something, of a run that is finished or not."""
+        for path in (self.logged, self.messages):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                for line in filter(is_logged, file):
+                    if span(line)[0] > after:
+                        with contextlib.suppress(ValueError):  # a torn last line
+                            yield json.loads(line)
 
     def read_document(self) -> Run:
         """The run of run.json, or that of run.ipynb where the former is damaged.

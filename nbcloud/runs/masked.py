@@ -13,6 +13,7 @@ _IDENTITY = frozenset(
     (
         "id",
         "kind",
+        "parent",
         "state",
         "notebook",
         "cell_id",
@@ -23,6 +24,7 @@ _IDENTITY = frozenset(
         "created",
         "started",
         "finished",
+        "deleted",
     )
 )
 

@@ -131,6 +131,8 @@ class Run:
     id: str = field(default_factory=new_run_id)
     name: str = ""
     kind: str = "cell"
+    parent: str = ""
+    """Id of the run that it is a part of; empty where it stands for itself."""
     state: RunState = RunState.QUEUED
     code: str = ""
     notebook: str = ""
@@ -144,6 +146,8 @@ class Run:
     created: float = field(default_factory=time.time)
     started: float | None = None
     finished: float | None = None
+    deleted: float | None = None
+    """When it was put away; ``nbcloud gc`` removes it some time later."""
     inputs: list[dict[str, Any]] = field(default_factory=list)
     """What travelled to it: ``name``, ``hash``, ``bytes``, ``kind``."""
     results: list[dict[str, Any]] = field(default_factory=list)

@@ -12,13 +12,17 @@ from typing import Any, Self
 from nbcloud.config import settings
 from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.redact import Redactor
+from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.database import Database
 from nbcloud.runs.files import RunFiles, explained
-from nbcloud.runs.index import Search, has_words, prepare_words, put_all, runs_of
+from nbcloud.runs.filters import parse, parse_order
+from nbcloud.runs.index import has_words, prepare_words, put_all, runs_of
 from nbcloud.runs.log import MessageReader
 from nbcloud.runs.masked import redact_outputs
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
-from nbcloud.runs.record import Run, RunState, number_id, prefix_numbers
+from nbcloud.runs.record import Run, RunState, id_number, number_id, prefix_numbers
+from nbcloud.runs.search import Search
+from nbcloud.runs.tracked import Point, Tracked, history, tracked
 
 _POLL_SECONDS = 0.1
 _LISTED = 5  # candidates for an ambiguous id
@@ -42,6 +46,8 @@ class Records:
         self._database = Database(
             self.directory / "runs.db", prepare_words, lambda connection: put_all(connection, self.directory)
         )
+
+        self.artifacts = Artifacts(self.directory)
 
     def close(self) -> None:
         """Close all files; the next use opens them again."""
@@ -88,7 +94,8 @@ class Records:
         return found[0]
 
     def _newest_named(self, name: str) -> Run | None:
-        query = "SELECT document FROM documents WHERE number = (SELECT MAX(number) FROM runs WHERE name = ?)"
+        newest = "SELECT MAX(number) FROM runs WHERE name = ? AND deleted IS NULL"
+        query = f"SELECT document FROM documents WHERE number = ({newest})"  # noqa: S608
         found = runs_of(self._database.read(query, (name,)))
         return found[0] if found else None
 
@@ -103,6 +110,9 @@ class Records:
         tag: str | Iterable[str] | None = None,
         name: str | None = None,
         since: float | None = None,
+        filter: str | None = None,  # noqa: A002 - as MLflow's users know it
+        order_by: str | None = None,
+        deleted: bool = False,
         limit: int = 50,
     ) -> list[Run]:
         """Runs that meet all conditions, the newest first.
@@ -121,10 +131,18 @@ class Records:
             Exactly this, or a pattern with ``*``.
         since : float, optional
             Created at this time (unix seconds) or later.
+        filter : str, optional
+            In the language of `nbcloud.runs.filters`: ``metrics.loss < 0.3 and params.lr = 0.1``.
+        order_by : str, optional
+            ``metrics.loss``, ``params.lr desc``, ``finished``; only runs that have it, the least first.
+        deleted : bool, optional
+            Those that were put away, in place of the others.
         limit : int, optional
             How many at most.
         """
         search = Search()
+        if order_by:
+            search.order(*parse_order(order_by))
         if text and text.strip():
             search.words(text, self._database.ask(has_words))
         for column, wanted in (("name", name), ("notebook", notebook), ("session", session)):
@@ -135,7 +153,59 @@ class Records:
         search.states(_states(state))
         if since is not None:
             search.since(since)
+        search.deleted(deleted)
+        if filter:
+            conditions = parse(filter)
+            self._database.ask(lambda connection: search.filter(conditions, connection))
         return runs_of(self._database.read(*search.sql(limit)))
+
+    def tracked(self, runs: Iterable[str]) -> dict[str, Tracked]:
+        """What runs have logged up to now, by their ids."""
+        numbers = {id_number(run_id): run_id for run_id in runs}
+        found = self._database.ask(lambda connection: tracked(connection, numbers))
+        return {numbers[number]: of_run for number, of_run in found.items()}
+
+    def parts(self, run_id: str) -> list[str]:
+        """All runs that are nested in a run, at any depth."""
+        parts = [part for (part,) in self._database.read("SELECT id FROM runs WHERE parent = ?", (run_id,))]
+        return [each for part in parts for each in (part, *self.parts(part))]
+
+    def put_away_before(self, when: float) -> list[str]:
+        """Runs that were put away at this time or earlier."""
+        return [
+            run_id for (run_id,) in self._database.read("SELECT id FROM runs WHERE deleted <= ?", (when,))
+        ]
+
+    def contents(self) -> set[str]:
+        """The hashes of all files that runs have logged."""
+        rows = self._database.read("SELECT DISTINCT hash FROM items WHERE hash IS NOT NULL")
+        return {digest for (digest,) in rows}
+
+    def artifact(self, run_id: str, name: str) -> Path:
+        """The file that a run logged under a name; it must not be changed.
+
+        Raises
+        ------
+        UsageError
+            When the run has none of this name, or it has not come whole.
+        """
+        run = self.get(run_id)
+        known = self.tracked([run.id])[run.id].artifacts
+        if name not in known:
+            there = f"There are: {', '.join(known)}." if known else "It has logged no file."
+            raise UsageError(f"Run {run.id} has no artifact {name!r}.", there)
+        path = self.artifacts.path(known[name]["hash"])
+        if not path.exists():
+            raise UsageError(
+                f"The artifact {name!r} of run {run.id} is not here whole.",
+                f"While its cluster is up, this fetches it: %cloud attach {run.id}",
+            )
+        return path
+
+    def history(self, run_id: str, key: str) -> list[Point]:
+        """All values of one metric of a run, in the order in which they were logged."""
+        number = id_number(self.get(run_id).id)
+        return self._database.ask(lambda connection: history(connection, number, key))
 
     def outputs(self, run_id: str) -> list[dict[str, Any]]:
         """The outputs of a run, in the form of nbformat: until now, where it isn't finished.

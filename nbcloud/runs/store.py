@@ -8,22 +8,28 @@ pending), then run.ipynb is written from the log of messages, then the log is re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nbcloud.config import private_dir
-from nbcloud.errors import StoreError, UsageError
+from nbcloud.errors import RunNotFound, StoreError, UsageError
 from nbcloud.redact import Redactor
+from nbcloud.runs.entries import logged_in, span
 from nbcloud.runs.files import exclusive, explained
 from nbcloud.runs.index import load, put, remove, runs_of
 from nbcloud.runs.log import MessageLogs
 from nbcloud.runs.masked import redact_run
 from nbcloud.runs.record import Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
+from nbcloud.runs.tracked import Placed, by_run, keep
 
+_SHARED = ("notebook", "cell_id", "cluster", "cluster_id", "session", "host", "worker", "versions", "git")
+"""What a nested run has from that in which it is nested."""
 _CHECKPOINT_EVERY = 32  # finished runs; about 1,000 pages of WAL
 
 
@@ -37,6 +43,8 @@ class Store(Records):
     def __init__(self, directory: Path | None = None, redactor: Redactor | None = None) -> None:
         super().__init__(directory, redactor)
         self._logs = MessageLogs(self.directory)
+        self._whole: dict[str, int] = {}
+        """Up to which message all that a run's code logged has been put on record from here."""
         self._finished = 0
 
     def close(self) -> None:
@@ -85,6 +93,10 @@ class Store(Records):
             When they could not be written; then none of them was, and they may be given again.
         """
         self._logs.append(run_id, lines)
+        self._track(run_id, logged_in(lines))
+        first, last = span(lines)
+        if first == self._whole.get(run_id, 0) + 1:
+            self._whole[run_id] = last
 
     def last_number(self, run_id: str) -> int:
         """Number of the last message on record, after a torn last line was removed; 0 without any."""
@@ -145,13 +157,16 @@ class Store(Records):
 
         def end(connection: sqlite3.Connection) -> tuple[Run, bool]:
             before = load(connection, run.id)
+            kept = run
+            if before is not None:  # its code may have set tags that whoever ends it has not heard of
+                kept = replace(run, tags={**run.tags, **before.tags})
             if before is not None and before.state.ended and before.state is not RunState.LOST:
                 pending = connection.execute(
                     "SELECT pending FROM runs WHERE number = ?", (id_number(run.id),)
                 )
                 return before, bool(pending.fetchone()[0])
-            self._write_run(connection, run, before, pending=True)
-            return run, True
+            self._write_run(connection, kept, before, pending=True)
+            return kept, True
 
         kept, pending = self._database.write(end)
         if pending:
@@ -170,8 +185,8 @@ class Store(Records):
                 self._compose(run, wait=0)
         shutil.rmtree(self.directory / "deleted", ignore_errors=True)
 
-    def delete(self, run_id: str) -> None:
-        """Remove a run that has ended, with all its files.
+    def delete(self, run_id: str) -> list[str]:
+        """Remove a run that has ended, with all its files, and with what is nested in it; returns their ids.
 
         Raises
         ------
@@ -181,13 +196,20 @@ class Store(Records):
         run = self.get(run_id)
         if not run.state.ended:
             raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
-        self._logs.close(run.id)
-        files = self.files(run.id)
+        # The nested ones first: what they logged is among the messages of the other.
+        ids = [*reversed(self.parts(run.id)), run.id]
+        for each in ids:
+            self._remove(each)
+        shutil.rmtree(self.directory / "deleted", ignore_errors=True)
+        return ids
+
+    def _remove(self, run_id: str) -> None:
+        self._logs.close(run_id)
+        files = self.files(run_id)
         with explained("Deleting a run", files.directory), contextlib.suppress(FileNotFoundError):
             # Away in one step, so that a crash leaves no half of it to be taken for a record.
             files.directory.rename(private_dir(self.directory / "deleted") / new_run_id())
-        self._database.write(lambda connection: remove(connection, run.id))
-        shutil.rmtree(self.directory / "deleted", ignore_errors=True)
+        self._database.write(lambda connection: remove(connection, run_id))
 
     def unfinished(self) -> list[Run]:
         """Runs that are queued or running, the newest first."""
@@ -198,6 +220,73 @@ class Store(Records):
             "ORDER BY number DESC"
         )
         return runs_of(self._database.read(query, states))
+
+    def _track(self, run_id: str, messages: list[dict[str, Any]]) -> None:
+        """Put on record what code logged; each entry once, however often it comes."""
+        if not messages:
+            return
+        self._keep_parts(messages)
+        found = by_run(run_id, self.redactor.json([{**each, "buffers": []} for each in messages]))
+        for part, entries in found.items():
+            for _, (kind, *rest) in entries:
+                if kind == "begin":
+                    self._begin_part(run_id, part, rest[0])
+
+        def change(connection: sqlite3.Connection) -> None:
+            for part, entries in found.items():
+                keep(connection, part, entries)
+                self._keep_tags(connection, part, entries)
+
+        self._database.write(change)
+        for part, entries in found.items():
+            for _, (kind, *rest) in entries:
+                if kind == "end":
+                    with contextlib.suppress(RunNotFound):
+                        self.update(part, state=rest[0], finished=rest[1])
+
+    def _keep_parts(self, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
+            for kind, digest, *rest in message["content"]["entries"]:
+                if kind == "part":
+                    data = base64.b64decode(message["buffers"][0])
+                    self.artifacts.add_part(digest, rest[0], data)
+                elif kind == "artifact":
+                    self.artifacts.complete(rest[0]["hash"])
+
+    def _begin_part(self, run_id: str, part: str, document: dict[str, Any]) -> None:
+        with contextlib.suppress(UsageError):  # it is on record already
+            whole = self.get(run_id)
+            same = (
+                "notebook",
+                "cell_id",
+                "cluster",
+                "cluster_id",
+                "session",
+                "host",
+                "worker",
+                "versions",
+                "git",
+            )
+            inherited = {name: getattr(whole, name) for name in same}
+            run = Run(id=part, kind=document["kind"], parent=run_id, name=document["name"], **inherited)
+            times = {"created": document["time"], "started": document["time"]}
+            self.begin(replace(run, state=RunState.RUNNING, tags=document["tags"], **times))
+
+    def _keep_tags(self, connection: sqlite3.Connection, run_id: str, entries: Placed) -> None:
+        tags = {key: str(value) for _, (kind, key, *rest) in entries if kind == "tag" for value in rest}
+        run = load(connection, run_id) if tags else None
+        if run is not None and run.tags != {**run.tags, **tags}:
+            self._write_run(connection, run.changed(tags={**run.tags, **tags}), run)
+
+    def _end_parts(self, run: Run) -> None:
+        """End with a run the parts of it that could not say how they end."""
+        parts = self._database.read(
+            "SELECT id FROM runs WHERE parent = ? AND state IN (?, ?)",
+            (run.id, RunState.QUEUED, RunState.RUNNING),
+        )
+        for (part,) in parts:
+            why = run.message or f"run {run.id}, which it is a part of, ended before it"
+            self.update(part, state=run.state, finished=run.finished, message=why)
 
     def _last_logged(self, run_id: str) -> int | None:
         if self.files(run_id).messages.exists():
@@ -224,5 +313,11 @@ class Store(Records):
                 lost = run.state is RunState.LOST
                 with contextlib.nullcontext() if lost else self._logs.closing(run.id):
                     files.write_notebook(run, self._composed(files))
+                    # Once more: who appended them may have died before they were in the database.
+                    known = self._whole.pop(run.id, 0)
+                    for message in files.read_logged(known):
+                        self._track(run.id, [message])
+                    files.keep_logged()
+        self._end_parts(run)
         done = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
         self._database.write(lambda connection: connection.execute(done, (id_number(run.id), run.state)))

@@ -15,6 +15,8 @@ AFTER = "after"
 """In the content of ``DONE``: the number of the output behind which it has its place."""
 BLACK_BOX = "NBCLOUD_KERNEL_BLACK_BOX"
 """In the environment of a kernel: the file of its black box."""
+TEMPLATE = "--template"
+"""First argument of a process that forks kernels; then come a socket's descriptor and names to import."""
 
 _messages = JupyterSession()
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from papermill.cli import papermill
 
 from nbcloud import cli
 from nbcloud.commands.cell import cell_options, cell_parser
@@ -212,6 +213,8 @@ def test_a_command_can_be_typed(document: str, line: str) -> None:
             _check_target(words[0])
         case "pip":
             _check_extras(words)
+        case "papermill":
+            papermill.make_context(program, words)
         case _:
             assert program in {".venv/bin/python", ".venv/bin/pytest", "git"}
 

@@ -21,8 +21,9 @@ FLOORS = (
     ("sessions.journal",),
     ("sessions.client",),
     ("dispatch",),
+    ("workflows",),
     ("commands",),
-    ("jupyter", "workflows"),
+    ("jupyter",),
     ("cli",),
     ("__main__",),
 )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 HEAVY = {
-    "anywidget", "cloudpickle", "comm", "cryptography", "dask", "dask_kubernetes", "distributed",
+    "anywidget", "argcomplete", "cloudpickle", "comm", "cryptography", "dask", "dask_kubernetes", "distributed",
     "ipykernel", "ipywidgets", "jupyter_client", "jupyter_server", "jupyterlab", "keras", "matplotlib",
     "mlflow", "nbclient", "nbformat", "numpy", "onnx", "onnxruntime", "pandas", "papermill", "psutil",
     "scipy", "skl2onnx", "sklearn", "sqlite3", "tensorflow", "torch", "tornado", "xxhash", "zmq",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nbcloud.errors import MissingExtra, NbcloudError, UsageError
+from nbcloud.models.tables import RULE
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
@@ -66,6 +67,10 @@ def main(words: Sequence[str] | None = None, bundle: str = "") -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"nbcloud: {where}{error.strerror or error}.", file=sys.stderr)
+        return _FAILED
 
 
 def _as_run(words: list[str]) -> list[str]:
@@ -128,7 +133,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="INPUT",
-        help="a file, a folder, - (a line of JSON each), camera",
+        help=f"a file, a folder, - (a line of JSON each), camera; {RULE}",
     )
     parser.add_argument("--telemetry", type=Path, metavar="FOLDER", help="queue what is seen there")
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> bool:
         if arguments.telemetry:
             from nbcloud.inference.edge.telemetry import Queue, Telemetry
 
-            telemetry = stack.enter_context(Telemetry(Queue(arguments.telemetry), model))
+            telemetry = stack.enter_context(Telemetry(Queue(arguments.telemetry), model, _say))
         several = arguments.input in ("-", "camera") or Path(arguments.input).is_dir()
         if not several:
             path = Path(arguments.input)
@@ -55,6 +55,10 @@ def run(arguments: argparse.Namespace) -> bool:
                 failed, document = True, {"input": name, "error": str(error)}
             print(_json(document), flush=True)
         return failed
+
+
+def _say(text: str) -> None:
+    print(f"nbcloud: {text}", file=sys.stderr, flush=True)
 
 
 def _items(model: EdgeModel, source: str) -> Iterator[Item]:
@@ -128,7 +132,7 @@ def info(arguments: argparse.Namespace) -> bool:
         ("made by", f"{manifest.metadata.framework}, {manifest.metadata.exporter}".strip(", ")),
         ("run", manifest.run),
         ("licence", manifest.licence),
-        *(("takes", str(each)) for each in model.signature.inputs),
+        *(("takes", str(each)) for each in model.takes),
         *(("gives", str(each)) for each in model.signature.outputs),
         ("before it", _steps(manifest.metadata.preprocessing)),
         ("after it", _steps(manifest.postprocessing)),

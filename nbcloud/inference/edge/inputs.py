@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from nbcloud.errors import MissingExtra, SchemaError, UsageError
 from nbcloud.inference.edge.model import EdgeModel
+from nbcloud.models import tables
 from nbcloud.models.signature import TEXT
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -111,7 +112,7 @@ def _npz(_: EdgeModel, path: Path) -> Any:
 
 
 def _csv(model: EdgeModel, path: Path) -> Any:
-    """A table: by its column names where it has some, else by their order."""
+    """A table: by its column names where the table and the model have some, else by their order."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows:
@@ -120,39 +121,58 @@ def _csv(model: EdgeModel, path: Path) -> Any:
     for number, row in enumerate(rows, 1):
         if len(row) != width:
             raise UsageError(f"{path} has {len(row)} values in row {number}, and {width} in the first.")
-    inputs = model.signature.inputs
-    names = list(inputs[0].columns) if len(inputs) == 1 else [each.name for each in inputs]
-    if all(_is_number(cell) for cell in rows[0]) and len(inputs) == 1:
-        return np.array([[float(cell or "nan") for cell in row] for row in rows])
-    header, body = rows[0], rows[1:]
-    if len(inputs) == 1 and not names:
-        return np.array([[float(cell or "nan") for cell in row] for row in body])
-    columns = {}
-    for name in names:
-        if name not in header:
-            raise SchemaError(
-                f"The column {name!r} is missing.", f"{path} has: {', '.join(header)}.", column=name
-            )
-        columns[name] = [row[header.index(name)] for row in body]
-    if len(inputs) == 1:
-        return np.stack([_column(inputs[0].dtype, values) for values in columns.values()], axis=-1)
-    return {each.name: _column(each.dtype, columns[each.name]).reshape(-1, 1) for each in inputs}
+    named = tables.names_columns(rows[0])
+    names = rows[0] if named else [str(place) for place in range(width)]
+    columns = dict(zip(names, zip(*rows[named:])))
+    if not columns:
+        raise UsageError(f"{path} has names of columns, and no rows.")
+    if len(model.takes) > 1:
+        return {
+            each.name: _column(each.dtype, each.name, columns, path).reshape(-1, 1) for each in model.takes
+        }
+    (one,) = model.takes
+    wanted = one.columns if named and one.columns else names
+    found = [_column(one.dtype, name, columns, path) for name in wanted]
+    return found[0] if len(one.shape) == 1 and len(found) == 1 else np.stack(found, axis=-1)
 
 
-def _column(dtype: str, values: list[str]) -> Any:
-    if dtype == TEXT:
-        return np.array(values, dtype=object)
-    if dtype.startswith(("int", "uint")):
-        return np.array([int(value) for value in values])
-    return np.array([float(value or "nan") for value in values])
+def _column(dtype: str, name: str, columns: Mapping[str, Sequence[str]], path: Path) -> Any:
+    if name not in columns:
+        raise SchemaError(
+            f"The column {name!r} is missing.", f"{path} has: {', '.join(columns)}.", column=name
+        )
+    is_whole = dtype.startswith(("int", "uint", "bool"))
+    kind = "text" if dtype == TEXT else "whole number" if is_whole else "number"
+    values: list[Any] = []
+    for cell in columns[name]:
+        try:
+            values.append(_text(cell) if dtype == TEXT else _whole(cell) if is_whole else _number(cell))
+        except ValueError:
+            told = f"The column {name!r} has {cell!r}, which is no {kind}."
+            raise SchemaError(told, "Fill or drop such rows.", column=name) from None
+    return np.array(values, dtype=object if dtype == TEXT else None)
 
 
-def _is_number(text: str) -> bool:
+def _text(cell: str) -> str:
+    if cell in tables.MISSING:
+        raise ValueError
+    return cell
+
+
+def _whole(cell: str) -> int:
     try:
-        float(text or "nan")
+        return int(cell)
     except ValueError:
-        return False
-    return True
+        number = _number(cell)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _number(cell: str) -> float:
+    if cell.lower() in ("true", "false"):
+        return float(cell.lower() == "true")
+    return float("nan" if cell in tables.MISSING else cell)
 
 
 def _txt(model: EdgeModel, path: Path) -> Any:

@@ -14,7 +14,7 @@ from nbcloud.models.bundle import golden, postprocess, trust
 from nbcloud.models.bundle.archive import MANIFEST, Archive
 from nbcloud.models.bundle.manifest import Manifest
 from nbcloud.models.reading import Reader
-from nbcloud.models.signature import Feeds
+from nbcloud.models.signature import Feeds, Tensor
 
 _WEIGHTS = "session.model_external_initializers_file_folder_path"
 
@@ -90,6 +90,11 @@ class EdgeModel:
         self._session = session
         self._read = Reader(manifest.metadata.preprocessing, self.signature)
         self._samples = samples
+
+    @property
+    def takes(self) -> tuple[Tensor, ...]:
+        """What it is given: before preprocessing, where the model has some."""
+        return self._read.takes.inputs
 
     @property
     def golden_inputs(self) -> Feeds:

@@ -1,46 +1,39 @@
-"""The Open Inference Protocol (v2, JSON) on a device: health, metadata, infer."""
+"""An HTTP server on a device, for the Open Inference Protocol."""
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.server
 import json
-import threading
-from collections.abc import Callable, Mapping
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
-
-from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.errors import UsageError
 from nbcloud.inference.edge.model import EdgeModel
-from nbcloud.models.signature import TEXT, Tensor
+from nbcloud.inference.edge.protocol import Answer, Protocol
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 LIMIT = 16 * 2**20
 """Bytes of a request."""
-_PATIENCE = 30
-
-_TYPES = {
-    "bool": "BOOL",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    TEXT: "BYTES",
-    **{f"{sign}int{size}": f"{sign.upper()}INT{size}" for sign in ("", "u") for size in (8, 16, 32, 64)},
-}
-_DTYPES = {datatype: dtype for dtype, datatype in _TYPES.items() if dtype not in (TEXT, "bfloat16")}
-
-_FORM = 'It is as {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 1.5]}]}.'
-
-Answer = tuple[int, Any]
-"""A status of HTTP and what is told as JSON."""
+_PATIENCE = 30.0
+"""Seconds that a request may take to arrive, and an answer to be fetched."""
 
 
 def server(
-    model: EdgeModel, host: str, port: int, *, token: str = "", limit: int = LIMIT
-) -> http.server.ThreadingHTTPServer:
+    model: EdgeModel,
+    host: str,
+    port: int,
+    *,
+    token: str = "",
+    limit: int = LIMIT,
+    patience: float = _PATIENCE,
+) -> Server:
     """A server that is bound, and answers once ``serve_forever`` is called.
 
     Parameters
@@ -49,6 +42,8 @@ def server(
         0: one that is free.
     token : str
         What requests must bear (``Authorization: Bearer …``); needed for any address but this machine's own.
+    patience : float
+        Seconds that a request may take to arrive, and an answer to be fetched.
 
     Raises
     ------
@@ -62,145 +57,44 @@ def server(
         )
 
     class Handler(_Handler):
-        protocol = _Protocol(model)
+        protocol = Protocol(model)
 
-    Handler.token, Handler.limit = token, limit
+    Handler.token, Handler.limit, Handler.timeout = token, limit, patience
     try:
-        made = http.server.ThreadingHTTPServer((host, port), Handler)
+        return Server((host, port), Handler)
     except OSError as error:
         raise UsageError(
             f"{host}:{port} can't be listened on: {error.strerror}.", "Give another --port."
         ) from None
-    made.daemon_threads = True
-    return made
 
 
-class _Protocol:
-    """What is answered to which path."""
+class Server(http.server.ThreadingHTTPServer):
+    """A thread for each connection; who sends a request too slowly holds none for long."""
 
-    def __init__(self, model: EdgeModel) -> None:
-        self._model = model
-        manifest = model.manifest
-        self._name, self._version = manifest.name, manifest.version
-        self._one_at_a_time = threading.Lock()
+    daemon_threads = True
+    request_queue_size = 128  # of 5, more who ask at once would wait for seconds to be let in
 
-    def get(self, path: str) -> Answer:
-        """Health and metadata."""
-        if path == "/v2":
-            return 200, {"name": "nbcloud-edge", "version": self._version, "extensions": []}
-        if path == "/v2/health/live":
-            return 200, {"live": True}
-        if path == "/v2/health/ready":
-            return 200, {"ready": True}
-        kind = self._about(path)
-        if kind == "":
-            return 200, self._metadata()
-        if kind == "ready":
-            return 200, {"name": self._name, "ready": True}
-        return self._unknown(path)
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self.arriving: dict[socket.socket, float] = {}
+        """Until when the request of each connection must have arrived."""
+        super().__init__(address, handler)
 
-    def post(self, path: str, content: bytes) -> Answer:
-        """An inference."""
-        if self._about(path) != "infer":
-            return self._unknown(path)
-        try:
-            return 200, self._infer(_request(content))
-        except NbcloudError as error:
-            return 400, {"error": str(error)}
+    def service_actions(self) -> None:
+        """End what is late; called in each turn of ``serve_forever``."""
+        for connection, until in list(self.arriving.items()):
+            if time.monotonic() > until:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
-    def _about(self, path: str) -> str | None:
-        """What is asked of the model; None where the path isn't about it."""
-        for base in (f"/v2/models/{self._name}/versions/{self._version}", f"/v2/models/{self._name}"):
-            if path == base or path.startswith(f"{base}/"):
-                return path[len(base) :].strip("/")
-        return None
-
-    def _unknown(self, path: str) -> Answer:
-        return 404, {"error": f"There is nothing at {path[:200]}; the model is at /v2/models/{self._name}."}
-
-    def _metadata(self) -> Any:
-        signature = self._model.signature
-        return {
-            "name": self._name,
-            "versions": [self._version],
-            "platform": "onnxruntime_onnx",
-            "inputs": [_told(each) for each in signature.inputs],
-            "outputs": [_told(each) for each in signature.outputs],
-        }
-
-    def _infer(self, request: Any) -> Any:
-        feeds = {each["name"]: _array(each) for each in request["inputs"]}
-        with self._one_at_a_time:  # a device has one of everything
-            answers = self._model.predict(feeds)
-        wanted = [each["name"] for each in request["outputs"]] or list(answers)
-        for name in wanted:
-            if name not in answers:
-                raise UsageError(f"The model has no output {name!r}.", f"It has: {', '.join(answers)}.")
-        told = {"model_name": self._name, "model_version": self._version}
-        if "id" in request:
-            told["id"] = str(request["id"])
-        return {**told, "outputs": [_written(name, answers[name]) for name in wanted]}
-
-
-def _told(tensor: Tensor) -> Any:
-    shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
-    return {"name": tensor.name, "datatype": _TYPES.get(tensor.dtype, "BYTES"), "shape": shape}
-
-
-def _request(content: bytes) -> dict[str, Any]:
-    """A request of the protocol's form; what its tensors hold is not looked at yet."""
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise UsageError("The request is no JSON.") from None
-    if not isinstance(document, dict):
-        raise UsageError("The request is no JSON object.", _FORM)
-    inputs, outputs = document.get("inputs"), document.get("outputs") or []
-    if not isinstance(inputs, list) or not isinstance(outputs, list):
-        missing = "inputs" if not isinstance(inputs, list) else "outputs"
-        raise UsageError(f"The request has no list of {missing}.", _FORM)
-    for each in outputs:
-        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
-            raise UsageError("An output of the request has no name.", _FORM)
-    for each in inputs:
-        if not isinstance(each, dict) or not isinstance(each.get("name"), str):
-            raise UsageError("An input of the request has no name.", _FORM)
-        for key, kind in (("datatype", str), ("shape", list), ("data", list)):
-            if not isinstance(each.get(key), kind):
-                raise UsageError(f"The input {each['name']!r} of the request has no {key}.", _FORM)
-        if not all(type(size) is int and 0 <= size < 2**31 for size in each["shape"]):
-            raise UsageError(f"The shape of the input {each['name']!r} is none.", _FORM)
-    return {**document, "inputs": inputs, "outputs": outputs}
-
-
-def _array(each: Mapping[str, Any]) -> Any:
-    """The array of an input."""
-    name, datatype, shape = each["name"], each["datatype"], each["shape"]
-    if datatype not in _DTYPES and datatype != "BYTES":
-        raise UsageError(f"There is no datatype {datatype!r}.", f"There are: {', '.join(_DTYPES)}, BYTES.")
-    try:
-        array = np.array(each["data"], dtype=_DTYPES.get(datatype, object))
-        if array.dtype.kind in "iub" and not np.array_equal(array, np.array(each["data"])):
-            raise ValueError  # fractions would be cut off
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise UsageError(f"The data of the input {name!r} are not of the datatype {datatype}.") from None
-    try:
-        return array.reshape(shape)
-    except ValueError:
-        raise UsageError(f"The input {name!r} has {array.size} values, and not the shape {shape}.") from None
-
-
-def _written(name: str, value: Any) -> Any:
-    array = np.asarray(value)
-    datatype = _TYPES.get(array.dtype.name, "BYTES")
-    plain = array.ravel().tolist()
-    if datatype == "BYTES":
-        plain = [str(each) for each in plain]
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": plain}
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing is wrong here when the other side is gone."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol: _Protocol
+    server: Server
+    protocol: Protocol
     token = ""
     limit = LIMIT
     timeout = _PATIENCE
@@ -211,6 +105,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._guarded(lambda: self._post(self._asked()))
+
+    def handle_one_request(self) -> None:
+        self.server.arriving[self.connection] = time.monotonic() + self.timeout
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.arriving.pop(self.connection, None)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base class says of requests that are none of HTTP, and of verbs that are not served."""
+        self.request_version = self.protocol_version  # else its own, which may be none
+        told = message or explain or http.HTTPStatus(code).phrase
+        self._tell(code, {"error": f"{told.rstrip('.')}."})
 
     def log_message(self, *_: Any) -> None:
         """Requests are nobody's business."""
@@ -231,14 +138,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _post(self, path: str) -> Answer:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        # Beside an encoding the length would be another one.
+        if not re.fullmatch("[0-9]{1,18}", length) or "Transfer-Encoding" in self.headers:
             return 411, {"error": "The request must say its Content-Length."}
         if int(length) > self.limit:
             return 413, {"error": f"The request has {int(length):,} bytes, and {self.limit:,} is the most."}
-        return self.protocol.post(path, self.rfile.read(int(length)))
+        content = self.rfile.read(int(length))
+        if len(content) < int(length):
+            return 400, {"error": "The request is cut off."}
+        self.server.arriving.pop(self.connection, None)
+        return self.protocol.post(path, content)
 
     def _tell(self, status: int, document: Any) -> None:
-        content = json.dumps(_plain(document)).encode()
+        content = json.dumps(document, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -246,13 +158,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.close_connection = True
         self.end_headers()
-        self.wfile.write(content)
-
-
-def _plain(document: Any) -> Any:
-    """NaN and infinity are no JSON: null, as other servers have it."""
-    if isinstance(document, float) and not np.isfinite(document):
-        return None
-    if isinstance(document, dict):
-        return {key: _plain(value) for key, value in document.items()}
-    return [_plain(each) for each in document] if isinstance(document, list) else document
+        if self.command != "HEAD":
+            self.wfile.write(content)

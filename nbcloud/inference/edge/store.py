@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -176,10 +176,14 @@ class Store:
             if state.previous not in self.names():
                 raise
             model = self._ready(state.previous, options)
-            trouble = f"{state.active}: {error.message}"
-            with self._changing():
-                self._write(State(state.previous, "", trouble))
+            self._go_back(state, f"{state.active}: {error.message}")
             return model
+
+    def _go_back(self, known: State, trouble: str) -> None:
+        """Note that the one before is the active one now, where that can be noted: it answers in any case."""
+        with suppress(StoreError), self._changing():
+            if self.state() == known:  # else an update was sooner
+                self._write(State(known.previous, "", trouble))
 
     def _ready(self, name: str, options: Any) -> EdgeModel:
         model = load(self.path(name), trusted=self.trusted, **options)
@@ -221,8 +225,8 @@ class Store:
             with locked(self.folder / "lock"):
                 for each in self._incoming.iterdir():
                     each.unlink()
-        except StoreError:
-            return  # an update goes on, and these are its files
+        except (StoreError, OSError):
+            return  # an update goes on, and these are its files; or nothing can be written, as is told then
 
 
 @contextmanager

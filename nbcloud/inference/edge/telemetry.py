@@ -17,7 +17,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,13 +45,12 @@ class Queue:
     Parameters
     ----------
     folder : path
-        Made when it isn't there.
+        Made with the first event.
     """
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         self.folder = folder
         self._limit = limit
-        folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add an event; a full queue loses its oldest ones.
@@ -58,18 +58,25 @@ class Queue:
         Raises
         ------
         StoreError
-            When the event alone is too large.
+            When the event alone is too large, or can't be written.
         """
         line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
         if len(line) > self._limit // _PARTS:
             raise StoreError(f"An event of {len(line):,} bytes is too large for the queue {self.folder}.")
-        with locked(self.folder / "lock", wait=True), self._current(len(line)).open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / "lock", wait=True), self._current(len(line)).open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            told = f"Telemetry can't be written to {self.folder}: {error.strerror or error}."
+            raise StoreError(told, "Look at its disk and rights.") from error
 
     def files(self) -> list[Path]:
         """All files, the oldest first."""
+        if not self.folder.is_dir():
+            return []
         found = [path for path in self.folder.iterdir() if path.suffix in (_OPEN, _READY)]
         return sorted(found, key=lambda path: path.stem)
 
@@ -159,10 +166,16 @@ class Telemetry:
     """Events of one model: how long its answers take, how far its inputs are from the golden ones.
 
     Use it with ``with``, so that what is seen last is told, too.
+
+    Parameters
+    ----------
+    say : callable
+        Is given the first trouble with the queue: a full disk must not end the answers.
     """
 
-    def __init__(self, queue: Queue, model: EdgeModel) -> None:
+    def __init__(self, queue: Queue, model: EdgeModel, say: Callable[[str], None] = warnings.warn) -> None:
         self._queue = queue
+        self._say: Callable[[str], None] | None = say
         self._title = model.manifest.title
         self._golden = {name: _statistics(value) for name, value in model.golden_inputs.items()}
         self._begin()
@@ -187,13 +200,13 @@ class Telemetry:
         """Tell that somebody who knows, or a larger model, answers otherwise."""
         shapes = {name: list(np.shape(value)) for name, value in inputs.items()}
         told = {"found": np.asarray(found).tolist(), "expected": np.asarray(expected).tolist()}
-        self._queue.append({**self._event("disagreement"), "inputs": shapes, **told})
+        self._append({**self._event("disagreement"), "inputs": shapes, **told})
 
     def tell(self) -> None:
         """Queue what was counted so far."""
         if self._seconds:
             low, middle, high = (float(x) * 1e3 for x in np.percentile(self._seconds, (0, 50, 95)))
-            self._queue.append(
+            self._append(
                 {
                     **self._event("answers"),
                     "count": len(self._seconds),
@@ -206,6 +219,14 @@ class Telemetry:
                 }
             )
         self._begin()
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        try:
+            self._queue.append(event)
+        except StoreError as error:
+            if self._say is not None:
+                self._say(f"{error} Answers go on without.")
+            self._say = None
 
     def _begin(self) -> None:
         self._seconds: list[float] = []

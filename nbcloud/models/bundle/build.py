@@ -177,7 +177,8 @@ def _write(path: Path, members: dict[str, Source], manifest: Manifest, key: Path
 def _facts(path: Path) -> tuple[Metadata, Any]:
     """What the file says of itself, and the model without weights that are beside it."""
     if not path.is_file():
-        raise UsageError(f"There is no file {path}.", "Give the ONNX file of an export.")
+        hint = "Give the ONNX file of an export; one of the registry is models:/digits@champion."
+        raise UsageError(f"There is no file {path}.", hint)
     try:
         model = onnxfile.load(path, weights=False)
     except Exception as error:
@@ -218,7 +219,7 @@ def _labelled(signature: Signature, labels: Mapping[str, Sequence[int | str]]) -
 
 def _answered(model: Path, metadata: Metadata, golden: Any, tolerance: float) -> tuple[Feeds, Feeds]:
     """The golden inputs as a device is given them, and the model's answers."""
-    outer = Signature(steps.outer(metadata.preprocessing, metadata.signature.inputs), ())
+    outer = Signature(metadata.takes, ())
     given = outer.feeds(golden)
     if _is_batch(outer, given):
         given = {name: value[:_ROWS] for name, value in given.items()}

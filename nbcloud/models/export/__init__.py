@@ -91,10 +91,15 @@ def export(
     options = options or Options()
     framework = _framework(model)
     evidence = evidence or path.with_name(f"{path.name}.evidence")
-    with _ONE_AT_A_TIME:
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        progress("waiting for another export of this process")
+        _ONE_AT_A_TIME.acquire()
+    try:
         progress("reading the model")
         adapted: Exportable = framework.adapt(model, sample, options)
         conversion, report = _first_right(adapted, framework.attempts, path, options, evidence, progress)
+    finally:
+        _ONE_AT_A_TIME.release()
     signature = _signature(conversion, report, meanings or {}, units or {})
     told = dict(facts or {})
     metadata = Metadata(
@@ -154,6 +159,7 @@ def _first_right(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             try:
                 made = model.convert(Path(folder) / path.name, options, attempt)
+                made = replace(made, outputs=_labelled(made.outputs, tuple(options.labels or ())))
                 report = verify(made, model, evidence=Path(folder) / "evidence", progress=progress)
             except (ExportError, VerificationError) as error:
                 failed.append(_keep_evidence(error, Path(folder), evidence, path.name))
@@ -163,6 +169,19 @@ def _first_right(
             return replace(made, path=path), report
     wrong = [error for error in failed if isinstance(error, VerificationError)]
     raise (wrong or failed)[0]
+
+
+def _labelled(outputs: tuple[Tensor, ...], labels: tuple[int | str, ...]) -> tuple[Tensor, ...]:
+    """The outputs with the classes that were given, where the framework's file has not told them already."""
+    if not labels or any(each.labels == labels for each in outputs):
+        return outputs
+    fitting = [each for each in outputs if each.shape[-1:] == (len(labels),)]
+    if not fitting:
+        raise UsageError(
+            f"{len(labels)} labels were given, and no output has as many places.",
+            f"The model gives: {', '.join(map(str, outputs))}.",
+        )
+    return tuple(replace(each, labels=labels) if each in fitting else each for each in outputs)
 
 
 def _keep_evidence(error: ModelError, folder: Path, evidence: Path, name: str) -> ModelError:

@@ -6,6 +6,7 @@
     ways      how it is made smaller: onnxruntime's own tools
     prune     outputs that nobody needs, and what only they need
     distill   a smaller model that the user trains on its answers
+    calling   functions of the user's, and their errors
     measure   size, latency, memory, accuracy, agreement; each form in a process of its own (bench)
     choice    the table, and which form fits
 """
@@ -23,7 +24,16 @@ from nbcloud.models import onnxfile
 from nbcloud.models.metadata import KEY, Metadata
 from nbcloud.models.optimize.choice import Choice, Limits
 from nbcloud.models.optimize.distill import STUDENT, Student, learn
-from nbcloud.models.optimize.measure import Measured, Metric, agreement, bench, metric, size
+from nbcloud.models.optimize.measure import (
+    Measured,
+    Metric,
+    agreement,
+    bench,
+    check_metric,
+    metric,
+    rated,
+    size,
+)
 from nbcloud.models.optimize.prune import with_outputs_only
 from nbcloud.models.optimize.targets import TARGETS, Target, target
 from nbcloud.models.optimize.ways import WAYS, NotApplicable, Source, make
@@ -79,14 +89,16 @@ def optimize(
         When the model itself does not run.
     """
     where = target(target_name)
+    check_metric(asked_metric, right)
     if outputs is not None:
         path, metadata = with_outputs_only(path, metadata, outputs, folder / "pruned.onnx")
     feeds = Reader(metadata.preprocessing, metadata.signature)(data)
     rows = {len(value) for value in feeds.values() if np.ndim(value)}
     if len(rows) != 1 or rows == {0}:
         raise UsageError("The data has no rows, or not equally many for each input.")
-    if right is not None and len(right) not in rows:
-        raise UsageError(f"There are {rows.pop()} rows of data, and {len(right)} of what would be right.")
+    if right is not None and np.shape(right)[:1] != (*rows,):
+        told = np.shape(right)[0] if np.ndim(right) else "no rows"
+        raise UsageError(f"There are {rows.pop()} rows of data, and {told} of what would be right.")
     source = Source(
         path,
         [{name: value[at : at + 1] for name, value in feeds.items()} for at in range(rows.pop())],
@@ -154,7 +166,18 @@ def _measure(
             if way not in found or seen["median"] < found[way][0]["median"]:
                 found[way] = seen, answers
     full = found["fp32"][1]
-    rate = metric(asked_metric, right, full) if right is not None else None
+    rates = {}
+    if right is not None:
+        rate = metric(asked_metric, right, full)
+        rates = {way: rated(rate, answers, right) for way, (_, answers) in found.items()}
+    for way in [way for way, value in rates.items() if not np.isfinite(value)]:
+        if way == "fp32":
+            raise UsageError(
+                f"The metric is {rates[way]} for the model in full precision.",
+                "See whether its answers, and what would be right, are finite.",
+            )
+        skipped[way] = f"the metric is {rates[way]}"
+        del found[way]
     return [
         Measured(
             way=way,
@@ -163,7 +186,7 @@ def _measure(
             median=seen["median"],
             p99=seen["p99"],
             memory=seen["memory"],
-            accuracy=None if rate is None else float(rate(answers, right)),
+            accuracy=rates.get(way),
             agreement=agreement(answers, full),
             extended=seen["extended"],
             threads=where.threads,

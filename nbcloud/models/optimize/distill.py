@@ -11,6 +11,7 @@ from nbcloud.errors import ExportError, SchemaError, VerificationError
 from nbcloud.models import onnxfile
 from nbcloud.models.export import Exported, export
 from nbcloud.models.metadata import Metadata
+from nbcloud.models.optimize.calling import calling
 from nbcloud.models.optimize.ways import NotApplicable
 from nbcloud.models.signature import Feeds, Tensor
 
@@ -33,7 +34,8 @@ def learn(student: Student, path: Path, feeds: Feeds, metadata: Metadata, target
     signature = metadata.signature
     names = [each.name for each in signature.outputs]
     answers = dict(zip(names, _session(path).run(names, feeds), strict=True))
-    trained = student(dict(feeds), answers)
+    with calling(f"{STUDENT}="):
+        trained = student({name: value.copy() for name, value in feeds.items()}, answers)
     few = {name: value[:_SAMPLE] for name, value in feeds.items()}
     sample = tuple(few.values()) if len(few) > 1 else next(iter(few.values()))
     try:

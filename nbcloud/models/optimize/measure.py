@@ -14,6 +14,7 @@ import numpy as np
 
 from nbcloud.errors import ModelError, UsageError
 from nbcloud.models import onnxfile
+from nbcloud.models.optimize.calling import calling
 from nbcloud.models.optimize.targets import Target
 from nbcloud.models.signature import Feeds
 
@@ -122,20 +123,37 @@ def agreement(found: Feeds, full: Feeds) -> float:
         elif expected.ndim == 2 and expected.shape[1] > 1:
             same = value.argmax(axis=1) == expected.argmax(axis=1)
         else:
-            scale = float(np.max(np.abs(expected), initial=0)) or 1.0
-            same = (np.abs(value - expected) <= 0.01 * scale).reshape(len(expected), -1).all(axis=1)
+            sizes = np.abs(expected[np.isfinite(expected)])
+            scale = float(np.max(sizes, initial=0)) or 1.0
+            near = np.isclose(value, expected, rtol=0, atol=0.01 * scale, equal_nan=True)
+            same = near.reshape(len(expected), -1).all(axis=1)
         shares.append(float(np.mean(same)))
     return min(shares)
 
 
-def metric(asked: str | Metric | None, right: Any, answers: Feeds) -> Metric:
-    """The metric that is meant: one of the user's, or of these by name.
+def check_metric(asked: str | Metric | None, right: Any) -> None:
+    """Refuse a metric that could not be computed, before anything is made.
 
     Raises
     ------
     UsageError
-        For a name that there is not.
+        For a name that there is not, or when nothing says what would be right.
     """
+    if asked is None:
+        return
+    if right is None:
+        raise UsageError(
+            "A metric compares with what would be right, and that was not given.",
+            "Give expected=, one for each row of the data; in a shell, --expected FILE.",
+        )
+    if not callable(asked) and asked not in _METRICS:
+        raise UsageError(
+            f"There is no metric {asked!r}.", f"There are: {', '.join(_METRICS)}; or give a function."
+        )
+
+
+def metric(asked: str | Metric | None, right: Any, answers: Feeds) -> Metric:
+    """The metric that is meant, of those that `check_metric` knows; found out where none was asked for."""
     if callable(asked):
         return asked
     if asked is None:
@@ -143,12 +161,32 @@ def metric(asked: str | Metric | None, right: Any, answers: Feeds) -> Metric:
             "label" in answers or np.asarray(right).dtype.kind in "OUSbiu" or _are_places(right, answers)
         )
         asked = "accuracy" if classes else "r2"
-    known: dict[str, Metric] = {"accuracy": _accuracy, "r2": _r2}
-    if asked not in known:
+    return _METRICS[asked]
+
+
+def rated(rate: Metric, answers: Feeds, right: Any) -> float:
+    """What a metric says of answers, of which it gets copies: it may change them.
+
+    Raises
+    ------
+    UsageError
+        Names the line in which the user's function failed, or the kinds that can't be compared.
+    """
+    copies = {name: value.copy() for name, value in answers.items()}
+    if rate not in _METRICS.values():
+        with calling("metric="):
+            return float(rate(copies, right))
+    try:
+        return rate(copies, right)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        kinds = ", ".join(f"{name}: {value.dtype}" for name, value in answers.items())
         raise UsageError(
-            f"There is no metric {asked!r}.", f"There are: {', '.join(known)}; or give a function."
-        )
-    return known[asked]
+            f"What would be right ({np.asarray(right).ravel()[0]!r}, …) is not of the kind of what the model "
+            f"gives ({kinds}).",
+            "Give it as the model does, the place of each class for scores; or a function as the metric.",
+        ) from error
 
 
 def _are_places(right: Any, answers: Feeds) -> bool:
@@ -180,3 +218,6 @@ def _r2(answers: Feeds, right: Any) -> float:
         )
     spread = float(np.sum((wanted - wanted.mean()) ** 2)) or 1.0
     return 1.0 - float(np.sum((found - wanted) ** 2)) / spread
+
+
+_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "r2": _r2}

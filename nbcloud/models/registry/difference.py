@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbcloud.models import onnxfile
-from nbcloud.models.registry.registry import Version
+from nbcloud.models.registry.version import Version
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def _pairs(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Difference]:
 
 def _facts(version: Version) -> dict[str, Any]:
     metadata = version.metadata
-    facts: dict[str, Any] = {f"input {each.name}": str(each) for each in metadata.signature.inputs}
+    facts: dict[str, Any] = {f"input {each.name}": str(each) for each in metadata.takes}
     facts |= {f"output {each.name}": str(each) for each in metadata.signature.outputs}
     facts |= {f"metric {key}": value for key, value in metadata.metrics.items()}
     facts |= {"size": version.entry.size, "framework": metadata.framework, "exporter": metadata.exporter}

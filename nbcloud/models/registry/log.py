@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ FORMAT = 1
 """Version of the events. Adding a kind or a key keeps it where older readers may leave it out."""
 
 _TRIES = 100
+_EVENT = re.compile(r"[0-9]{8}\.json")
+"""Not what a tool that copies folders may put beside them."""
 
 
 class Log:
@@ -34,7 +37,7 @@ class Log:
 
     def events(self) -> list[Event]:
         """All events, oldest first."""
-        names = [name for name in self._storage.names(self._folder) if name.endswith(".json")]
+        names = [name for name in self._storage.names(self._folder) if _EVENT.fullmatch(name)]
         for number in range(len(self._known), len(names)):
             self._known.append(self._read(number + 1))
         return list(self._known)
@@ -70,6 +73,7 @@ class Log:
         path = self._path(number)
         try:
             event: Event = json.loads(self._storage.read(path))
+            _ = event["kind"], event["time"], event["by"]
             if event["format"] > FORMAT:
                 raise ModelError(
                     f"{path} in the registry is of format {event['format']}; this nbcloud knows {FORMAT}.",

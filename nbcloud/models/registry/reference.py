@@ -47,6 +47,11 @@ class Reference:
         return f"{self.name}{which}" + (f"#{self.variant}" if self.variant else "")
 
 
+def is_name(name: object) -> bool:
+    """Whether a model, an alias or a variant can have this name."""
+    return isinstance(name, str) and re.fullmatch(_NAME, name) is not None
+
+
 def check_name(name: str, what: str) -> str:
     """The name, when it can be one.
 
@@ -55,9 +60,26 @@ def check_name(name: str, what: str) -> str:
     UsageError
         When it can't: names become parts of paths and addresses.
     """
-    if not isinstance(name, str) or re.fullmatch(_NAME, name) is None:
+    if not is_name(name):
         raise UsageError(
             f"{name!r} can't be the name of {what}.",
             "Use letters, digits, '.', '_' and '-', 100 at most, with a letter or digit at both ends.",
         )
     return name
+
+
+def check_alias(alias: str) -> str:
+    """The alias, when it can be one.
+
+    Raises
+    ------
+    UsageError
+        When it can't: it is no name, or a version's number.
+    """
+    check_name(alias, "an alias")
+    if alias.isdigit():
+        raise UsageError(
+            f"{alias!r} can't be an alias, since people would take it for a version.",
+            "First comes the version, then what it is called: %cloud models alias digits/3 champion",
+        )
+    return alias

@@ -1,214 +1,28 @@
-"""The registry: models by name, each with versions, aliases, tags, stages, variants and bundles."""
+"""The registry: what people ask of it, and what they change."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nbcloud.config import private_dir, settings
-from nbcloud.errors import ModelNotFound, UsageError
-from nbcloud.models import onnxfile, steps
+from nbcloud.errors import ModelError, ModelNotFound, UsageError
+from nbcloud.models import onnxfile
 from nbcloud.models.metadata import Metadata
 from nbcloud.models.registry.log import Event, Log
-from nbcloud.models.registry.reference import SCHEME, Reference, check_name
-from nbcloud.models.registry.state import Entry, File, State, Variant
+from nbcloud.models.registry.reference import Reference, check_alias, check_name, is_name
+from nbcloud.models.registry.state import File, State
 from nbcloud.models.registry.storage import Storage
-
-if TYPE_CHECKING:
-    from nbcloud.models.bundle.manifest import Manifest
-    from nbcloud.models.optimize import Choice, Student
+from nbcloud.models.registry.version import MODEL, Version
 
 STAGES = ("none", "staging", "production", "archived")
-MODEL = "model.onnx"
-
-
-@dataclass(frozen=True)
-class Version:
-    """A version of a model in a registry, as it is now.
-
-    Parameters
-    ----------
-    number : int
-        1, 2, …
-    aliases : tuple of str
-        Those that mean it.
-    """
-
-    registry: Registry
-    name: str
-    entry: Entry
-    aliases: tuple[str, ...]
-
-    @property
-    def number(self) -> int:
-        """Which version it is."""
-        return self.entry.number
-
-    @property
-    def uri(self) -> str:
-        """``models:/digits/3``."""
-        return f"{SCHEME}{self.name}/{self.number}"
-
-    @property
-    def metadata(self) -> Metadata:
-        """What its file says of itself."""
-        return Metadata.from_text(self.entry.metadata)
-
-    def path(self, variant: str = "") -> Path:
-        """Its ONNX file, on this machine and checked; with its weights beside it where they are apart."""
-        return self.registry.path(self, variant)
-
-    def optimize(
-        self,
-        target: str,
-        data: Any,
-        expected: Any = None,
-        *,
-        metric: str | Callable[[Any, Any], float] | None = None,
-        max_drop: float | None = None,
-        max_size: int | str | None = None,
-        max_latency: float | str | None = None,
-        only: Sequence[str] | None = None,
-        outputs: Sequence[str] | None = None,
-        student: Student | None = None,
-        keep: bool = True,
-        progress: Callable[[str], None] = lambda _: None,
-    ) -> Choice:
-        """Make smaller and faster forms for a target, run and measure each, and keep the best as a variant.
-
-        Parameters
-        ----------
-        target : str
-            ``cpu-x86``, ``edge-arm64``, ``edge-arm32``, ``jetson``, ``web``, ``cloud-gpu``; ``edge``.
-        data : array, DataFrame, mapping
-            Real data, as the model takes it: it calibrates 8-bit forms, and all are measured on it.
-        expected : array, optional
-            What would be right, for each row of the data.
-        metric : str or callable, optional
-            ``accuracy``, ``r2``, or a function of the answers by their names and what is expected; higher is
-            better.
-        max_drop : float, optional
-            Of the metric below full precision; of the agreement with it where nothing is expected.
-        max_size : int or str, optional
-            Bytes, or ``"5MiB"``.
-        max_latency : float or str, optional
-            Seconds for one row, the median; or ``"2ms"``.
-        only : sequence of str, optional
-            Forms to try, rather than all that are worth it there.
-        outputs : sequence of str, optional
-            Those of the model that are needed; the forms have no others, nor what only those need.
-        student : callable, optional
-            ``student(inputs, answers)`` trains a smaller model on the data and on what the model answers to
-            it, both arrays by their names, and returns it: a model that `nbcloud.export` takes, with the
-            same inputs and outputs in the same order. It is one more form, ``student``.
-        keep : bool
-            Whether the best becomes a variant in the registry.
-
-        Returns
-        -------
-        Choice
-            The table; ``best`` and, when it was kept, ``variant``.
-
-        Raises
-        ------
-        ModelError
-            When no form is within the limits; says which comes nearest.
-        """
-        from nbcloud.models.optimize import Limits, optimize
-
-        with tempfile.TemporaryDirectory(prefix="nbcloud-optimize-", ignore_cleanup_errors=True) as folder:
-            choice = optimize(
-                self.path(),
-                self.metadata,
-                Path(folder),
-                target_name=target,
-                data=data,
-                right=expected,
-                asked_metric=metric,
-                limits=Limits.read(max_drop, max_size, max_latency),
-                only=only,
-                outputs=outputs,
-                student=student,
-                progress=progress,
-            )
-            if keep:
-                best = choice.best
-                name = _free(
-                    f"{choice.target.name}-{best.way}", self.registry.get(self._reference).entry.variants
-                )
-                facts = {
-                    "target": choice.target.name,
-                    "form": best.way,
-                    **best.facts(),
-                    "note": choice.note(),
-                }
-                self.registry.add_variant(self._reference, name, best.path, facts)
-                choice.variant = f"{self.uri}#{name}"
-                choice.bundler = partial(self.bundle, golden=data, variant=name)
-        return choice
-
-    def bundle(
-        self,
-        path: Path | str,
-        golden: Any,
-        *,
-        sign: Path | str | None = None,
-        variant: str = "",
-        **facts: Any,
-    ) -> Manifest:
-        """Make the one file that is shipped to a device, and note it in the registry.
-
-        Parameters
-        ----------
-        path : path
-            ``digits.nbundle``.
-        golden : array, DataFrame or mapping
-            Some rows of real data: each device must answer them as it is answered here, before it uses the
-            model.
-        sign : path, optional
-            A private key (``nbcloud edge keygen``).
-        variant : str, optional
-            One of its variants; full precision otherwise.
-        **facts
-            Further arguments of `nbcloud.models.bundle.build.bundle`.
-        """
-        from nbcloud.models.bundle.build import bundle
-
-        target = Path(path)
-        with tempfile.TemporaryDirectory(prefix="nbcloud-bundle-", ignore_cleanup_errors=True) as folder:
-            now = self.registry.get(self._reference)  # variants may have been added since
-            source, model = now.path(variant), Path(folder) / MODEL
-            for file in onnxfile.files(source)[1:]:
-                shutil.copyfile(file, Path(folder) / file.name)
-            shutil.copyfile(source, model)
-            known = {"name": self.name, "version": str(self.number), "variant": variant} | facts
-            made = bundle(model, target, golden=golden, sign=None if sign is None else Path(sign), **known)
-        noted = {
-            "file": target.name,
-            "sha256": onnxfile.digest(target),
-            "variant": variant,
-            "signed": sign is not None,
-        }
-        self.registry.add_bundle(self._reference, noted)
-        return made
-
-    @property
-    def _reference(self) -> str:
-        return f"{self.name}/{self.number}"
-
-    def __repr__(self) -> str:
-        names = "".join(f" @{alias}" for alias in self.aliases)
-        metadata = self.metadata
-        takes = ", ".join(map(str, steps.outer(metadata.preprocessing, metadata.signature.inputs)))
-        gives = ", ".join(map(str, metadata.signature.outputs))
-        return f"<{self.uri}{names}: {metadata.framework}, takes {takes}, gives {gives}>"
 
 
 class Registry:
@@ -228,8 +42,9 @@ class Registry:
     # Reading
 
     def names(self) -> list[str]:
-        """The names of all models that have a version."""
-        return [name for name in self._storage.names("models") if self._state(name).alive]
+        """The names of all models that have a version, or of which that can't be told."""
+        there = filter(is_name, self._storage.names("models"))
+        return [name for name in there if self._may_have_versions(name)]
 
     def state(self, name: str) -> State:
         """All about one model.
@@ -265,11 +80,11 @@ class Registry:
         state = self.state(wanted.name)
         number = wanted.version
         if wanted.alias:
-            number = _alias(state, wanted.alias)
-        entry = state.alive[_number(state, number)]
-        if wanted.variant:
-            _variant(wanted.name, entry, wanted.variant)
-        return Version(self, wanted.name, entry, tuple(state.aliases_of(entry.number)))
+            number = state.meant(wanted.alias)
+        entry = state.alive[state.number(number)]
+        version = Version(self, wanted.name, entry, tuple(state.aliases_of(entry.number)))
+        version.files(wanted.variant)
+        return version
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, oldest first."""
@@ -281,11 +96,13 @@ class Registry:
 
     def path(self, version: Version, variant: str = "") -> Path:
         """The ONNX file of a version or a variant; see `Version.path`."""
-        files = _variant(version.name, version.entry, variant).files if variant else version.entry.files
+        files = version.files(variant)
         found = [(file.name, self._storage.fetch(file.sha256)) for file in files]
         if len(found) == 1:
             return found[0][1]
-        folder = private_dir(settings().data_dir / "models-cache" / "together" / files[0].sha256)
+        # Of all of them: models of the same graph may differ in the weights that are apart.
+        known = hashlib.sha256("".join(file.sha256 for file in files).encode()).hexdigest()
+        folder = private_dir(settings().data_dir / "models-cache" / "together" / known)
         for name, blob in found:
             _copy(blob, folder / name)
         return folder / MODEL
@@ -326,12 +143,7 @@ class Registry:
 
     def set_alias(self, reference: str, alias: str) -> Version:
         """Have an alias mean this version from now on."""
-        check_name(alias, "an alias")
-        if alias.isdigit():
-            raise UsageError(
-                f"{alias!r} can't be an alias, since people would take it for a version.",
-                "First comes the version, then what it is called: %cloud models alias digits/3 champion",
-            )
+        check_alias(alias)
         version = self.get(reference)
         return self._change(version, lambda _: {"kind": "alias", "alias": alias})
 
@@ -347,7 +159,7 @@ class Registry:
 
         def before(events: list[Event]) -> Event:
             state = State.of(name, events)
-            _alias(state, alias)
+            state.meant(alias)
             past = state.aliases[alias][:-1]
             if not past or not past[-1]:
                 raise UsageError(
@@ -368,7 +180,7 @@ class Registry:
         """Take an alias away; `roll_back` can't bring it back, `set_alias` can."""
 
         def away(events: list[Event]) -> Event:
-            _alias(State.of(name, events), alias)
+            State.of(name, events).meant(alias)
             return {"kind": "alias", "alias": alias, "version": 0}
 
         self.state(name)
@@ -436,18 +248,28 @@ class Registry:
 
         def gone(state: State) -> Event:
             entry = state.alive[version.number]
-            users = _users(state, entry, wanted.variant)
+            users = state.users(entry, wanted.variant)
             if users:
                 raise UsageError(f"{wanted} can't be deleted: {users[0]} it.", "Remove that first.")
             return {"kind": "delete", "variant": wanted.variant}
 
         self._change(version, gone)
-        return self._storage.sweep(self._used())
+        try:
+            used = self._used()
+        except ModelError:  # a model that can't be read may have any file
+            return 0
+        return self._storage.sweep(used)
 
     # Inside
 
     def _state(self, name: str) -> State:
         return State.of(name, self._log(name).events())
+
+    def _may_have_versions(self, name: str) -> bool:
+        try:
+            return bool(self._state(name).alive)
+        except ModelError:  # whoever asks for it is told
+            return True
 
     def _log(self, name: str) -> Log:
         return self._logs.setdefault(name, Log(self._storage, check_name(name, "a model")))
@@ -475,62 +297,10 @@ class Registry:
 
     def _used(self) -> set[str]:
         """The contents that some version or variant has."""
-        entries = [
-            entry for name in self._storage.names("models") for entry in self._state(name).alive.values()
-        ]
+        entries = [entry for name in self.names() for entry in self._state(name).alive.values()]
         files = [file for entry in entries for file in entry.files]
         files += [file for entry in entries for variant in entry.variants.values() for file in variant.files]
         return {file.sha256 for file in files}
-
-
-def _number(state: State, number: int | None) -> int:
-    if number is None:
-        return max(state.alive)
-    if number not in state.alive:
-        gone = " any more" if number in state.versions else ""
-        raise ModelNotFound(
-            f"The model {state.name!r} has no version {number}{gone}.",
-            f"It has: {_listed(map(str, state.alive))}.",
-        )
-    return number
-
-
-def _alias(state: State, alias: str) -> int:
-    current = state.current
-    if alias not in current:
-        near = difflib.get_close_matches(alias, current, n=1)
-        hint = f"Did you mean @{near[0]}? " if near else ""
-        known = f"It has: {_listed('@' + each for each in current)}." if current else "It has no alias."
-        raise ModelNotFound(f"The model {state.name!r} has no alias @{alias}.", hint + known)
-    return current[alias]
-
-
-def _variant(name: str, entry: Entry, variant: str) -> Variant:
-    if variant not in entry.variants:
-        known = f"It has: {_listed(entry.variants)}." if entry.variants else "It has none."
-        raise ModelNotFound(f"{name}/{entry.number} has no variant {variant!r}.", known)
-    return entry.variants[variant]
-
-
-def _users(state: State, entry: Entry, variant: str) -> list[str]:
-    """What points at a version, or at a variant of it, each with its verb."""
-    bundles = [each for each in entry.bundles if not variant or each.get("variant") == variant]
-    found = [f"the bundle {each['file']} was made of" for each in bundles]
-    if not variant:
-        found = [f"the alias @{alias} means" for alias in state.aliases_of(entry.number)] + found
-        found += [f"the variant {each!r} was made of" for each in entry.variants]
-    return found
-
-
-def _free(name: str, taken: Iterable[str]) -> str:
-    """The name, or with a number behind it the first that is not taken."""
-    names = set(taken)
-    numbered = (f"{name}-{number}" for number in range(2, len(names) + 3))
-    return next(each for each in (name, *numbered) if each not in names)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def _copy(blob: Path, path: Path) -> None:

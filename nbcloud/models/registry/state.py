@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbcloud.errors import ModelError, ModelNotFound
 from nbcloud.models.registry.log import Event
 
 
@@ -66,8 +68,14 @@ class State:
         state = cls(name)
         for event in events:
             happened = getattr(state, f"_on_{event.get('kind')}", None)
-            if happened is not None:
-                happened(event)
+            try:
+                if happened is not None:
+                    happened(event)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                what = f"Event {event.get('number')} of the model {name!r} in the registry"
+                raise ModelError(
+                    f"{what} is not as it was written ({type(error).__name__}: {error})."
+                ) from None
         return state
 
     @property
@@ -84,6 +92,49 @@ class State:
         """The aliases that mean a version now."""
         return [alias for alias, meant in self.current.items() if meant == number]
 
+    def number(self, wanted: int | None) -> int:
+        """The version of that number; the newest one for None.
+
+        Raises
+        ------
+        ModelNotFound
+            Lists those that there are.
+        """
+        if wanted is None:
+            return max(self.alive)
+        if wanted not in self.alive:
+            gone = " any more" if wanted in self.versions else ""
+            raise ModelNotFound(
+                f"The model {self.name!r} has no version {wanted}{gone}.",
+                f"It has: {', '.join(map(str, self.alive))}.",
+            )
+        return wanted
+
+    def meant(self, alias: str) -> int:
+        """The version that an alias means now.
+
+        Raises
+        ------
+        ModelNotFound
+            Names the nearest that there is.
+        """
+        current = self.current
+        if alias not in current:
+            near = difflib.get_close_matches(alias, current, n=1)
+            hint = f"Did you mean @{near[0]}? " if near else ""
+            known = f"It has: {', '.join(f'@{each}' for each in current)}." if current else "It has no alias."
+            raise ModelNotFound(f"The model {self.name!r} has no alias @{alias}.", hint + known)
+        return current[alias]
+
+    def users(self, entry: Entry, variant: str) -> list[str]:
+        """What points at a version, or at a variant of it, each with its verb."""
+        bundles = [each for each in entry.bundles if not variant or each.get("variant") == variant]
+        found = [f"the bundle {each['file']} was made of" for each in bundles]
+        if not variant:
+            found = [f"the alias @{alias} means" for alias in self.aliases_of(entry.number)] + found
+            found += [f"the variant {each!r} was made of" for each in entry.variants]
+        return found
+
     def _on_version(self, event: Event) -> None:
         self.versions[event["version"]] = Entry(
             number=event["version"],
@@ -96,10 +147,14 @@ class State:
         )
 
     def _on_alias(self, event: Event) -> None:
-        self.aliases.setdefault(event["alias"], []).append(event["version"])
+        past = self.aliases.setdefault(event["alias"], [])
+        if not past or past[-1] != event["version"]:  # what is set again has not moved
+            past.append(event["version"])
 
     def _on_rollback(self, event: Event) -> None:
-        self.aliases[event["alias"]].pop()
+        past = self.aliases[event["alias"]]
+        while past and past[-1] != event["version"]:
+            past.pop()
 
     def _on_tag(self, event: Event) -> None:
         tags = self.versions[event["version"]].tags

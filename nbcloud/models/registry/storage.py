@@ -123,6 +123,8 @@ class Storage:
             )
 
     def _read(self, path: str) -> bytes:
+        if self._local is not None:  # a model of many versions is many small files
+            return (self._local / path).read_bytes()
         self._files.invalidate_cache()
         return bytes(self._files.cat_file(self._at(path)))
 
@@ -130,13 +132,12 @@ class Storage:
 
     def keep(self, source: Path) -> tuple[str, int]:
         """Keep a file under its SHA-256, which is returned with its size in bytes."""
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(source)
         at = _blob(digest)
         with _explained(self.root):
             if self._local is None:
                 self._files.put_file(str(source), self._at(at))
-            elif not (self._local / at).exists():
+            elif not (self._local / at).exists() or _digest(self._local / at) != digest:
                 with _whole(self._local / at) as partial:
                     shutil.copyfile(source, partial)
                     partial.chmod(0o444)
@@ -159,9 +160,8 @@ class Storage:
                 self._files.get_file(self._at(at), str(partial))
         if not local.exists():
             raise ModelError(f"The registry {self.root!r} has lost a file of the model ({digest[:12]}).")
-        with local.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                return local
+        if _digest(local) == digest:
+            return local
         if self._local is None:
             local.unlink()
         raise ModelError(
@@ -189,6 +189,11 @@ class Storage:
 
 def _protocols(files: Any) -> tuple[str, ...]:
     return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _blob(digest: str) -> str:

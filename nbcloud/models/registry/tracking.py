@@ -26,7 +26,7 @@ from nbcloud.models.metadata import KEY
 from nbcloud.models.signature import TEXT, Tensor
 
 if TYPE_CHECKING:
-    from nbcloud.models.registry.registry import Version
+    from nbcloud.models.registry.version import Version
 
 SCHEME = "mlflow:"
 _REFERENCE = re.compile(

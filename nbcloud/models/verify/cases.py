@@ -17,7 +17,9 @@ _ROWS = 64
 _REPEATED = 4
 """Rows that take the place of all others, at most."""
 _LARGE = 1e3
-_ROUNDED = 4
+_ROUNDED = 16
+_LEAST = 2.0**-100
+"""What zeros become at most, which have no last digit."""
 _LAST_DIGIT = {"float64": 2.0**-23, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """In double precision, too, because what a device is given comes in single."""
 NAN = "NaN"
@@ -68,6 +70,8 @@ def cases(inputs: tuple[Tensor, ...], feeds: Feeds) -> Iterator[Case]:
     if any(_kind(each)[0] in "iub" for each in inputs):
         yield Case("other whole numbers", _each(inputs, few, lambda _, value: _others(value, random), "iub"))
         yield Case("whole numbers beside", _each(inputs, few, lambda _, value: _next(value, random), "iu"))
+        # Sequences and their masks end so, though those of the sample may all be full.
+        yield Case("zeros at the ends", _each(inputs, few, lambda _, value: _cut_short(value), "iub"))
     if any(_kind(each) == "f" for each in inputs):
         yield Case("the other sign", _each(inputs, few, lambda _, value: -value))
         yield Case("zeros", _each(inputs, few, lambda _, value: np.zeros_like(value)))
@@ -87,7 +91,8 @@ def rounded(inputs: tuple[Tensor, ...], feeds: Feeds, precision: str) -> Iterato
 
     def change(_: Tensor, value: Any) -> Any:
         moves = random.choice([-1, 1], size=value.shape) * _LAST_DIGIT[precision]
-        return (value * (1 + moves)).astype(value.dtype)
+        least = random.uniform(-1, 1, size=value.shape) * _LEAST
+        return np.where(value == 0, least, value * (1 + moves)).astype(value.dtype)
 
     for _ in range(_ROUNDED):
         yield _each(inputs, feeds, change)
@@ -134,6 +139,14 @@ def _next(value: Any, random: np.random.Generator) -> Any:
     """Each number or the one above it, which single precision can't tell apart beyond 2**24."""
     moves = (random.random(value.shape) < 0.5) & (value < _range(value)[1])
     return value + moves.astype(value.dtype)
+
+
+def _cut_short(value: Any) -> Any:
+    """Rows whose second half is zero."""
+    if value.ndim < 2:
+        return value
+    length = value.shape[1]
+    return np.concatenate([value[:, : length - length // 2], np.zeros_like(value[:, : length // 2])], axis=1)
 
 
 def _range(value: Any) -> tuple[Any, Any]:

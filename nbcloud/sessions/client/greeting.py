@@ -77,7 +77,8 @@ async def install(info: ClusterInfo) -> None:
     """Bring the journal to the scheduler and a host to each worker, now and later."""
     local = info.directory if info.kind == "local" else None
     directory = str(Path(local) / "journal") if local else None
+    host = Arriving(settings().preload)
     journal = Journal(directory, settings().journal_memory)
     async with rpc(await route(info), connection_args=arguments(info)) as scheduler:
         await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
-        await scheduler.register_worker_plugin(plugin=pickle.dumps(Arriving()), name=PLUGIN, idempotent=True)
+        await scheduler.register_worker_plugin(plugin=pickle.dumps(host), name=PLUGIN, idempotent=True)

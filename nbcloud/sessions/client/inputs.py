@@ -14,7 +14,8 @@ from nbcloud.cells.payloads import mutable_parts
 from nbcloud.sessions.client.handles import Handle
 from nbcloud.sessions.user_names import is_history
 
-_SHARING_SECONDS = 0.03
+_SHARING_SECONDS = 0.1
+"""On a processor: a name that is not found would silently not follow the changes of what it shares."""
 _SHARING_LIMIT = 2**18
 
 
@@ -130,7 +131,7 @@ class Inputs:
         if not travelling and not there:
             return set()
         sharing = set()
-        deadline = time.monotonic() + _SHARING_SECONDS
+        deadline = time.thread_time() + _SHARING_SECONDS
         for name, value in list(self._namespace.items()):
             if name in choice.names or isinstance(value, Handle) or settled(value) or not self.visible(name):
                 continue
@@ -140,7 +141,7 @@ class Inputs:
         return sharing
 
     def _inside(self, value: Any, deadline: float) -> set[int]:
-        left = deadline - time.monotonic()
+        left = deadline - time.thread_time()
         if left < 0:
             return set()
         return {*mutable_parts(value, self._namespace, limit=_SHARING_LIMIT, seconds=left)}

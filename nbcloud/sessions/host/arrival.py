@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker, secede
@@ -22,10 +23,19 @@ _HOST_SECONDS = 30.0
 
 
 class Arriving:
-    """What is sent: unpickled in a worker, it is that worker's `arrive`."""
+    """What is sent: unpickled in a worker, it is that worker's `arrive`.
+
+    Parameters
+    ----------
+    preload : sequence of str
+        Modules that kernels have imported before they start.
+    """
+
+    def __init__(self, preload: Sequence[str]) -> None:
+        self._preload = [*preload]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return arrive, ()
+        return arrive, (self._preload,)
 
 
 class Absent(WorkerPlugin):
@@ -43,7 +53,7 @@ class Absent(WorkerPlugin):
         self.lacking = lacking
 
 
-def arrive() -> Host | Absent:
+def arrive(preload: Sequence[str]) -> Host | Absent:
     """The host of the worker that this is, where it can have one."""
     said = environment.said()
     lacking = environment.lacking(environment.Facts.of(said))
@@ -51,7 +61,7 @@ def arrive() -> Host | Absent:
         return Absent(lacking)
     from nbcloud.sessions.host.host import Host
 
-    return Host(said)
+    return Host(said, preload)
 
 
 def hold_session(session: str, memory: int | None, gpus: int = 0) -> str:

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,15 @@ from distributed.comm import Comm, connect
 from nbcloud.sessions.channel import PROTOCOL, Channel
 from nbcloud.sessions.host import nvml
 from nbcloud.sessions.host.devices import Devices
-from nbcloud.sessions.host.process import KernelProcess
+from nbcloud.sessions.host.process import KernelProcess, environment
 from nbcloud.sessions.host.run import frames_of
 from nbcloud.sessions.host.session import HostedSession
+from nbcloud.sessions.host.template import Template
 from nbcloud.sessions.spool import Spool, own_directory
 
 PLUGIN = "nbcloud"
-_WARM_DELAY = 2.0
+_COLD_DELAY = 2.0
+_FORK_DELAY = 0.2
 _RECONNECT_SECONDS = 0.2
 _PORTS = 16
 _LONGEST_BASE = 103 - len("/nbcloud-1000000000/1234567-12345678/1000/k-5")  # 103 on macOS, 107 on Linux
@@ -58,12 +60,15 @@ class Host(WorkerPlugin):
     ----------
     packages : str
         What its worker has, as `environment.said` tells it.
+    preload : sequence of str
+        Modules that its kernels have imported before they start.
     """
 
     name = PLUGIN
 
-    def __init__(self, packages: str = "") -> None:
+    def __init__(self, packages: str = "", preload: Sequence[str] = ()) -> None:
         self._packages = packages
+        self._preload = [*preload]
 
     def setup(self, worker: Worker) -> None:
         """Start to serve on ``worker``."""
@@ -75,6 +80,7 @@ class Host(WorkerPlugin):
         self._identity = secrets.token_hex(8)
         self._directory = own_directory(_for_sockets())
         self._spool = Spool()
+        self._template = Template(self._directory, self._preload)
         self._sessions: dict[str, HostedSession] = {}
         self._clients: dict[str, Channel] = {}
         self._devices = Devices(os.environ, self.worker.state.total_resources.get("GPU", 0))
@@ -84,7 +90,7 @@ class Host(WorkerPlugin):
         self._journal = Channel(self._from_journal)
         self.worker.handlers["nbcloud_shortcut"] = self.serve_client
         self._spawn(self._connect())
-        self._warm: asyncio.Task[KernelProcess] | None = self._spawn(self._start_kernel())
+        self._warm: asyncio.Task[KernelProcess] | None = self._spawn(self._first_kernel())
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
@@ -98,13 +104,10 @@ class Host(WorkerPlugin):
             task.cancel()
         for session in list(self._sessions.values()):
             session.abort()
-        if (
-            self._warm is not None
-            and self._warm.done()
-            and not self._warm.cancelled()
-            and not self._warm.exception()
-        ):
-            self._warm.result().close()
+        warm = self._warm
+        if warm is not None and warm.done() and not warm.cancelled() and not warm.exception():
+            warm.result().close()
+        self._template.close()
         for channel in (self._journal, *self._clients.values()):
             channel.abort()
         self._spool.close()
@@ -170,7 +173,7 @@ class Host(WorkerPlugin):
             case "kill":
                 session.kill(message["state"], message["why"])
             case "close":
-                session.kill("lost", message["why"])
+                session.close(message["why"])
             case "call":
                 session.call(frames_of(message))
             case "comm":
@@ -226,7 +229,7 @@ class Host(WorkerPlugin):
         self._kernels += 1
         directory = self._directory / str(self._kernels)
         directory.mkdir(mode=0o700)
-        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code))
+        kernel = KernelProcess(directory, lambda code: self._exited(kernel, code), self._template)
         try:
             await kernel.start()
         except BaseException:
@@ -234,17 +237,26 @@ class Host(WorkerPlugin):
             raise
         return kernel
 
+    async def _first_kernel(self) -> KernelProcess:
+        """A kernel ahead from a template that has imported all, unless a session wants one before."""
+        either = [self._spawn(self._template.loaded(environment())), self._spawn(self._wanted.wait())]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return await self._start_kernel()
+
     async def _take_kernel(self) -> KernelProcess:
         warm, self._warm = self._warm, None
+        cold = True
         self._wanted.set()
         try:
             kernel = await warm if warm is not None else await self._start_kernel()
-            if not psutil.pid_exists(kernel.pid):
+            if kernel.outdated or not psutil.pid_exists(kernel.pid):
+                kernel.close()
                 kernel = await self._start_kernel()
+            cold = not kernel.forked
         finally:
             # Not at once: the session's first cell wants the processor.
             self._wanted = asyncio.Event()
-            self._warm = self._spawn(self._start_kernel(_WARM_DELAY))
+            self._warm = self._spawn(self._start_kernel(_COLD_DELAY if cold else _FORK_DELAY))
         return kernel
 
     async def claim(self, name: str, memory: int | None, gpus: int, ended: threading.Event) -> None:
@@ -276,10 +288,10 @@ class Host(WorkerPlugin):
             facts={"session": name, "host": socket.gethostname(), **where},
             devices=devices,
         )
-        environment = self._devices.environment(devices)
-        if environment:
-            seen = {self._devices.variable: environment[self._devices.variable]}
-            self._sessions[name].settle(environment)
+        seeing = self._devices.environment(devices)
+        if seeing:
+            seen = {self._devices.variable: seeing[self._devices.variable]}
+            self._sessions[name].settle(seeing)
             self._sessions[name].facts["resources"] = {
                 **seen,
                 **await asyncio.to_thread(nvml.facts, devices),

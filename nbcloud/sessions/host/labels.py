@@ -10,6 +10,7 @@ import json
 import time
 from typing import Any
 
+from nbcloud.runs.entries import LOGGED
 from nbcloud.sessions.runlog import STARTED, Message
 
 _DISPLAYS = {"display_data", "update_display_data"}
@@ -99,6 +100,8 @@ class Labels:
         _, kind, content, metadata, buffers = message
         if kind == STARTED:
             return [message]
+        if kind == LOGGED:  # as is the habit of those who train on many workers: the first one tells
+            return [message] if self._rank == 0 else []
         shown = self._shown_error()
         if kind == "stream":
             said = json.loads(content)

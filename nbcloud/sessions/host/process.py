@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections import deque
@@ -19,16 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import zmq
+import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import DELIM
 
 from nbcloud.errors import SessionLost
+from nbcloud.sessions.host.template import Child, Template
 from nbcloud.sessions.kernel.blackbox import POSITION_KEY, Reader
 from nbcloud.sessions.messages import AFTER, BLACK_BOX, DONE
 
 _READY_SECONDS = 60
 _AT_ONCE = 200
+_CONNECT_MILLISECONDS = 10
+"""How often to look for the sockets of a kernel that begins; ZeroMQ's 100 are longer than a fork takes."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +62,20 @@ class _Specs(KernelSpecManager):
         return KernelSpec(argv=argv, display_name="nbcloud", language="python", interrupt_mode="signal")
 
 
-def _environment() -> dict[str, str]:
-    """The worker's environment, without what Dask set for its own threads."""
+def environment() -> dict[str, str]:
+    """The worker's environment, without what Dask set for its own threads: that of its kernels."""
     import dask
 
-    environment = dict(os.environ)
+    own = dict(os.environ)
     for key, value in dask.config.get("distributed.nanny.pre-spawn-environ", default={}).items():
-        if environment.get(key) == str(value):
-            del environment[key]
+        if own.get(key) == str(value):
+            del own[key]
     # PYTHONHASHSEED is Dask's, for its workers; the others belong to who started the worker.
     for key in ("JPY_SESSION_NAME", "JPY_API_TOKEN", "PYTEST_CURRENT_TEST", "PYTHONHASHSEED"):
-        environment.pop(key, None)
-    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
-    return environment
+        own.pop(key, None)
+    own["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a warning of the debugger's, which nobody asked for
+    own["JPY_PARENT_PID"] = str(os.getpid())  # as jupyter_client has it
+    return own
 
 
 class KernelProcess:
@@ -81,15 +87,24 @@ class KernelProcess:
         Private and short, for the connection file, the sockets and the log.
     on_exit : callable
         Called in the event loop with the exit code, once, however the process ends.
+    template : Template, optional
+        Forks the process, where it can.
     """
 
-    def __init__(self, directory: Path, on_exit: Callable[[int], None]) -> None:
+    def __init__(
+        self, directory: Path, on_exit: Callable[[int], None], template: Template | None = None
+    ) -> None:
         self._directory = directory
         self._on_exit = on_exit
+        self._template = template
+        self._process: Any = None
         self._loop = asyncio.get_running_loop()
         self._reaped = False
         self._ended: asyncio.Future[int] = self._loop.create_future()
-        manager = AsyncKernelManager(kernel_spec_manager=_Specs(), kernel_name="nbcloud")
+        # One context for all: each has a thread of its own, and takes its time to end.
+        manager = AsyncKernelManager(
+            context=zmq.asyncio.Context.instance(), kernel_spec_manager=_Specs(), kernel_name="nbcloud"
+        )
         manager.connection_file = str(directory / "kernel.json")
         if os.name == "posix":
             manager.transport = "ipc"
@@ -107,18 +122,14 @@ class KernelProcess:
 
     async def start(self) -> None:
         """Start the process and wait until it answers."""
-        with self.log.open("wb") as log:
-            self._black_box = Reader(self._black_box_file)
-            environment = {**_environment(), BLACK_BOX: str(self._black_box_file)}
-            await self._manager.start_kernel(
-                env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        process = self._manager.provisioner.process
-        self.pid = process.pid
-        threading.Thread(target=self._wait, args=(process,), daemon=True, name="nbcloud-kernel-exit").start()
+        self._black_box = Reader(self._black_box_file)
+        self._process = await self._forked() or await self._cold()
+        self.pid = self._process.pid
+        threading.Thread(target=self._wait, daemon=True, name="nbcloud-kernel-exit").start()
         self._session = self._manager.session
         # Requests wait in memory: a send that waits for the kernel would stop all of the worker.
         self._manager.context.sndhwm = 0
+        self._manager.context.reconnect_ivl = _CONNECT_MILLISECONDS
         # Read when their descriptors say so: ZeroMQ's sockets for asyncio take longer for each message.
         self._async_sockets = (self._manager.connect_shell(), self._manager.connect_iopub())
         self._shell, self._iopub = (zmq.Socket.shadow(socket.underlying) for socket in self._async_sockets)
@@ -136,28 +147,46 @@ class KernelProcess:
                 )
             await ready
 
+    async def _forked(self) -> Any:
+        if self._template is None:
+            return None
+        self._manager.write_connection_file()
+        return await self._template.fork(
+            environment(),
+            connection_file=self._manager.connection_file,
+            black_box=str(self._black_box_file),
+            log=str(self.log),
+        )
+
+    async def _cold(self) -> Any:
+        variables = {**environment(), BLACK_BOX: str(self._black_box_file)}
+        with self.log.open("wb") as log:
+            await self._manager.start_kernel(
+                env=variables, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self._manager.provisioner.process
+
     def _readable(self, socket: zmq.Socket[bytes]) -> None:
         socket.get(zmq.EVENTS)  # else the descriptor goes on saying so
         self._news.set()
 
     async def _answers(self) -> None:
-        """Ask until a status message proves that the subscription to iopub is in force."""
+        """Ask, once the subscription to iopub is in force; the answer proves that the kernel runs."""
         while True:
-            self.send(self.frames("kernel_info_request", {}))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     while True:
                         for _, header, parent in await self.messages():
-                            if (
-                                header["msg_type"] == "status"
-                                and parent.get("msg_type") == "kernel_info_request"
-                            ):
+                            if header["msg_type"] == "iopub_welcome":
+                                self.send(self.frames("kernel_info_request", {}))
+                            elif parent.get("msg_type") == "kernel_info_request":
                                 return
+            self.send(self.frames("kernel_info_request", {}))
 
-    def _wait(self, process: Any) -> None:
-        code = process.wait()
+    def _wait(self) -> None:
+        code = self._process.wait()
         self._reaped = True
-        _kill_group(process)  # what it started and left
+        self._signal(signal.SIGKILL)  # what it started and left
         with contextlib.suppress(RuntimeError):  # the worker's loop may be gone before its kernels
             self._loop.call_soon_threadsafe(self._exited, code)
 
@@ -237,14 +266,38 @@ class KernelProcess:
 
     async def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs."""
-        await self._manager.interrupt_kernel()
+        if os.name != "posix":
+            await self._manager.interrupt_kernel()
+        elif not self._reaped:
+            self._signal(signal.SIGINT)
+
+    @property
+    def forked(self) -> bool:
+        """Whether it comes from the template."""
+        return isinstance(self._process, Child)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it has imported what has changed since, unlike one that would be started now."""
+        return isinstance(self._process, Child) and bool(self._process.changed)
+
+    def shut_down(self) -> None:
+        """Have the process end by itself, as a notebook's does when it is shut down."""
+        self.send(self.frames("shutdown_request", {"restart": False}))
 
     def kill(self) -> None:
         """End the process and its children at once."""
-        process = self._manager.provisioner.process if self._manager.provisioner else None
         # Once it is reaped, its number may be another process's.
-        if process is not None and not self._reaped:
-            _kill_group(process)
+        if self._process is not None and not self._reaped:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        """Send a signal to the process and the group that it leads."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self.pid, number)
+            else:
+                self._process.kill()
 
     def close(self) -> None:
         """Kill the process and remove its files."""
@@ -253,6 +306,7 @@ class KernelProcess:
             with contextlib.suppress(zmq.ZMQError):
                 self._loop.remove_reader(socket.FD)
             socket.close(0)
+        self._manager._close_control_socket()  # which a cold start opens
         self._manager.cleanup_connection_file()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -261,15 +315,6 @@ class KernelProcess:
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
-
-
-def _kill_group(process: Any) -> None:
-    """Kill a process with the group that it leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.name == "posix":
-            os.killpg(process.pid, 9)
-        else:
-            process.kill()
 
 
 def _parsed(parts: list[bytes]) -> Message:

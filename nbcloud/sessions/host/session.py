@@ -78,6 +78,7 @@ class HostedSession:
         self._waiting: deque[HostedRun] = deque()
         self._ended_runs: deque[str] = deque(maxlen=_REMEMBERED)
         self._executing = 0
+        self._closing = False
         self._verdict: tuple[str, str] | None = None
         self._deadline: asyncio.Task[None] | None = None
         self._comms: dict[str, str] = {}
@@ -138,6 +139,21 @@ class HostedSession:
     def kill(self, state: str, why: str) -> None:
         """End the kernel, and what it runs in the given state."""
         self._verdict = self._verdict or (state, why)
+        self.kernel.kill()
+
+    def close(self, why: str) -> None:
+        """End the kernel on purpose; one that runs nothing has its time to end by itself."""
+        busy = self._active is not None
+        self._verdict = self._verdict or ("lost", why)
+        if busy or self._closing:
+            self.kernel.kill()
+            return
+        self._closing = True
+        self.kernel.shut_down()
+        self._tasks.append(self._spawn(self._kill_later()))
+
+    async def _kill_later(self) -> None:
+        await asyncio.sleep(GRACE)
         self.kernel.kill()
 
     def settle(self, environment: dict[str, str], **more: Any) -> None:
@@ -332,7 +348,8 @@ class HostedSession:
 
     async def end(self, code: int) -> None:
         """The kernel has ended: report it, after all that it said before."""
-        await asyncio.sleep(0.05)  # what is still in its socket reaches the pump
+        if not self._closing:
+            await asyncio.sleep(0.05)  # what is still in its socket reaches the pump
         self._cancel_tasks()
         while batch := self.kernel.messages_now():
             self._take(batch)

@@ -23,8 +23,7 @@ async def dask_setup(scheduler: Scheduler) -> None:
     except ImportError as error:
         logger.warning("nbcloud's sessions can't be had here: %s", error)
         return
+    host = Arriving(settings().preload)
     journal = Journal(None, settings().journal_memory)
     await scheduler.register_scheduler_plugin(plugin=pickle.dumps(journal), name=PLUGIN, idempotent=True)
-    await scheduler.register_worker_plugin(
-        None, plugin=pickle.dumps(Arriving()), name=PLUGIN, idempotent=True
-    )
+    await scheduler.register_worker_plugin(None, plugin=pickle.dumps(host), name=PLUGIN, idempotent=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import gc
+import io
 import logging
 import os
 import signal
@@ -17,7 +20,7 @@ from traitlets.config import Config
 
 from nbcloud.sessions.kernel.blackbox import BlackBox
 from nbcloud.sessions.kernel.streams import OrderedOutStream
-from nbcloud.sessions.messages import BLACK_BOX
+from nbcloud.sessions.messages import BLACK_BOX, TEMPLATE
 
 
 def _die_with_parent() -> None:
@@ -34,6 +37,9 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+_FILES = {io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom}
+
+
 class _NoShellThread:
     """What a kernel without subshells has in place of the thread for them.
 
@@ -48,6 +54,9 @@ class _NoShellThread:
 
 class SessionApp(IPKernelApp):
     """The process of one session."""
+
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """Do nothing: the host says only ``-f FILE``, and a parser of all options takes its time."""
 
     def init_control(self, context: Any) -> None:
         """Without subshells: each message would pass through one more thread."""
@@ -81,13 +90,24 @@ class SessionApp(IPKernelApp):
 
 
 def main() -> None:
-    """Run one kernel."""
+    """Run one kernel; with ``--template``, in each process that the template forks."""
     _die_with_parent()
     del sys.path[0]  # the worker's directory, by -m; IPython adds the current one, as it does in any kernel
+    forked = sys.argv[1:2] == [TEMPLATE]
+    if forked:
+        from nbcloud.sessions.kernel import preloads, template
+
+        template.serve()
+        _die_with_parent()
     config = Config()
+    config.IPKernelApp.connection_file = sys.argv[2]
     # The notebook keeps the history; a second writer on the same file would only fight for its lock.
     config.HistoryManager.hist_file = ":memory:"
-    config.IPKernelApp.outstream_class = "nbcloud.sessions.kernel.streams.OrderedOutStream"
+    config.IPKernelApp.outstream_class = (
+        "nbcloud.sessions.kernel.preloads.stream"
+        if forked
+        else "nbcloud.sessions.kernel.streams.OrderedOutStream"
+    )
     # A cell that lacked values comes once more, and may look the same.
     config.Session.digest_history_size = 0
     config.IPKernelApp.kernel_class = "nbcloud.sessions.kernel.kernel.SessionKernel"
@@ -95,7 +115,24 @@ def main() -> None:
         OrderedOutStream.backlog.black_box = BlackBox(Path(os.environ.pop(BLACK_BOX)))
     app = SessionApp.instance(config=config)
     app.initialize(sys.argv[1:])
+    if forked:
+        preloads.look_again()
     # Its handler shows no more than warnings, but each message would be made ready for it several times.
     app.log.setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):
         app.start()
+    _end()
+
+
+def _end() -> None:
+    """End as any interpreter does, but take no imported module apart: that is nine tenths of the time."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()  # of which IPython's lets go of all that the user had
+    gc.collect()
+    for each in gc.get_objects():
+        if type(each) in _FILES:
+            with contextlib.suppress(OSError, ValueError):
+                each.flush()
+    os._exit(0)

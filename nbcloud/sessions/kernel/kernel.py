@@ -22,6 +22,8 @@ from IPython.core.error import StdinNotImplementedError
 
 from nbcloud import secret_values
 from nbcloud.redact import Redactor, environment_secrets
+from nbcloud.runs import tracking
+from nbcloud.sessions.kernel.logged import CellSink
 from nbcloud.sessions.kernel.names import RemoteNames
 from nbcloud.sessions.kernel.streams import OrderedOutStream
 from nbcloud.sessions.messages import AFTER, CALL, DONE
@@ -42,6 +44,8 @@ class SessionKernel(IPythonKernel):
             stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, OrderedOutStream)
         ]
         self._mask({})
+        self._logged = CellSink(self)
+        tracking.install(self._logged)
 
     if set(IPythonKernel.execute_request.__code__.co_names) == {"super", "execute_request"}:
         # It passes on to this, and no more. Without it there is room on the stack for do_execute below, and a
@@ -73,6 +77,7 @@ class SessionKernel(IPythonKernel):
             return self._done(request, {"status": "cached", "of": before}, [])
         self.shell.execution_count = request["count"]
         self.names.watch()
+        self._logged.begin_cell()
         try:
             with self._interruptible():
                 reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)
@@ -158,6 +163,7 @@ class SessionKernel(IPythonKernel):
             stream.drain()
         if self._streams:
             self._streams[0].send_soon()  # the text of both
+        self._logged.end_cell()
         self._tell({"run": request["run"], **end}, self.get_parent("shell"), buffers)
         return {
             "status": "ok" if end["status"] in {"ok", "cached"} else "error",

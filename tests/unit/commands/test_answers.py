@@ -7,6 +7,10 @@ import pytest
 from nbcloud.commands.answers import Answer, ago, duration
 
 
+def test_a_clock_that_was_set_back_makes_nothing_of_the_future():
+    assert ago(time.time() + 60) == "0.0 s ago"
+
+
 def test_a_table_is_aligned_and_the_text_is_below():
     answer = Answer("Two.", ["name", "n"], [["a", "1"], ["longer", "22"]])
     assert str(answer) == "name    n\na       1\nlonger  22\nTwo."

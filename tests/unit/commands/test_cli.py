@@ -15,7 +15,7 @@ from nbcloud import __version__, cli
 from nbcloud.clusters import connect, existing, local, registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.clusters.kubernetes.findings import Finding
-from nbcloud.commands import cost, verbs
+from nbcloud.commands import cost, runs, verbs
 from nbcloud.commands import kubernetes as doctor
 from nbcloud.commands.answers import Answer
 from nbcloud.errors import ClusterError
@@ -264,7 +264,7 @@ def test_phases_are_told_elsewhere_when_it_takes_long(monkeypatch, capsys, wait_
 
 def test_rows_name_commands_as_a_shell_has_them(monkeypatch, capsys):
     answer = Answer("", ["name", "next"], [["%cloud up x", "Type: %cloud up x"]])
-    monkeypatch.setattr(verbs, "run_answer", lambda found: answer)
+    monkeypatch.setattr(runs, "list_runs", lambda arguments, progress: answer)
     assert cli.main(["runs"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "%cloud up x  Type: nbcloud up x"
 
@@ -395,3 +395,31 @@ def test_python_runs_it_as_a_module() -> None:
         [sys.executable, "-m", "nbcloud", "--version"], capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip()
+
+
+def test_ctrl_c_while_it_is_imported_is_quiet(tmp_path):
+    """Interrupted by itself, in the middle of the import of its command line."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    run = subprocess.run(
+        [sys.executable, "-m", "nbcloud", "--version"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+INTERRUPTED = """
+import signal
+import sys
+
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "nbcloud.commands.verbs":
+            signal.raise_signal(signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupt())
+"""

@@ -13,6 +13,7 @@ import pytest
 
 from nbcloud import cli
 from nbcloud.inference.edge import load
+from nbcloud.models.registry import Registry
 from tests.bundles import SAMPLE, make, onnx_file
 
 SSH = """#!/bin/sh
@@ -56,10 +57,11 @@ def test_from_a_key_to_a_device_that_runs_it(
     assert "has no bundle in nbcloud. Type: nbcloud edge push BUNDLE pi@device" in nbcloud(
         capsys, "edge", "status", "pi@device", "--python", sys.executable
     )
+    assert list(device.iterdir()) == []
     first = nbcloud(capsys, "edge", "push", bundle, "pi@device:my models", "--python", sys.executable)
     assert "it passed its self-test there" in first
     second = make(tmp_path, "second.nbundle", seed=2, version="2", sign=key)
-    nbcloud(capsys, "edge", "push", second, "pi@device:my models", "--python", sys.executable)
+    nbcloud(capsys, "edge", "push", second, "pi@device:~/my models", "--python", sys.executable)
     status = nbcloud(capsys, "edge", "status", "pi@device:my models", "--python", sys.executable, "--json")
     facts = json.loads(status)
     assert facts["active"].startswith("flowers-2-")
@@ -67,6 +69,43 @@ def test_from_a_key_to_a_device_that_runs_it(
     assert sorted(path.name for path in (device / "my models").iterdir()) == [
         "incoming", "lock", "state.json", "versions"
     ]  # fmt: skip
+
+
+def test_a_bundle_of_the_registry_may_have_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", SAMPLE)
+    registry = Registry("registry")
+    registry.add(onnx_file(tmp_path / "m.onnx"), "flowers")
+    asked = ("edge", "bundle", "models:/flowers", "--golden", "x.npy", "--registry", "registry")
+    assert "flowers-1.nbundle is flowers 1 (fp32)" in nbcloud(capsys, *asked)
+    told = nbcloud(capsys, *asked, "--name", "roses", "--version", "7b", "-o", "r.nbundle")
+    assert "r.nbundle is roses 7b (fp32)" in told
+    manifest = load(tmp_path / "r.nbundle").manifest
+    assert (manifest.name, manifest.version) == ("roses", "7b")
+    assert [each["file"] for each in registry.get("flowers").entry.bundles] == [
+        "flowers-1.nbundle", "r.nbundle"
+    ]  # fmt: skip
+    wrong = ("edge", "bundle", "flowers@best", "--golden", "x.npy")
+    assert "one of the registry is models:/digits@champion" in nbcloud(capsys, *wrong, code=2)
+
+
+def test_a_folder_that_can_not_be_had(
+    device: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (device / "file").write_bytes(b"")
+    said = nbcloud(capsys, "edge", "push", make(tmp_path), "pi@device:file/models", code=1)
+    assert "pi@device says: mkdir: cannot create directory" in said
+
+
+def test_a_full_disk_of_a_device_is_told_and_left_as_it_was(
+    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ssh = tmp_path / "programs" / "ssh"
+    ssh.write_text(ssh.read_text().replace("exec sh", "ulimit -f 20 && trap '' XFSZ && exec sh"))
+    assert "File too large" in nbcloud(capsys, "edge", "push", make(tmp_path), "pi@device", code=1)
+    assert list((device / "nbcloud").iterdir()) == []
 
 
 def test_a_device_that_trusts_others_keeps_what_it_has(
@@ -86,7 +125,8 @@ def test_a_device_that_trusts_others_keeps_what_it_has(
         (
             ["pi@gone"],
             1,
-            "pi@gone can't be reached: ssh: connect to host gone port 22: No route to host. Look whether",
+            "pi@gone can't be reached: ssh: connect to host gone port 22: No route to host. "
+            "Look whether this works: ssh pi@gone",
         ),
         (
             ["pi@device", "--python", "python9"],

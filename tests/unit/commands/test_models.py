@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nbcloud import cli
+from nbcloud.models import onnxfile
+from nbcloud.models.metadata import KEY
 from nbcloud.models.registry import Registry
 from tests.bundles import onnx_file
 
@@ -36,6 +39,50 @@ def test_what_there_is(registry: Registry, capsys: pytest.CaptureFixture[str], t
     assert "models:/flowers/2" in told(capsys, "diff", "flowers/1", "flowers/2")
     told(capsys, "get", "flowers/1", "mine.onnx")
     assert (tmp_path / "mine.onnx").read_bytes() == registry.get("flowers/1").path().read_bytes()
+
+
+def test_no_file_is_written_over(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        (tmp_path / f"{seed}").mkdir()
+        registry.add(onnx_file(tmp_path / f"{seed}" / "m.onnx", seed=seed, external=True), "large")
+    (tmp_path / "folder").mkdir()
+    told(capsys, "get", "large/1", "folder")
+    there = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    assert sorted(there) == ["large-1.onnx", "m.onnx.data"]
+    assert "m.onnx.data is there already. Give another folder" in told(
+        capsys, "get", "large/2", "folder", code=2
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == there
+    assert "nowhere/x.onnx: No such file or directory." in told(
+        capsys, "get", "flowers", "nowhere/x.onnx", code=1
+    )
+
+
+def test_a_metric_may_be_text(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = onnx_file(tmp_path / "m.onnx")
+    metadata = replace(registry.get("flowers").metadata, metrics={"accuracy": "good"})
+    onnxfile.set_properties(path, {KEY: metadata.to_text()})
+    registry.add(path, "flowers")
+    assert "accuracy good" in told(capsys, "ls", "flowers")
+    assert "good" in told(capsys, "show", "flowers")
+
+
+@pytest.mark.parametrize("content", ["", '{"format": 1, "kind": "alias"}', '{"format": 9}', "[]"])
+def test_one_model_that_can_not_be_read_does_not_hide_the_others(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    registry.add(tmp_path / "m.onnx", "other")
+    log = tmp_path / "data" / "models" / "models" / "other" / "log"
+    (log / "00000002.json").write_text(content)
+    listed = told(capsys, "ls")
+    assert [line.split()[:2] for line in listed.splitlines()[1:3]] == [["flowers", "2"], ["other", "?"]]
+    assert "in the registry" in told(capsys, "show", "other", code=1)
+    told(capsys, "tag", "flowers/1", "a=b")
+    told(capsys, "rm", "flowers/2", "-y")
+    (log / "00000002.json").rename(log / "00000002 (copy).json")
+    assert "x: float32" in told(capsys, "show", "other")
 
 
 def test_an_alias_moves_and_goes_back(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     rows = np.repeat(SAMPLE, 4, axis=0)
     np.save("x.npy", rows)
     np.save("y.npy", np.arange(len(rows)) % 3)
+    np.savetxt("y.csv", np.arange(len(rows)) % 3)
     header = "a,b,c,d,kind"
     np.savetxt("x.csv", np.c_[rows, np.arange(len(rows)) % 3], delimiter=",", header=header, comments="")
     return registry
@@ -51,7 +52,7 @@ def test_a_table_a_variant_and_what_to_type_next(registry: Registry, capsys) -> 
     assert "f.nbundle is flowers 1" in nbcloud(capsys, "edge", "bundle", *made)
 
 
-@pytest.mark.parametrize(("data", "expected"), [("x.npy", "y.npy"), ("x.csv", "kind")])
+@pytest.mark.parametrize(("data", "expected"), [("x.npy", "y.npy"), ("x.npy", "y.csv"), ("x.csv", "kind")])
 def test_as_json_with_what_would_be_right(registry: Registry, capsys, data: str, expected: str) -> None:
     how = ("--target", "cpu", "--data", data, "--expected", expected, "--only", "fp32", "--dry-run", "--json")
     found = json.loads(nbcloud(capsys, "optimize", "flowers", *how))
@@ -116,7 +117,11 @@ def test_an_onnx_file_from_elsewhere_is_exported_and_registered(
     model = onnx.load("m.onnx")
     del model.metadata_props[:]
     onnx.save(model, "theirs.onnx")
-    told = nbcloud(capsys, "export", "theirs.onnx", "x.npy", "--name", "theirs", "--alias", "first")
+    asked = ("export", "theirs.onnx", "x.npy", "--name", "theirs", "--alias")
+    for alias in ("a b", "2"):
+        assert "can't be" in nbcloud(capsys, *asked, alias, code=2)
+    assert registry.names() == ["flowers"]
+    told = nbcloud(capsys, *asked, "first")
     assert "models:/theirs/1: verified on" in told
     assert registry.get("theirs@first").metadata.framework == "onnx"
     (tmp_path / "cut.onnx").write_bytes((tmp_path / "theirs.onnx").read_bytes()[:200])

@@ -15,6 +15,7 @@ def parser():
     build.add_argument("--target", choices=["edge", "cloud"])
     build.add_argument("--jobs", type=int)
     build.add_argument("names", nargs="*")
+    verbs.add_parser("clean").add_argument("place")
     return top
 
 
@@ -29,6 +30,7 @@ def parser():
         ("biuld", "tool has no 'biuld'", "Did you mean 'build'?"),
         ("build --jobs many", "--jobs 'many': it must be a whole number", "Write for example: --jobs 2"),
         ("build --jobs", "expected one argument", "See: tool build --help"),
+        ("clean", "required: PLACE", "See: tool clean --help"),
         ("build 'x", "can't be read", "Close the quotation."),
     ],
 )
@@ -52,3 +54,9 @@ def test_quotes_keep_words_together(parser):
 def test_help_is_a_page(parser, line):
     with pytest.raises(Help, match="usage: tool"):
         parser.parse_line(line)
+
+
+def test_an_argument_has_one_name(parser):
+    page = parser.verbs()["clean"].format_help()
+    assert "PLACE" in page
+    assert "place" not in page

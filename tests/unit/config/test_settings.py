@@ -80,3 +80,16 @@ def test_a_private_folder_and_its_missing_parents_are_this_users_alone(tmp_path)
     made.chmod(0o755)
     assert private_dir(made).stat().st_mode & 0o777 == 0o700
     assert isinstance(made, Path)
+
+
+def test_preloads_are_names_of_modules(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert settings().preload == ()
+    Path("nbcloud.toml").write_text('preload = ["pandas", "matplotlib.pyplot"]')
+    assert settings().preload == ("pandas", "matplotlib.pyplot")
+    monkeypatch.setenv("NBCLOUD_PRELOAD", "numpy, pandas,numpy")
+    assert settings().preload == ("numpy", "pandas")
+    for wrong in ("import os", "a-b", "os;sys", ".a", "class"):
+        monkeypatch.setenv("NBCLOUD_PRELOAD", wrong)
+        with pytest.raises(ConfigError, match="is no name of a module"):
+            settings()

@@ -9,9 +9,9 @@ from nbcloud.clusters import registry
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.config import settings
 from nbcloud.dispatch.attach import attach, complete_records
-from nbcloud.dispatch.identity import process_mark
 from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import RunNotFound
+from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
 
 

@@ -1,10 +1,10 @@
-"""Which notebook this is, and whether a process still runs."""
+"""Which notebook this is."""
 
 import os
 
 import pytest
 
-from nbcloud.dispatch.identity import identify, is_running, process_mark
+from nbcloud.dispatch.identity import identify
 
 
 def test_a_notebook_is_the_same_after_a_restart_and_not_its_neighbour(monkeypatch):
@@ -32,18 +32,3 @@ def test_any_path_makes_a_name_that_a_session_may_have(monkeypatch, path):
     monkeypatch.setenv("JPY_SESSION_NAME", path)
     name = identify({}).session
     assert cell_options(f"-s {name}").session == name
-
-
-def test_a_process_is_told_from_a_later_one_with_its_number(other_process):
-    assert is_running(process_mark())
-    assert not is_running(f"{os.getpid()}-1.00")
-    assert not is_running("")
-    assert not is_running("x-y")
-    child = other_process(
-        "from nbcloud.dispatch.identity import process_mark; print(process_mark(), flush=True); input()"
-    )
-    mark = child.stdout.readline().strip()
-    assert is_running(mark)
-    child.kill()
-    child.wait()
-    assert not is_running(mark)

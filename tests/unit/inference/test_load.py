@@ -10,6 +10,7 @@ import pytest
 import nbcloud
 from nbcloud.errors import ModelError, ModelNotFound, SchemaError
 from nbcloud.models.registry import Registry
+from tests.bundles import onnx_file
 from tests.unit.models.registry.test_registry import model_file
 
 
@@ -63,3 +64,21 @@ def test_a_file_of_others_answers_too(path: Path) -> None:
     loaded = nbcloud.load(path)
     assert loaded.signature.inputs[0].shape == ("batch", 2)
     np.testing.assert_array_equal(loaded.predict([[1, 2]]), [[3, 6]])
+
+
+def test_weights_that_are_apart_are_those_of_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path / "data"))
+    registry = Registry(str(tmp_path / "registry"))
+    rows = np.ones((1, 4), np.float32)
+    answers = []
+    for seed in (1, 2):  # the graphs are the same to the byte
+        (tmp_path / f"{seed}").mkdir()
+        path = onnx_file(tmp_path / f"{seed}" / "m.onnx", seed=seed, external=True)
+        answers.append(nbcloud.load(path).predict(rows))
+        registry.add(path, "large")
+    assert not np.allclose(*answers)
+    for number, answer in enumerate(answers, 1):
+        loaded = nbcloud.load(f"models:/large/{number}", registry=registry.root)
+        np.testing.assert_array_equal(loaded.predict(rows), answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -152,6 +153,12 @@ def test_agreement_is_by_class_or_within_a_hundredth() -> None:
     assert agreement({"label": np.array(["a", "b"])}, {"label": np.array(["a", "c"])}) == 0.5
 
 
+def test_agreement_where_numbers_are_not_finite() -> None:
+    full = {"y": np.array([[1.0], [np.nan], [np.inf], [4.0]])}
+    assert agreement(full, full) == 1
+    assert agreement({"y": np.array([[1.0], [np.nan], [5.0], [4.1]])}, full) == 0.5
+
+
 def test_what_crashes_onnxruntime_is_a_row_that_says_so(path: Path, tmp_path: Path) -> None:
     broken = onnx.load(path)
     broken.graph.node[0].op_type = "NoSuchOperator"
@@ -167,8 +174,15 @@ def test_what_crashes_onnxruntime_is_a_row_that_says_so(path: Path, tmp_path: Pa
         ({"target_name": "edge-arm46"}, "Did you mean 'edge-arm64'"),
         ({"only": ["int9"]}, "There is no form 'int9'"),
         ({"right": [1, 2]}, "200 rows of data, and 2"),
+        ({"right": iter([1, 2])}, "200 rows of data, and no rows of"),
+        ({"right": ["cat"] * 200, "only": ["fp32"]}, "is not of the kind of what the model gives (scores: "),
         ({"data": DATA[:0]}, "The data has no rows"),
-        ({"right": np.zeros(200), "asked_metric": "f1", "only": ["fp32"]}, "There is no metric 'f1'"),
+        ({"right": np.zeros(200), "asked_metric": "f1"}, "There is no metric 'f1'"),
+        ({"asked_metric": "accuracy"}, "A metric compares with what would be right"),
+        (
+            {"right": np.zeros(200), "asked_metric": lambda *_: np.nan, "only": ["fp32"]},
+            "The metric is nan for the model in full precision",
+        ),
     ],
 )
 def test_what_can_not_be_is_refused(path: Path, tmp_path: Path, asked: dict, told: str) -> None:
@@ -178,16 +192,74 @@ def test_what_can_not_be_is_refused(path: Path, tmp_path: Path, asked: dict, tol
     assert told in str(caught.value)
 
 
+def _fails(*_: Any) -> float:
+    return 1 / 0
+
+
+def _forgets(*_: Any) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            {"asked_metric": _fails},
+            r"given as metric= failed \(.*test_optimize.py:\d+: `return 1 / 0`\): Zero",
+        ),
+        ({"asked_metric": _forgets}, r"given as metric= failed: TypeError"),
+        ({"student": _fails}, r"given as student= failed \(.*test_optimize.py:\d+: `return 1 / 0`\): Zero"),
+    ],
+)
+def test_a_function_of_the_users_that_fails_is_told_with_its_line(
+    path: Path, tmp_path: Path, right: np.ndarray, asked: dict, told: str
+) -> None:
+    known = {"target_name": "edge", "data": DATA, "right": right, "limits": Limits(), "only": ["fp32"]}
+    with pytest.raises(UsageError, match=told):
+        optimize(path, METADATA, tmp_path, **known, **asked)
+
+
+def test_a_metric_may_change_what_it_is_given(path: Path, tmp_path: Path, right: np.ndarray) -> None:
+    def turned(answers: dict[str, np.ndarray], right: Any) -> float:
+        if not seen:
+            answers["scores"] *= -1
+        seen.append(len(right))
+        return 0.5
+
+    seen: list[int] = []
+
+    found = optimize(
+        path, METADATA, tmp_path, target_name="edge", data=DATA, right=right, asked_metric=turned,
+        limits=Limits(), only=["int8-dynamic"],
+    )  # fmt: skip
+    assert found.measured[1].agreement > 0.5
+
+
 def test_the_best_form_becomes_a_variant(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path))
     registry = Registry()
     version = registry.add(path, "layers")
-    for expected in ("models:/layers/1#web-int8-dynamic", "models:/layers/1#web-int8-dynamic-2"):
+    expected = "models:/layers/1#web-int8-dynamic"
+    for _ in range(2):  # the same once more is the same variant
         found = version.optimize("web", DATA, only=["int8-dynamic"], max_size=path.stat().st_size // 2)
         assert found.variant == expected
-    kept = registry.get(expected).entry.variants["web-int8-dynamic"]
+    variants = registry.get(expected).entry.variants
+    assert [*variants] == ["web-int8-dynamic"]
+    kept = variants["web-int8-dynamic"]
     assert kept.facts["target"] == "web"
     assert kept.files[0].size == found.best.size
+
+
+def test_another_form_of_the_same_name_is_another_variant(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBCLOUD_DATA_DIR", str(tmp_path))
+    version = Registry().add(path, "layers")
+    asked = {"only": ["int8-static"], "max_size": path.stat().st_size // 2}
+    names = [version.optimize("edge", DATA * scale, **asked).variant for scale in (1, 9, 1)]
+    assert [name.partition("#")[2] for name in names] == [
+        "edge-arm64-int8-static", "edge-arm64-int8-static-2", "edge-arm64-int8-static"
+    ]  # fmt: skip
 
 
 def test_layers_that_are_gemm_have_weights_of_four_bits_too(tmp_path: Path) -> None:

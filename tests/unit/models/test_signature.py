@@ -21,6 +21,12 @@ TABLE = Signature(
 )
 
 
+def test_a_column_of_one_dimension_is_refused_with_what_to_write() -> None:
+    columns = {"age": np.ones(3, np.int64), "city": np.array(["a"] * 3), "tall": np.ones(3)}
+    with pytest.raises(SchemaError, match=r"'age' has 1 dimension.* as a column: array\.reshape\(-1, 1\)"):
+        TABLE.feeds(columns)
+
+
 def test_an_array_is_cast_where_nothing_is_lost() -> None:
     assert MATRIX.feeds([[1, 2]])["X"].dtype == np.float32
     given = np.ones((3, 2), np.float32)

@@ -207,6 +207,12 @@ def leaves(structure: Any, path: str = "") -> list[tuple[str, Any]]:
     return [found for key, each in items for found in leaves(each, f"{path}_{key}" if path else key)]
 
 
+def named(names: Sequence[str], answer: Any) -> Iterator[tuple[str, Any]]:
+    """What a model gave, by the names that it has for the sample; what is more than that has a number."""
+    for number, (_, value) in enumerate(leaves(answer)):
+        yield names[number] if number < len(names) else f"output_{number}", value
+
+
 def flat(structure: Any) -> dict[str, Any]:
     """The same, as a dictionary."""
     return dict(leaves(structure))

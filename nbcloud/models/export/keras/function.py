@@ -70,8 +70,8 @@ class FunctionModel:
         """Its answers."""
         import tensorflow as tf
 
-        answer = arguments.leaves(self._call([tf.constant(feeds[each.name]) for each in self.inputs]))
-        return {name: arguments.plain(value) for name, (_, value) in zip(self._outputs, answer, strict=True)}
+        answer = self._call([tf.constant(feeds[each.name]) for each in self.inputs])
+        return {name: arguments.plain(value) for name, value in arguments.named(self._outputs, answer)}
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the function as ONNX."""

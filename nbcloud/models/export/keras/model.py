@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbcloud import extras
-from nbcloud.errors import ExportError, NbcloudError, UsageError
+from nbcloud.errors import ExportError, NbcloudError
 from nbcloud.models import onnxfile, steps
 from nbcloud.models.export.keras import arguments, graph, layers, refusals, shapes, text
 from nbcloud.models.exportable import Conversion, Options
@@ -44,7 +44,6 @@ class KerasModel:
         )
         self.versions = {name: _version(name) for name in packages}
         self._model = model
-        self._labels = tuple(options.labels or ())
         self._graph = _graph(model)
         if self._graph is None and isinstance(model, keras.Sequential):
             _build(model, sample)
@@ -131,8 +130,7 @@ class KerasModel:
         )
 
     def _numpy(self, answer: Any) -> Feeds:
-        found = arguments.leaves(answer)
-        return {name: _array(value) for name, (_, value) in zip(self._outputs, found, strict=True)}
+        return {name: _array(value) for name, value in arguments.named(self._outputs, answer)}
 
     def predict(self, feeds: Feeds) -> Feeds:
         """Its answers, as it gives them outside of training."""
@@ -216,17 +214,8 @@ class KerasModel:
         """What the outputs are: types as in ONNX, sizes as in the model's answers."""
         declared = dict(zip(self._outputs, _declared(self._graph, len(self._outputs)), strict=False))
         found = shapes.of_outputs(self._answered, self.predict, self.inputs, self.feeds, declared)
-        outputs = []
-        for name, dtype in zip(self._outputs, graph.types(made), strict=True):
-            shape = found[name]
-            labels = self._labels if shape and shape[-1] == len(self._labels) else ()
-            outputs.append(Tensor(name, dtype, shape, labels=labels))
-        if self._labels and not any(each.labels for each in outputs):
-            raise UsageError(
-                f"{len(self._labels)} labels were given, and no output has as many places.",
-                f"The model gives: {', '.join(map(str, outputs))}.",
-            )
-        return tuple(outputs)
+        types = zip(self._outputs, graph.types(made), strict=True)
+        return tuple(Tensor(name, dtype, found[name]) for name, dtype in types)
 
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """What each layer gives, in the order of computation."""

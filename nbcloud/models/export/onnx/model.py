@@ -26,6 +26,7 @@ _PATIENCE = 5.0
 """Seconds that the reference implementation may take for a sample; above, it answers its first row only."""
 _COARSE = "bfloat16"
 """The precision that holds for models with 8-bit values inside: a step of these is 1/255 of their range."""
+_SCORES = ("probabilities", "scores")
 _EIGHT_BITS = ("QuantizeLinear", "QLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QGemm")
 
 
@@ -54,7 +55,6 @@ class OnnxModel:
         if options.input_names is not None or options.output_names is not None:
             raise UsageError("An ONNX file names its inputs and outputs itself.", "Leave the names out.")
         self._model = files.read(source)
-        self._labels = tuple(options.labels or ())
         self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         self._known = self._from_nbcloud()
         for each in self._model.graph.output:
@@ -95,6 +95,7 @@ class OnnxModel:
             steps=_steps(defined, model) if exact else {},
             notes=notes,
             precision=_COARSE if coarse else "",
+            scores={"label": next((each.name for each in outputs if each.name in _SCORES), "")},
         )
 
     def predict(self, feeds: Feeds) -> Feeds:
@@ -167,8 +168,6 @@ class OnnxModel:
             tensor = replace(
                 tensor, columns=known.columns, labels=known.labels, meaning=known.meaning, unit=known.unit
             )
-        if self._labels and tensor.shape[-1:] == (len(self._labels),):
-            tensor = replace(tensor, labels=self._labels)
         return tensor
 
 

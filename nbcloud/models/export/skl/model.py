@@ -50,6 +50,7 @@ class SklearnModel:
         by_column = any(type(part).__name__ == "ColumnTransformer" for part in parts(model))
         self._sample = table.read(sample, options, by_column=by_column)
         self.inputs, self.feeds = self._sample.inputs, self._sample.feeds
+        table.refuse_sizes(self.inputs, options)
         taken = {each.name for each in self.inputs}
         told = answers.names(model)
         self._names = tuple(f"{name}_out" if name in taken else name for name in told)
@@ -139,6 +140,7 @@ class SklearnModel:
             self._told_steps(plain.model, topology, made, told),
             preprocessing=steps,
             doubt=limits.doubt(self._model) or table.doubt(self.feeds),
+            scores={self._names[0]: self._names[-1]},
         )
 
     def _mend(self, made: Any, precision: str) -> None:
@@ -178,11 +180,6 @@ class SklearnModel:
             elif kind != "label" and told and each.shape[-1:] == (len(told),):
                 each = replace(each, labels=told)
             found.append(each)
-        if options.labels and not any(each.labels == told for each in found):
-            raise UsageError(
-                f"{len(told)} labels were given, and no output has as many places.",
-                f"The model gives: {', '.join(map(str, outputs))}.",
-            )
         return tuple(found)
 
     def _told_steps(self, plain: Any, topology: Any, made: Any, names: dict[str, str]) -> dict[str, str]:

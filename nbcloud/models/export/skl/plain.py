@@ -85,7 +85,9 @@ class Plain:
             return _projection(part) if transforms else _logistic(self._inside(part))
         if kind == "LinearSVC":
             # skl2onnx has a case of its own for it in others, which is wrong there.
-            return _with(Perceptron(), self._inside(part), "coef_", "intercept_", "classes_")
+            made = _with(Perceptron(), self._inside(part), "coef_", "intercept_", "classes_")
+            made.intercept_ = np.broadcast_to(made.intercept_, len(made.coef_))  # 0.0 where none is fitted
+            return made
         if _is_filled(part):
             return FunctionTransformer()
         if kind in _SELECTORS and (transforms or not hasattr(part, "predict")):
@@ -99,11 +101,12 @@ class Plain:
         if kind.startswith("Voting") and part.weights is not None:
             part = copy.copy(part)
             part.weights = np.asarray(part.weights)
+        if kind == "OneHotEncoder" and not any(
+            each is not None for each in getattr(part, "infrequent_categories_", [])
+        ):
+            part = _with_setting(part, "handle_unknown", "infrequent_if_exist", "ignore")
         name, old, new = _SETTINGS.get(kind, ("", None, None))
-        if name and getattr(part, name) == old:
-            part = copy.copy(part)
-            setattr(part, name, new)
-        return self._inside(part)
+        return self._inside(_with_setting(part, name, old, new) if name else part)
 
     def _inside(self, part: Any) -> Any:
         """A copy with plain parts inside, or the part itself where all are."""
@@ -161,6 +164,15 @@ def _imputer_of_fractions(part: Any) -> Any:
     part = copy.copy(part)
     part.statistics_ = part.statistics_.astype(float)
     part.missing_values = float(part.missing_values)
+    return part
+
+
+def _with_setting(part: Any, name: str, old: Any, new: Any) -> Any:
+    """The part, or a copy of it with another setting that is the same for it."""
+    if getattr(part, name) != old:
+        return part
+    part = copy.copy(part)
+    setattr(part, name, new)
     return part
 
 

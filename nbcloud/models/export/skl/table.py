@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,6 +58,8 @@ def read(sample: Any, options: Options, *, by_column: bool) -> Sample:
     ExportError
         Names the column that ONNX can't have.
     """
+    if isinstance(sample, Mapping):
+        sample = _table(sample)
     if hasattr(sample, "columns") and hasattr(sample, "dtypes"):
         found = _of_table(sample, by_column=by_column)
     else:
@@ -65,6 +68,31 @@ def read(sample: Any, options: Options, *, by_column: bool) -> Sample:
     if not rows:
         raise ExportError("The sample is empty.", "Give a few rows of what the model takes.")
     return _renamed(found, options)
+
+
+def _table(columns: Mapping[Any, Any]) -> Any:
+    """A table of columns that are given by their names, each a row of values, or a column."""
+    from nbcloud import extras
+
+    extras.check("pandas", "to give columns by their names")
+    import pandas as pd
+
+    flat = {}
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.ndim != 1 and array.shape[1:] != (1,):
+            raise ExportError(
+                f"The column {name!r} of the sample has the shape {list(array.shape)}.",
+                "Give each column as a list or array of one dimension.",
+            )
+        flat[name] = array.reshape(-1)
+    lengths = {name: len(values) for name, values in flat.items()}
+    if len({*lengths.values()}) > 1:
+        told = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise ExportError(
+            f"The sample's columns have different numbers of rows: {told}.", "Give all of the same rows."
+        )
+    return pd.DataFrame(flat)
 
 
 def _of_table(table: Any, *, by_column: bool) -> Sample:
@@ -189,6 +217,23 @@ def in_precision(tensor: Tensor, precision: str, *, every: bool = False) -> Tens
     if tensor.dtype == "float64" or (tensor.dtype in {"int64", "bool"} and wide):
         return replace(tensor, dtype=precision)
     return tensor
+
+
+def refuse_sizes(inputs: tuple[Tensor, ...], options: Options) -> None:
+    """Refuse other sizes that vary than the number of rows, which always does.
+
+    Raises
+    ------
+    UsageError
+        Names what was asked for.
+    """
+    asked = options.dynamic if isinstance(options.dynamic, Mapping) else {}
+    known = {each.name for each in inputs}
+    if options.dynamic is False or any(name not in known or {*asked[name]} != {0} for name in asked):
+        raise UsageError(
+            f"dynamic={options.dynamic!r}: of a scikit-learn model the rows vary, and nothing else.",
+            f"Leave dynamic out; the inputs are {', '.join(map(str, inputs))}.",
+        )
 
 
 def refuse_rounding(inputs: tuple[Tensor, ...], feeds: Feeds) -> None:

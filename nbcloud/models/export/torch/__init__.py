@@ -5,6 +5,7 @@
     structure   a sample ─► tensors by name ─► forward's arguments; what it returns ─► tensors by name
     sizes       which dimensions vary, and at which other sizes the code may do something else
     program     torch.export and what it assumed of sizes ─► ONNX
+    resizing    both at other sizes, and what those make of the outputs' shapes
     script      the older exporter, which records one run
     refusals    why it can't be, and in which line of the user's
 """

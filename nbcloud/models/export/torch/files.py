@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,25 @@ def session(path: Path, name: str, precision: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if _has_bfloat16(path):
+            raise ExportError(
+                f"{name} computes in bfloat16 inside, as torch.autocast does, which onnxruntime's CPU can't.",
+                "Leave torch.autocast, or what makes bfloat16 of tensors, out of forward for the export.",
+            ) from error
         raise ExportError(
             f"onnxruntime does not run what the exporter wrote: {str(error).splitlines()[0][:300]}.",
             "Use other operations, or model.float().",
         ) from error
+
+
+def _has_bfloat16(path: Path) -> bool:
+    import onnx
+
+    nodes = onnxfile.load(path, weights=False).graph.node
+    kinds = (
+        each.i for node in nodes if node.op_type == "Cast" for each in node.attribute if each.name == "to"
+    )
+    return onnx.TensorProto.BFLOAT16 in kinds
 
 
 def opset(model: Any) -> int:
@@ -89,7 +103,7 @@ def finish(path: Path, inputs: tuple[Tensor, ...], asked: int | None) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def described(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | str] | None) -> Tensor:
+def described(value: Any, shape: tuple[int | str, ...]) -> Tensor:
     """An output, with the names of its sizes.
 
     Parameters
@@ -107,5 +121,4 @@ def described(value: Any, shape: tuple[int | str, ...], labels: Sequence[int | s
             f"{value.name}_{axis}" if isinstance(size, int) and dim.dim_param else size
             for axis, (size, dim) in enumerate(zip(shape, told, strict=True))
         )
-    known = tuple(labels or ()) if shape and shape[-1] == len(labels or ()) else ()
-    return Tensor(value.name, dtype, shape, labels=known)
+    return Tensor(value.name, dtype, shape)

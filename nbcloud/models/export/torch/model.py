@@ -14,8 +14,16 @@ from typing import Any
 from nbcloud.errors import ExportError, UsageError
 from nbcloud.models import onnxfile
 from nbcloud.models import sizes as dimensions
-from nbcloud.models.export.torch import files, module, program, script, sizes, structure
-from nbcloud.models.export.torch.refusals import is_branch, line_of_error, quiet, refusal, refuse_modules
+from nbcloud.models.export.torch import files, module, program, resizing, script, sizes, structure
+from nbcloud.models.export.torch.refusals import (
+    doubt,
+    first_line,
+    is_branch,
+    line_of_error,
+    quiet,
+    refusal,
+    refuse_modules,
+)
 from nbcloud.models.exportable import Conversion, Options
 from nbcloud.models.signature import Feeds, Tensor
 from nbcloud.models.verify.compare import TOLERANCES, difference
@@ -92,8 +100,7 @@ class TorchModel:
             except Exception as error:
                 where = line_of_error(error)
                 raise ExportError(
-                    f"The model refuses the sample{f' ({where})' if where else ''}: "
-                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+                    f"The model refuses the sample{f' ({where})' if where else ''}: {first_line(error)}",
                     "Give it as forward takes it: a tensor, a tuple of tensors, or a mapping by names.",
                 ) from error
         if not once:
@@ -112,7 +119,8 @@ class TorchModel:
                     "Give the random numbers, or the state, as inputs of forward.",
                 )
         self._notes += [f"Left out, since it is no tensor: {each}." for each in left]
-        found = _names(options.output_names, list(once), "output")
+        self._keys = list(once)
+        found = _names(options.output_names, self._keys, "output")
         return [f"{name}_output" if name in self.feeds else name for name in found]
 
     @property
@@ -137,11 +145,12 @@ class TorchModel:
             return self._call(self._model, self._tensors(feeds))
 
     def predict(self, feeds: Feeds) -> Feeds:
-        """The module's own answers."""
+        """The module's own answers; those by their own keys which it did not give for the sample."""
         given = {each.name: feeds[each.name] for each in self.inputs}
         with quiet():
             found, _ = structure.answers(self._answer(given))
-        return {name: module.array(value) for name, value in zip(self._outputs, found.values(), strict=True)}
+        called = dict(zip(self._keys, self._outputs, strict=True))
+        return {called.get(key, key): module.array(value) for key, value in found.items()}
 
     def convert(self, path: Path, options: Options, attempt: str) -> Conversion:
         """Write the module as ONNX; sizes that turn out to be part of its code are fixed, with a note.
@@ -163,7 +172,7 @@ class TorchModel:
             fixed |= new
         if fixed and not may_fix:
             raise _stands(fixed)
-        return self._conversion(path, inputs, outputs, options, exporter, fixed)
+        return self._conversion(path, inputs, outputs, exporter, fixed)
 
     def _tried(
         self, path: Path, inputs: tuple[Tensor, ...], options: Options, exporter: str
@@ -175,7 +184,17 @@ class TorchModel:
             if new:
                 return new, []
             files.finish(path, inputs, options.opset)
-            return self._compared(path, inputs, assumed)
+            found = resizing.compare(
+                files.session(path, self._name, self._precision),
+                self.predict,
+                inputs,
+                self._outputs,
+                self.feeds,
+                self._precision,
+                assumed,
+            )
+            self._assumed += found.notes
+            return found.wrong, found.shapes
         except ExportError as error:
             varying = dimensions.names(inputs)
             if self._asked or is_branch(error) or not varying:
@@ -228,65 +247,11 @@ class TorchModel:
             raise refusal(self._name, error, made.exported if made else None) from error
         return made.fixed, made
 
-    def _compared(
-        self, path: Path, inputs: tuple[Tensor, ...], assumed: program.Program | None
-    ) -> tuple[dict[str, str], list[tuple[int | str, ...]]]:
-        """Sizes with which the ONNX model answers otherwise, and the shapes of the outputs."""
-        session = files.session(path, self._name, self._precision)
-        right = self.predict(self.feeds)
-        shapes: list[list[int | str]] = [[*right[name].shape] for name in self._outputs]
-        wrong: dict[str, str] = {}
-        for name in dimensions.names(inputs):
-            bounds = assumed.bounds.get(name, []) if assumed else []
-            place = assumed.places.get(name, "") if assumed else ""
-            for other in sizes.others(inputs, self.feeds, name, bounds):
-                feeds = dimensions.resized(inputs, self.feeds, name, other)
-                try:
-                    expected = self.predict(feeds)
-                except Exception:  # noqa: BLE001, S112 - the model takes no such size, so there is nothing to compare
-                    continue
-                if not self._agrees(session, feeds, expected):
-                    does = (
-                        f"the code does something else ({place})"
-                        if place
-                        else "the ONNX model answers otherwise"
-                    )
-                    wrong[name] = f"with {other}, {does}"
-                    break
-                for number, output in enumerate(self._outputs):
-                    seen, sample = expected[output].shape, right[output].shape
-                    if len(seen) != len(sample):
-                        own = dimensions.size_of(inputs, self.feeds, name)
-                        self._assumed.append(
-                            f"The output {output!r} has another number of dimensions with {name} = {other}, "
-                            f"{list(seen)}, than with {own}, {list(sample)}, as a bare squeeze() makes it."
-                        )
-                        if len(seen) > len(shapes[number]):
-                            shapes[number] = [name if size == other else size for size in seen]
-                        continue
-                    for axis in range(min(len(seen), len(sample))):
-                        if seen[axis] != sample[axis]:
-                            same = seen[axis] == other and len(seen) == len(sample)
-                            shapes[number][axis] = name if same else f"{output}_{axis}"
-        return wrong, [tuple(shape) for shape in shapes]
-
-    def _agrees(self, session: Any, feeds: Feeds, expected: Feeds) -> bool:
-        try:
-            given = {each.name: feeds[each.name] for each in self.inputs}
-            found = session.run(self._outputs, given)
-        except Exception:  # noqa: BLE001 - onnxruntime has many, of no common kind
-            return False
-        return all(
-            difference(name, value, expected[name], self._precision).amount <= 1
-            for name, value in zip(self._outputs, found, strict=True)
-        )
-
     def _conversion(
         self,
         path: Path,
         inputs: tuple[Tensor, ...],
         shapes: list[tuple[int | str, ...]],
-        options: Options,
         exporter: str,
         fixed: dict[str, str],
     ) -> Conversion:
@@ -299,8 +264,7 @@ class TorchModel:
             notes.append("Weights in bfloat16 are written as float32: onnxruntime's CPU has no bfloat16.")
         model = onnxfile.load(path, weights=False)
         outputs = [
-            files.described(value, shape, options.labels)
-            for value, shape in zip(model.graph.output, shapes, strict=True)
+            files.described(value, shape) for value, shape in zip(model.graph.output, shapes, strict=True)
         ]
         inside = {name for node in model.graph.node for name in node.output}
         made = program.operations(self._exported, self._outputs) if self._exported is not None else {}
@@ -314,6 +278,7 @@ class TorchModel:
             steps,
             notes,
             "bfloat16" if self._precision == "bfloat16" else "",
+            doubt=doubt(self._model),
         )
 
     def intermediates(self, feeds: Feeds, names: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -106,6 +106,13 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
             "Use torch.where there, or torch.cond for whole branches.",
             line=where,
         )
+    if _is_packed(error):
+        return ExportError(
+            f"{model} gives packed sequences to a recurrent layer{_at(where)}, which a graph can't have.",
+            "Give it the padded batch, and take each row's last step: "
+            "output[torch.arange(len(lengths)), lengths - 1]",
+            line=where,
+        )
     operator, place = _operator(chain, program)
     if operator:
         return ExportError(
@@ -115,7 +122,7 @@ def refusal(model: str, error: BaseException, program: Any = None) -> ExportErro
             line=place or where,
         )
     return ExportError(
-        f"{model} can't become ONNX{_at(where)}: {_first(chain[-1] if where else chain[0])}",
+        f"{model} can't become ONNX{_at(where)}: {first_line(chain[-1] if where else chain[0])}",
         "Change that line, or give the model a simpler forward for the export."
         if where
         else "Give the model a simpler forward for the export.",
@@ -145,6 +152,19 @@ def refuse_modules(model: Any) -> None:
                 f"CrossMapLRN2d{where} is no operation that an exporter can follow.",
                 "Train it with LocalResponseNorm in its place, which is much the same, but not to the digit.",
             )
+
+
+def doubt(model: Any) -> str:
+    """What a difference most likely comes from."""
+    import torch
+
+    for name, part in model.named_modules():
+        if isinstance(part, torch.nn.TransformerEncoder) and part.use_nested_tensor:
+            return (
+                f"torch's TransformerEncoder ({name or 'the model'}) gives zeros where src_key_padding_mask "
+                "says so, which no exporter does; its use_nested_tensor = False ends that."
+            )
+    return ""
 
 
 @contextlib.contextmanager
@@ -200,6 +220,14 @@ def traced(model: str, caught: list[warnings.WarningMessage]) -> ExportError | N
     return None
 
 
+def _is_packed(error: BaseException) -> bool:
+    """Whether a recurrent layer failed on what ``pack_padded_sequence`` made."""
+    return any(
+        frame.f_code.co_filename.endswith("rnn.py") and frame.f_locals.get("batch_sizes") is not None
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
+
+
 def _at(where: str) -> str:
     return f" ({where})" if where else ""
 
@@ -239,7 +267,8 @@ def _nodes(program: Any) -> list[Any]:
     return [*program.graph.nodes]
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Its kind and the first line of what it says, as a sentence."""
     lines = [each.strip() for each in str(error).splitlines() if each.strip()]
     text = lines[0] if lines else "no reason given"
     return f"{type(error).__name__}: {text[:300].rstrip('.')}."

@@ -108,7 +108,7 @@ def test_each_line_is_answered_at_once(bundle: Path) -> None:
         (["-i", "x.npy", "--fast"], 2, "unrecognized arguments: --fast."),
         (["-i", "pickle.npy"], 2, "pickle.npy is not what its name says"),
         (["-i", "ragged.csv"], 2, "ragged.csv has 3 values in row 2, and 4 in the first."),
-        (["-i", "words.csv"], 2, "words.csv is not what its name says"),
+        (["-i", "words.csv"], 1, "The column 'd' has 'x', which is no number. Fill or drop such rows."),
         (["-i", "deep.json"], 2, "This is no JSON"),
     ],
     ids=str,

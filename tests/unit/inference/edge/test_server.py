@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 
 from nbcloud.errors import UsageError
 from nbcloud.inference.edge import EdgeModel, load
+from nbcloud.inference.edge.protocol import _written
 from nbcloud.inference.edge.server import server
-from tests.bundles import SAMPLE, make
+from nbcloud.models.signature import Tensor
+from tests.bundles import SAMPLE, make, same
 
-Ask = Callable[..., tuple[int, Any]]
+
+class Ask(Protocol):
+    """Asks a server."""
+
+    port: int
+
+    def __call__(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]: ...
 
 
 @pytest.fixture
@@ -31,7 +44,7 @@ def serving(model: EdgeModel) -> Iterator[Callable[..., Ask]]:
     running = []
 
     def start(host: str = "127.0.0.1", **options: Any) -> Ask:
-        made = server(model, host, 0, **options)
+        made = server(options.pop("model", model), host, 0, **options)
         thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
         running.append((made, thread))
@@ -45,6 +58,7 @@ def serving(model: EdgeModel) -> Iterator[Callable[..., Ask]]:
             connection.close()
             return answer.status, found
 
+        ask.port = made.server_port  # type: ignore[attr-defined]
         return ask
 
     yield start
@@ -101,11 +115,15 @@ def test_inference(serving: Callable[..., Ask], model: EdgeModel) -> None:
         ({"inputs": [{"name": "x", "datatype": "FP32"}]}, "The input 'x' of the request has no shape."),
         (infer(datatype="INT8"), "The data of the input 'x' are not of the datatype INT8."),
         (infer(data=[[1], [1, 2]]), "The data of the input 'x' are not of the datatype FP32."),
+        ({"inputs": infer()["inputs"] * 2}, "The request has the input 'x' twice."),
         (infer(name="y"), "The model has no input 'y'. It has: x."),
         (infer(shape=[2, 4]), "The input 'x' has 24 values, and not the shape [2, 4]."),
         (infer(shape=[-6, -4]), "The shape of the input 'x' is none."),
         (infer([1.0], shape=[1] * 99), "The input 'x' has 1 values, and not the shape [1, 1,"),
         (infer(shape=[True, 24]), "The shape of the input 'x' is none."),
+        (infer([[1e39, 1, 2, 3]]), "The input 'x' has 1e+39, which is too large for FP32."),
+        (infer([[1, 1e39, 2, 3]], datatype="FP64"), "has values that do not fit into float32"),
+        (infer([["1.5", "2", "3", "4"]]), "The data of the input 'x' are not of the datatype FP32."),
         (infer(datatype="FP31"), "There is no datatype 'FP31'."),
         (infer(SAMPLE[:, :2]), "The input 'x' has the shape [6, 2]."),
         ({**infer(), "outputs": [{"name": "z"}]}, "The model has no output 'z'."),
@@ -123,6 +141,76 @@ def test_a_request_that_is_too_large(serving: Callable[..., Ask]) -> None:
     status, answer = ask("/v2/models/flowers/infer", infer(np.zeros((100, 4))))
     assert (status, answer["error"].endswith("and 1,000 is the most.")) == (413, True)
     assert ask("/v2/models/flowers/infer", b"", {"Content-Length": "x"})[0] in {400, 411}
+
+
+def test_what_is_no_number_is_told_beside_the_numbers(serving: Callable[..., Ask], tmp_path: Path) -> None:
+    tensor = Tensor("x", "float32", ("n", 2))
+    model = load(same(tmp_path, tensor, np.zeros((1, 2), np.float32)))
+    found = model.predict(np.array([[np.nan, np.inf], [1, -np.inf]], np.float32))["y"]
+    assert _written("y", found) == {
+        "name": "y",
+        "datatype": "FP32",
+        "shape": [2, 2],
+        "data": [None, None, 1.0, None],
+        "parameters": {"non_finite": "NaN Infinity -Infinity"},
+    }
+    answer = serving(model=model)("/v2/models/same/infer", infer([[1, 2]], data=[None, 2.5]))[1]
+    assert answer["outputs"][0]["data"] == [None, 2.5]
+    assert answer["outputs"][0]["parameters"] == {"non_finite": "NaN"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"DELETE /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /v2 HTTP/9.9\r\n\r\n", 505),
+        (b"GET /" + b"v" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"POST /v2/models/flowers/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xb2\r\n\r\n", 411),
+        (
+            b"POST /v2/models/flowers/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n{}",
+            411,
+        ),
+        (b"POST /v2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 411),
+    ],
+    ids=["verb", "nonsense", "version", "long", "two", "chunked", "huge"],
+)
+def test_what_is_no_request_is_told_as_json(serving: Callable[..., Ask], sent: bytes, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", serving().port), 60) as connection:
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
+        assert isinstance(json.loads(answer.read())["error"], str)
+
+
+def test_who_asks_too_slowly_is_left(serving: Callable[..., Ask]) -> None:
+    ask = serving(patience=0.5)
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", ask.port), 60) as connection:
+        connection.settimeout(0.1)
+        while time.monotonic() - started < 30:
+            try:
+                connection.sendall(b"x")  # each byte within the time, and never a whole request
+                if connection.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+    assert time.monotonic() - started < 10
+    assert ask("/v2/health/live")[0] == 200
+
+
+def test_many_may_ask_at_once(serving: Callable[..., Ask]) -> None:
+    ask = serving()
+    idle = [socket.create_connection(("127.0.0.1", ask.port)) for _ in range(100)]
+    with ThreadPoolExecutor(50) as pool:
+        statuses = list(pool.map(lambda _: ask("/v2/models/flowers/infer", infer())[0], range(200)))
+    assert statuses == [200] * 200
+    for connection in idle:
+        connection.close()
 
 
 def test_another_address_needs_a_token(serving: Callable[..., Ask], model: EdgeModel) -> None:

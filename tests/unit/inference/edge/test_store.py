@@ -167,6 +167,27 @@ def test_an_active_model_that_fails_goes_back_by_itself(tmp_path: Path) -> None:
     assert store.state().trouble.startswith(f"{second}: ")
 
 
+def test_going_back_by_itself_undoes_no_update(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.activate(store.add(make(tmp_path)))
+    broken = store.path(store.activate(store.add(make(tmp_path, "new.nbundle", seed=2, version="2"))))
+    broken.write_bytes(broken.read_bytes()[:-1] + b"!")
+    with locked(store.folder / "lock"):  # an update begins: the device answers meanwhile
+        assert store.open().manifest.version == "1"
+    before = store.state()
+    third = store.activate(store.add(make(tmp_path, "third.nbundle", seed=3, version="3")))
+    store._go_back(before, "was broken")  # by a process that had looked before that update
+    assert store.state().active == third
+    assert store.open().manifest.version == "3"
+
+
+def test_what_an_update_left_on_a_disk_that_is_read_only_now(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.activate(store.add(make(tmp_path)))
+    (store.folder / "incoming" / "1.nbundle").mkdir()  # can't be removed as a file, whoever one is
+    assert Store(tmp_path / "store").open().manifest.version == "1"
+
+
 def test_only_signed_ones_where_there_are_trusted_keys(tmp_path: Path) -> None:
     public, _ = keys.generate(tmp_path / "key.pem")
     folder = tmp_path / "store" / "trusted"

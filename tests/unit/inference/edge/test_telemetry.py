@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import resource
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +46,20 @@ def test_a_line_that_was_not_finished_harms_no_other(tmp_path: Path) -> None:
         file.write(b'{"number": 2, "te')
     queue.append({"number": 3})
     assert [event["number"] for event in told(queue)] == [1, 3]
+
+
+def test_a_full_disk_does_not_end_the_answers(tmp_path: Path) -> None:
+    bundle = make(tmp_path)
+    rows = "".join(json.dumps([[number, 2, 3, 4]]) + "\n" for number in range(250))
+    command = [sys.executable, "-m", "nbcloud.inference.edge", "run", str(bundle), "-i", "-"]
+    command += ["--telemetry", str(tmp_path / "queue")]
+    # No file may grow: what is told of that, as of a full disk, is an error of the system's.
+    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731
+    run = subprocess.run(command, input=rows, capture_output=True, text=True, preexec_fn=limited, check=False)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 250
+    (said,) = run.stderr.splitlines()
+    assert "queue: File too large. Look at its disk and rights. Answers go on without." in said
 
 
 def test_what_was_delivered_is_gone_and_what_was_not_stays(tmp_path: Path) -> None:

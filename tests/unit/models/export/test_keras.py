@@ -173,6 +173,15 @@ def test_a_branch_that_was_baked_in_is_found(exported: Export) -> None:
         exported(Branch(), numbers(3, 4))
 
 
+def test_another_number_of_outputs_for_another_batch_is_found(exported: Export) -> None:
+    class Sometimes(keras.Model):
+        def call(self, values: Any) -> Any:
+            return [values, values * 2] if values.shape[0] != 2 else [values]
+
+    with pytest.raises(VerificationError, match=r"on 'batch = 2': .*only one of the two models has this"):
+        exported(Sometimes(), numbers(3, 4))
+
+
 TEXTS = [
     "Ærøskøbing, naïve café", "北京大学 AI。 你好!", "", "  spaces  and\ttabs ", "ΑΒΓ 123 !?", "the CAT sat on the mat",
     "[UNK] _x_ `q` it's e-mail\u00a0x\u3000y\x0bz", "emoji 😀 e\u0301", "!!!", "I İ ſ ß",

@@ -459,3 +459,71 @@ class Padded(nn.Module):
 def test_whole_numbers_that_the_exporter_took_for_fixed_are_found(run) -> None:
     with pytest.raises(VerificationError, match=r"on 'row \d repeated'"):
         run(Padded(), (torch.randint(0, 30, (3, 6)), torch.tensor([6, 4, 2])), exporter="legacy")
+
+
+class Rows(nn.Module):
+    def forward(self, x):
+        return [2 * each for each in x.unbind(0)]
+
+
+class Sometimes(nn.Module):
+    def forward(self, x):
+        return (x + 1, x * 2) if x.shape[0] > 3 else (x + 1,)
+
+
+@pytest.mark.parametrize("model", [Rows(), Sometimes()])
+def test_a_size_that_decides_how_many_outputs_there_are_is_fixed(run, model: nn.Module) -> None:
+    made = run(model, torch.randn(6, 4))
+    assert takes(made) == ["x: float32[6, 4]"]
+
+
+class ZeroPadded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, ids):
+        return self.encoder(self.embedding(ids), src_key_padding_mask=ids == 0)
+
+
+def test_padding_that_torch_alone_makes_zero_is_found_though_the_sample_has_none(run) -> None:
+    model, sample = ZeroPadded(), torch.randint(1, 20, (3, 6))
+    with pytest.raises(VerificationError, match=r"'zeros at the ends'.*use_nested_tensor = False ends that"):
+        run(model, sample, exporter="dynamo")
+    model.encoder.use_nested_tensor = False
+    assert "zeros at the ends" in run(model, sample, exporter="dynamo").report.compared
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.lstm(packed)[1][0]
+
+
+class Casting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "told"),
+    [
+        (Packed(), (torch.randn(3, 7, 4), torch.tensor([7, 3, 5])), r"packed sequences .*test_torch.py:\d+"),
+        (Casting(), torch.randn(6, 4), "Casting computes in bfloat16 inside, as torch.autocast does"),
+    ],
+    ids=["packed", "autocast"],
+)
+def test_what_onnx_can_not_compute_is_named(run, model: nn.Module, sample: Any, told: str) -> None:
+    with pytest.raises(ExportError, match=told):
+        run(model, sample)

@@ -83,6 +83,33 @@ def test_an_alias_goes_back_as_often_as_it_moved_and_no_further(digits: Registry
     assert [event["kind"] for event in digits.history("digits")][-5:] == ["alias"] * 3 + ["rollback"] * 2
 
 
+def test_an_alias_that_is_set_again_has_not_moved(digits: Registry) -> None:
+    for number in (1, 2, 2, 2):
+        digits.set_alias(f"digits/{number}", "champion")
+    assert digits.roll_back("digits", "champion").number == 1
+    assert digits.get("digits@champion").number == 1
+
+
+def test_registering_again_puts_a_damaged_file_right(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    path = model_file(tmp_path / "m.onnx")
+    kept = registry.add(path, "digits").path()
+    kept.chmod(0o644)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="register the model again"):
+        registry.get("digits/1").path()
+    registry.add(path, "digits")
+    assert registry.get("digits/1").path().read_bytes() == path.read_bytes()
+
+
+def test_what_else_is_in_its_folder_is_no_model(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    registry.add(model_file(tmp_path / "m.onnx"), "digits")
+    (tmp_path / "registry" / "models" / "New Folder").mkdir()
+    (tmp_path / "registry" / "models" / "empty").mkdir()
+    assert registry.names() == ["digits"]
+
+
 def test_what_is_pointed_at_is_not_deleted(digits: Registry, tmp_path: Path) -> None:
     digits.set_alias("digits/1", "champion")
     digits.add_variant("digits/1", "int8", model_file(tmp_path / "v.onnx", 9.0), {"accuracy": 0.1})

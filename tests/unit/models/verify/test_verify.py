@@ -69,6 +69,10 @@ WRONG = {
         np.copy, np.array([[2**24, 7], [2**24 + 2, 9], [2**24 + 40, 1]], "int64"),
         "f = Cast<to = 1>(x) y = Cast<to = 7>(f)", "whole numbers",
     ),
+    "masks, though those of the sample are full": (
+        lambda x: np.where(x == 0, 7, x), np.arange(1, 21).reshape(4, 5), "y = Identity(x)",
+        "zeros at the ends",
+    ),
     "whole numbers that the sample has not": (
         lambda x: np.where(x == 3, 0, x), np.array([[1, 1], [6, 9], [2, 2], [8, 5]] * 9, "int64"),
         "y = Identity(x)", "whole numbers",
@@ -136,6 +140,47 @@ def test_another_answer_altogether_is_rounding_only_where_the_models_own_is_too(
     assert report.unsteady["large values"]["y"] == pytest.approx(2e4)
     with pytest.raises(VerificationError, match="large values"):
         check(Formula(wrong, sample, ("batch", 3)), f"{head} {{ y = Sign(x) }}", tmp_path)
+
+
+def test_the_place_of_the_largest_of_equals_may_be_another(tmp_path: Path) -> None:
+    text = """m (float[n, 3] x) => (int64[n, 3] y) {
+        k = Constant<value = int64[1] {3}>() values, y = TopK<axis = 1>(x, k) }"""
+    sample = RANDOM.normal(size=(6, 3)).astype("float32")
+
+    def from_behind(x: Any) -> Any:
+        return np.argsort(-x[:, ::-1], axis=1, kind="stable") * -1 + 2
+
+    report = check(Formula(from_behind, sample, ("n", 3)), text, tmp_path)
+    assert report.ties >= 1
+    with pytest.raises(VerificationError, match="on 'the sample'"):
+        check(Formula(from_behind, np.zeros((6, 3), "float32"), ("n", 3)), text, tmp_path)
+    with pytest.raises(VerificationError, match="on 'the other sign'"):
+        check(Formula(lambda x: from_behind(np.abs(x)), np.abs(sample), ("n", 3)), text, tmp_path)
+
+
+class Votes(Formula):
+    """A model that gives a class and the votes for each."""
+
+    def predict(self, feeds: Feeds) -> Feeds:
+        votes = np.round(feeds["x"])
+        return {"kind": votes.argmax(axis=1), "votes": votes}
+
+
+@pytest.mark.parametrize("scores", [{"kind": "votes"}, {}])
+def test_a_class_of_equal_scores_may_be_another_whatever_they_are_called(
+    tmp_path: Path, scores: dict[str, str]
+) -> None:
+    text = """m (float[n, 3] x) => (int64[n] kind, float[n, 3] votes) {
+        votes = Round(x) kind = ArgMax<axis = 1, keepdims = 0, select_last_index = 1>(votes) }"""
+    sample = np.array([[1, 20, 3], [30, 2, 10], [5, 6, 70], [8, 90, 1]], "float32")
+    model = Votes(np.round, sample, ("n", 3))
+    outputs = (Tensor("kind", "int64", ("n",)), Tensor("votes", "float32", ("n", 3)))
+    made = Conversion(graph(text, tmp_path / "m.onnx"), model.inputs, outputs, "by hand", 18, scores=scores)
+    if scores:
+        assert verify(made, model, evidence=tmp_path / "evidence").ties >= 1
+    else:
+        with pytest.raises(VerificationError, match="on 'zeros': output 'kind'"):
+            verify(made, model, evidence=tmp_path / "evidence")
 
 
 def test_what_the_model_itself_refuses_is_left_out_and_told(tmp_path: Path) -> None:

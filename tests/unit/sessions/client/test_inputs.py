@@ -1,6 +1,7 @@
 """Names are followed to all that they need, and what the session has is not sent."""
 
 import math
+import time
 import types
 
 import numpy
@@ -113,3 +114,23 @@ def test_a_name_given_to_a_value_after_it_was_sent_goes_with_it(inputs, namespac
     assert sent_names(inputs.choose({"value"})) == ["alias", "value"]
     inputs.sent(inputs.choose({"value"}).bundles)
     assert sent_names(inputs.choose({"value"})) == []
+
+
+class Waiting:
+    """Takes long to be looked into, on a machine that does something else meanwhile."""
+
+    def __getstate__(self):
+        time.sleep(0.3)
+        return {}
+
+
+def test_what_shares_is_found_however_busy_the_machine_is():
+    weights = [0.0]
+    here = {
+        "__name__": "__main__",
+        "waiting": Waiting(),
+        "model": {"weights": weights},
+        "optimizer": (weights,),
+    }
+    choice = Inputs(here, Ledger(here), {}).choose({"optimizer"})
+    assert sent_names(choice) == ["model", "optimizer"]

@@ -73,3 +73,14 @@ def test_a_line_of_the_journal_gets_another_number_unread() -> None:
     text = line(7, 12.5, "stream", b'{"name":"stdout","text":"{\\"n\\":7"}', b"{}", [])
     assert type_of(text) == "stream"
     assert json.loads(renumbered(text, 12)) == {**json.loads(text), "n": 12}
+
+
+def test_the_first_rank_logs_and_its_line_goes_on_behind_that() -> None:
+    entries = _message("nbcloud_log", run="", entries=[["metric", "a", 1.0, 0, 1.0]])
+    first, second = Labels(0), Labels(1)
+    for labels in (first, second):
+        labels.label([_message("stream", name="stdout", text="half")])
+    assert first.label([entries]) == [entries]
+    assert second.label([entries]) == []
+    end = first.label([_message("stream", name="stdout", text=" a line\n")])
+    assert _shown(end) == [("stream", {"name": "stdout", "text": "[0] half a line\n"})]

@@ -22,7 +22,7 @@ class PlayedKernel:
 
     def __init__(self):
         self.requests, self.said = [], asyncio.Queue()
-        self.interrupts = self.kills = 0
+        self.interrupts = self.kills = self.shutdowns = 0
         self.ended = asyncio.Event()
 
     async def messages(self):
@@ -42,6 +42,9 @@ class PlayedKernel:
 
     async def interrupt(self):
         self.interrupts += 1
+
+    def shut_down(self):
+        self.shutdowns += 1
 
     def kill(self):
         self.kills += 1
@@ -284,6 +287,30 @@ def test_a_run_that_does_not_stop_when_interrupted_ends_with_its_kernel(monkeypa
         assert end["state"] == "timeout"
         assert "did not stop when interrupted" in end["why"]
         assert stage.ended.is_set()
+
+    on_stage(scenario)
+
+
+def test_a_session_that_runs_nothing_has_its_time_to_end_by_itself(monkeypatch):
+    monkeypatch.setattr(session_module, "GRACE", 0.05)
+
+    async def scenario(stage):
+        stage.session.close("it was reset")
+        assert (stage.kernel.shutdowns, stage.kernel.kills) == (1, 0)
+        await asyncio.wait_for(stage.kernel.ended.wait(), 5)  # which it did not take
+        await stage.session.end(-9)
+        assert (await stage.journal.expect("lost"))["why"] == "it was reset"
+
+    on_stage(scenario)
+
+
+def test_a_session_that_is_closed_while_it_runs_ends_at_once():
+    async def scenario(stage):
+        stage.execute("one")
+        stage.session.close("it was reset")
+        assert (stage.kernel.shutdowns, stage.kernel.kills) == (0, 1)
+        await stage.session.end(-9)
+        assert (await stage.journal.expect("end", run="one"))["state"] == "lost"
 
     on_stage(scenario)
 

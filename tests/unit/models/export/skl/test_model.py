@@ -95,6 +95,12 @@ def test_a_machine_of_two_classes_has_scores_of_the_right_sign(run) -> None:
     assert made.signature.outputs[0].labels == (False, True)
 
 
+@pytest.mark.parametrize("classes", [Y, Y > 4], ids=["ten", "two"])
+def test_a_linear_machine_without_an_intercept(run, classes: Any) -> None:
+    made = run(fitted(LinearSVC(fit_intercept=False), X, classes), X[:50])
+    assert made.report.worst <= 1
+
+
 NOISE = np.random.default_rng(1).random(len(X)) > 0.5
 
 

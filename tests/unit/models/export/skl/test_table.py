@@ -42,6 +42,26 @@ def test_columns_of_several_types_are_inputs_by_their_names(run, fitted, people:
     assert "texts with accents" in made.report.compared
 
 
+def test_an_encoder_that_found_nothing_infrequent_passes_over_what_is_unknown(
+    run, fitted, people: pd.DataFrame
+) -> None:
+    encoder = OneHotEncoder(min_frequency=5, handle_unknown="infrequent_if_exist")
+    model = make_pipeline(ColumnTransformer([("t", encoder, ["home town"])]), LogisticRegression())
+    made = run(fitted(model, people, people.age > 40), people[:100])
+    assert "texts with accents" in made.report.compared
+
+
+def test_columns_may_be_given_by_name_without_a_table(run, fitted, people: pd.DataFrame) -> None:
+    model, rows = fitted(mixed(), people, people.age > 40), people[:100]
+    columns = {name: rows[name].to_numpy() for name in rows}
+    made = run(model, columns | {"age": columns["age"].reshape(-1, 1)})
+    assert made.signature.inputs == run(model, rows).signature.inputs
+    with pytest.raises(ExportError, match=r"column 'age' of the sample has the shape \[50, 2\]"):
+        run(model, columns | {"age": columns["age"].reshape(-1, 2)})
+    with pytest.raises(ExportError, match="different numbers of rows: 'age' 7, 'income' 100"):
+        run(model, columns | {"age": columns["age"][:7]})
+
+
 def test_columns_of_pandas_own_types(run, fitted, people: pd.DataFrame) -> None:
     own = people.assign(
         age=people.age.astype("Int64").where(people.age > 20),

@@ -1,0 +1,162 @@
+"""A session that runs notebooks from a file: code goes in, all of its messages come out.
+
+Nothing of the caller's namespace travels, and nothing comes home but outputs: what ``%%cloud`` adds to a
+kernel is not wanted here, and a cell fails as it would in any kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jupyter_client.session import Session as JupyterSession
+
+from nbcloud import secret_values
+from nbcloud.cells.analysis import CellNames, analyze
+from nbcloud.clusters.base import Progress, silent
+from nbcloud.config import settings
+from nbcloud.dispatch.identity import Identity
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.run import CloudRun
+from nbcloud.dispatch.sessions import Sessions
+from nbcloud.runs.record import Run
+
+if TYPE_CHECKING:
+    from nbcloud.sessions.client.session import Session
+
+
+def session_of(path: str, purpose: str) -> str:
+    """The name of the session that runs a notebook; the same for the same file and purpose."""
+    digest = hashlib.blake2b(f"{purpose}\n{path}".encode(), digest_size=3).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
+    return f"{stem}-{digest}"
+
+
+class CloudKernel:
+    """A kernel on a cluster, from its first cell to its end.
+
+    Parameters
+    ----------
+    name : str
+        Of its session.
+    options : CellOptions
+        Cluster and resources.
+    recorder : Recorder
+        Is given what its cells say.
+    path : str
+        The notebook's, for those who list sessions.
+    """
+
+    def __init__(self, name: str, options: CellOptions, recorder: Recorder, path: str = "") -> None:
+        self._options = replace(options, session=name)
+        self._recorder = recorder
+        self.notes: list[str] = []
+        """Sentences for the user, such as on versions that differ."""
+        self._sessions = Sessions(
+            Identity(path, name, lasting=True), {}, None, moment=int, tell=self.notes.append
+        )
+        self.session: Session | None = None
+        self._latest: CloudRun | None = None
+        self._header = JupyterSession().msg_header("execute_request")
+
+    def start(self, *, again: bool, progress: Progress = silent) -> bool:
+        """Open the session.
+
+        Parameters
+        ----------
+        again : bool
+            Go on with the session that an earlier process left; else one of this name is ended before.
+
+        Returns
+        -------
+        bool
+            Whether it is one that an earlier process left.
+        """
+        left = self._sessions.reopen(cluster=self._options.cluster)
+        if left is not None and not again:
+            self._sessions.reset(left)
+        self.session = self._sessions.of_cell(self._options, progress)
+        return self.session is left
+
+    def execute(self, code: str, count: int, *, cell_id: str = "") -> CloudRun:
+        """Send one cell.
+
+        Parameters
+        ----------
+        code : str
+        count : int
+            Its execution count.
+
+        Returns
+        -------
+        CloudRun
+            Its id is what the kernel's messages name as their parent.
+        """
+        from nbcloud.sessions.client.session import Limits, Parcel
+        from nbcloud.sessions.messages import execute_frames
+
+        session = self.session
+        assert session is not None
+        found = analyze(code)
+        run = CloudRun(
+            session.link,
+            Run(code=code, cell_id=cell_id, execution_count=count, session=session.name),
+            self._recorder,
+            whole=True,
+        )
+        self._latest = run
+        run.session = session
+        request, buffers = session.request(
+            run.id,
+            CellNames(imports=found.imports),
+            Parcel(),
+            count=count,
+            out=(),
+            auto=False,
+            limits=Limits(settings().home_limit, settings().out_limit),
+            secret_values=secret_values.known(found.secrets),
+        )
+        session.link.listen(run.id, run.listen)
+        run.sent += 1
+        session.link.run(
+            session.worker,
+            after=self._recorder.wake,
+            run=run.id,
+            session=session.id,
+            timeout=None,
+            **execute_frames(code, request, buffers, {**self._header, "msg_id": run.id}),
+        )
+        return run
+
+    def runs(self) -> list[str]:
+        """The ids of all that the session has run, the first one first."""
+        session = self.session
+        assert session is not None
+        return sorted(each["id"] for each in session.link.ask("runs") if each["session"] == session.id)
+
+    def attach(self, run_id: str) -> CloudRun:
+        """A run that an earlier process sent, from its first message on."""
+        session = self.session
+        assert session is not None
+        run = CloudRun(session.link, Run(id=run_id, session=session.name), self._recorder, whole=True)
+        self._latest = run
+        run.session = session
+        session.link.listen(run.id, run.listen)
+        session.link.ask("read", run=run.id, after=0)
+        return run
+
+    def cancel(self) -> None:
+        """Stop the cell that runs; may be called from any thread."""
+        if self._latest is not None and not self._latest.done():
+            self._latest.cancel()
+
+    def close(self) -> None:
+        """End the session; nothing of its last cell comes any more."""
+        if self._latest is not None and not self._latest.done():
+            self._latest.withdraw()
+        if self.session is not None and not self.session.lost:
+            self._sessions.reset(self.session, "its notebook has ended")

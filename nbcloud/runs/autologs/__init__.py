@@ -1,0 +1,1 @@
+"""What ``nbcloud.autolog()`` puts into each framework."""

@@ -1,0 +1,262 @@
+"""A whole notebook in one session of a cluster, by papermill's own client on top of a run's journal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbclient.exceptions import CellExecutionError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.log import logger
+
+from nbcloud.clusters.prices import hourly
+from nbcloud.config import parse_bytes
+from nbcloud.dispatch.kernel import CloudKernel, session_of
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import Recorder
+from nbcloud.errors import NbcloudError, RunError, UsageError
+from nbcloud.runs.record import Run, RunState
+from nbcloud.workflows.client import CloudClient
+from nbcloud.workflows.manager import SteadyManager
+from nbcloud.workflows.record import NotebookRecorder
+from nbcloud.workflows.stopping import Stopping
+
+_WRITE_SECONDS = 0.5
+"""Between two writes of the file while a cell runs, if they are quick."""
+
+
+@dataclass(frozen=True)
+class NotebookOptions:
+    """Where and as what a notebook runs.
+
+    Attributes
+    ----------
+    cluster : str, optional
+        Its name, a profile or an address; the default cluster otherwise, which is started when it is not up.
+    cpus, memory, gpus : optional
+        What the session is to hold; memory as ``"16GiB"`` or in bytes.
+    name, tags : optional
+        For the record.
+    resume : bool
+        Go on behind the cells that are completed, in the session that an earlier process left.
+    stopping : Stopping, optional
+        Who may stop it from another thread.
+    """
+
+    cluster: str | None = None
+    cpus: float | None = None
+    memory: str | int | None = None
+    gpus: int | None = None
+    name: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    resume: bool = False
+    stopping: Stopping = field(default_factory=Stopping)
+
+    def of_cells(self) -> CellOptions:
+        """What the session is asked for."""
+        memory = parse_bytes(self.memory) if isinstance(self.memory, str) else self.memory
+        return CellOptions(cluster=self.cluster, cpus=self.cpus, memory=memory, gpus=self.gpus)
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's client, which leaves what is completed and writes the file while a cell runs."""
+
+    nb_man: SteadyManager
+    stopping: Stopping
+
+    def papermill_execute_cells(self) -> None:
+        """Run the cells that are not completed, up to the first that fails."""
+        for index, cell in enumerate(self.nb.cells):
+            if is_completed(cell):
+                continue
+            self.stopping.check()
+            try:
+                self.nb_man.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
+                break
+            except BaseException:
+                # It is not completed: who goes on with the notebook begins here.
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index)
+                raise
+            finally:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+
+    async def _async_poll_kernel_alive(self) -> None:
+        """Nothing to poll: a run that is lost says so. Meanwhile the file is brought up to date."""
+        while True:
+            await asyncio.sleep(max(_WRITE_SECONDS, self.nb_man.pause))
+            if self.nb_man.autosave_cell_every:
+                self.nb_man.write()
+
+
+def is_completed(cell: Any) -> bool:
+    """Whether a cell has run to its end, or needs not run."""
+    return bool(cell.metadata.get("papermill", {}).get("status") == "completed")
+
+
+def execute(
+    manager: SteadyManager,
+    kernel_name: str,
+    *,
+    input_path: str = "",
+    execution_timeout: int | None = None,
+    start_timeout: int = 60,  # noqa: ARG001 - papermill's; a cluster's start tells how it goes on by itself
+    **options: Any,
+) -> Any:
+    """Run a notebook, and return it with its outputs.
+
+    Parameters
+    ----------
+    manager : SteadyManager
+    kernel_name : str
+        Of the notebook.
+    input_path, execution_timeout, start_timeout
+        As papermill's.
+    **options
+        The fields of `NotebookOptions`, and whatever nbclient takes: ``timeout``, ``allow_errors``, …
+
+    Raises
+    ------
+    RunError
+        When the session was lost or stopped; the file has all that came before.
+    UsageError
+        For a notebook of another language, or an option that nobody knows.
+    """
+    _check_language(manager.nb, kernel_name)
+    ours = {key: options.pop(key) for key in [*options] if key in NotebookOptions.__dataclass_fields__}
+    _check_options(options)
+    options["timeout"] = execution_timeout or options.get("timeout")
+    asked = NotebookOptions(**ours)
+    run = _run_of(manager, asked, input_path)
+    path = str(Path(manager.output_path).absolute()) if manager.output_path else run.id
+    recorder = NotebookRecorder(run, Recorder())
+    kernel = CloudKernel(session_of(path, "notebook"), asked.of_cells(), recorder, input_path)
+    try:
+        with _on_record(manager, recorder, run), _closing(kernel, asked):
+            client = _started(kernel, manager, recorder, asked)
+            asked.stopping.watch(kernel)
+            notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
+            notebook.stopping = asked.stopping
+            notebook.execute()
+    finally:
+        manager.cleanup_pbar()
+        manager.notebook_complete()
+    return manager.nb
+
+
+def _started(
+    kernel: CloudKernel, manager: SteadyManager, recorder: NotebookRecorder, asked: NotebookOptions
+) -> CloudClient:
+    """The client of a kernel that was started, or is gone on with."""
+    left = kernel.start(again=asked.resume, progress=lambda text: logger.info("%s …", text))
+    for note in kernel.notes:
+        logger.warning("%s", note)
+    client = CloudClient(kernel)
+    manager.begin(anew=not left)
+    if left:
+        client.count, client.sent = _gone_on_with(manager.nb, kernel.runs())
+    elif asked.resume:
+        logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
+    session = kernel.session
+    assert session is not None
+    info = session.link.info
+    recorder.place(
+        cluster=info.name,
+        cluster_id=info.id,
+        session=session.name,
+        extra={**recorder.run.extra, "price": hourly(info, session.worker_names)},
+    )
+    return client
+
+
+def _gone_on_with(notebook: Any, runs: list[str]) -> tuple[int, list[str]]:
+    """How many cells were executed and are completed, and the runs of those that follow.
+
+    A session runs the cells of one notebook, in its order: so the place of a run tells its cell.
+    """
+    executed = sum(cell.get("execution_count") is not None for cell in notebook.cells if is_completed(cell))
+    return executed, runs[executed:]
+
+
+def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> Run:
+    parameters = json.loads(json.dumps(manager.nb.metadata.papermill.get("parameters", {}), default=repr))
+    cells = asked.of_cells()
+    return Run(
+        kind="notebook",
+        name=asked.name or Path(input_path or "notebook").stem,
+        notebook=str(input_path or ""),
+        tags=dict(asked.tags),
+        resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
+        extra={"parameters": parameters, "output": manager.output_path or ""},
+    )
+
+
+@contextlib.contextmanager
+def _closing(kernel: CloudKernel, asked: NotebookOptions) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        asked.stopping.forget(kernel)
+        with contextlib.suppress(NbcloudError):  # it is gone already, and that was told
+            kernel.close()
+
+
+@contextlib.contextmanager
+def _on_record(manager: SteadyManager, recorder: NotebookRecorder, run: Run) -> Iterator[None]:
+    """The run is on record from here on, with the end that it takes inside."""
+    recorder.begin(run, str(Path.cwd()))
+    manager.nb.metadata.papermill["run"] = run.id
+    try:
+        yield
+    except KeyboardInterrupt:
+        recorder.finish(RunState.CANCELLED, None, "it was interrupted")
+        raise
+    except RunError as error:
+        recorder.finish(RunState.LOST, None, error.message)
+        raise
+    except Exception as error:
+        recorder.finish(RunState.FAILED, None, f"{type(error).__name__}: {error}".strip().splitlines()[0])
+        raise
+    else:
+        raised = _raised(manager.nb)
+        recorder.finish(RunState.FAILED if raised else RunState.DONE, raised, "")
+    finally:
+        recorder.close()
+
+
+def _raised(notebook: Any) -> dict[str, str] | None:
+    """What the cell raised at which the notebook ended."""
+    failed = [cell for cell in notebook.cells if cell.metadata.get("papermill", {}).get("status") == "failed"]
+    errors = [each for cell in failed for each in cell.get("outputs", ()) if each.output_type == "error"]
+    if not failed:
+        return None
+    return {key: errors[-1][key] if errors else "Error" for key in ("ename", "evalue")}
+
+
+def _check_language(notebook: Any, kernel_name: str) -> None:
+    metadata = notebook.metadata
+    language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
+    if (language or "python").lower() not in {"python", "ipython"}:
+        raise UsageError(
+            f"The notebook is written for {language} (kernel {kernel_name!r}), and sessions are of Python.",
+            "Run it with papermill's own engine: papermill IN OUT",
+        )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse what neither nbcloud nor nbclient knows."""
+    known = [*NotebookOptions.__dataclass_fields__, *_Client.class_trait_names()]
+    known += ["execution_timeout", "autosave_cell_every"]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known[:7])}."
+            raise UsageError(f"The engine nbcloud has no option {option!r}.", hint)

@@ -1,0 +1,168 @@
+"""Parameters of a notebook: read as text, checked against its cell that is tagged ``parameters``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from IPython.core.inputtransformer2 import TransformerManager
+from papermill.iorw import load_notebook_node
+from papermill.utils import find_first_tagged_cell_index
+
+from nbcloud.errors import UsageError
+
+_NONE = object()
+_RANGE = re.compile(r"(-?[\d.e+-]+):(-?[\d.e+-]+)(?::(-?[\d.e+-]+))?")
+_MOST = 100_000
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", dict: "a dict"}
+
+
+def declared(notebook: str) -> dict[str, Any]:
+    """The parameters of a notebook and their defaults; what is not a literal is ``...``.
+
+    Raises
+    ------
+    UsageError
+        When there is no such notebook, or it can't be read.
+    """
+    try:
+        loaded = load_notebook_node(notebook)
+    except FileNotFoundError:
+        raise UsageError(f"There is no notebook {notebook}.") from None
+    except Exception as error:
+        raise UsageError(f"{notebook} can't be read as a notebook: {error}.") from error
+    place = find_first_tagged_cell_index(loaded, "parameters")
+    return _assigned(loaded.cells[place].source) if place >= 0 else {}
+
+
+def _assigned(code: str) -> dict[str, Any]:
+    """Names that a cell assigns at top level, and their values as far as they are literals."""
+    found: dict[str, Any] = {}
+    for statement in _statements(code):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            if isinstance(target, ast.Name) and statement.value is not None:
+                found[target.id] = _literal(ast.unparse(statement.value), ...)
+    return found
+
+
+def _statements(code: str) -> list[ast.Assign | ast.AnnAssign]:
+    try:
+        tree = ast.parse(TransformerManager().transform_cell(code))
+    except SyntaxError as error:
+        raise UsageError(f"The cell of the notebook's parameters is no Python: {error}.") from None
+    return [each for each in tree.body if isinstance(each, ast.Assign | ast.AnnAssign)]
+
+
+def typed(known: Mapping[str, Any], name: str, text: str, *, loose: bool = False) -> Any:
+    """The value that a text means for a parameter.
+
+    Parameters
+    ----------
+    known : mapping
+        The notebook's parameters, as `declared` gives them.
+    name, text : str
+    loose : bool
+        Take names and types that the notebook does not have.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, or a text that is not of the default's type.
+    """
+    if name not in known and not loose:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        there = f"There are: {', '.join(known)}." if known else "No cell of it is tagged 'parameters'."
+        raise UsageError(
+            f"The notebook has no parameter {name!r}.", f"{hint}{there} To give it all the same: --loose"
+        )
+    default = known.get(name, ...)
+    if isinstance(default, str):
+        return _unquoted(text)
+    value = _literal(text, text)
+    kind = type(default)
+    if loose or default is None or default is ...:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if type(value) is not kind:
+        wanted = _WORDS.get(kind, f"a {kind.__name__}")
+        raise UsageError(
+            f"{name}={text}: it must be {wanted}; its default is {default!r}.",
+            "To give it all the same: --loose",
+        )
+    return value
+
+
+def check(known: Mapping[str, Any], values: Mapping[str, Any], *, loose: bool = False) -> None:
+    """Refuse values, given as they are, whose name or type the notebook does not have."""
+    for name, value in values.items():
+        default = known.get(name, ...)
+        fits = default is None or default is ... or value is None or isinstance(value, type(default))
+        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if name not in known or not (fits or number):
+            typed(known, name, str(value), loose=loose)
+
+
+def _literal(text: str, otherwise: Any) -> Any:
+    words = {
+        "true": True,
+        "false": False,
+        "none": None,
+        "null": None,
+        "inf": float("inf"),
+        "nan": float("nan"),
+    }
+    found = words.get(text.strip().lower(), _NONE)
+    if found is not _NONE:
+        return found
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return otherwise
+
+
+def _unquoted(text: str) -> str:
+    value = _literal(text, text)
+    quoted = len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]
+    return value if quoted and isinstance(value, str) else text
+
+
+def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tuple[str, list[Any]]:
+    """A name and the values that a grid has for it: ``lr=0.1,0.01``, ``seed=0:4``, ``rate=0:1:0.25``.
+
+    ``a:b`` goes from a to b without b, by steps of 1 or of the third number, as Python's ``range`` does.
+    Where values hold commas themselves, write a list: ``sizes=[[1,2],[3]]``.
+    """
+    name, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise UsageError(f"{text!r} is no list of values.", "Write for example: -g lr=0.1,0.01 -g seed=0:4")
+    if (found := _RANGE.fullmatch(rest)) is not None:
+        return name, [typed(known, name, each, loose=loose) for each in _steps(text, *found.groups())]
+    listed = _literal(rest, None) if rest.startswith("[") else None
+    texts = [str(each) for each in listed] if isinstance(listed, list) else rest.split(",")
+    return name, [typed(known, name, each, loose=loose) for each in texts]
+
+
+def _steps(text: str, first: str, last: str, step: str | None) -> Iterator[str]:
+    numbers = [_literal(each, None) for each in (first, last, step or "1")]
+    start, end, by = numbers
+    if not all(isinstance(each, int | float) for each in numbers) or not by or (end - start) / by > _MOST:
+        raise UsageError(f"{text!r} is no range.", "Write for example: seed=0:4, or rate=0:1:0.25")
+    for place in itertools.count():
+        value = start + place * by
+        if (value >= end) if by > 0 else (value <= end):
+            return
+        yield repr(round(value, 12) if isinstance(value, float) else value)
+
+
+def grid(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination, the last name varying quickest."""
+    return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]

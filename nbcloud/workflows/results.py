@@ -1,0 +1,255 @@
+"""What the members of a sweep came to, as one table: for people, spreadsheets and pandas."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbcloud.dispatch.recorder import open_store
+from nbcloud.errors import UsageError
+from nbcloud.extras import check
+from nbcloud.runs.tracked import Tracked
+from nbcloud.workflows.parameters import check as check_values
+from nbcloud.workflows.parameters import declared, grid
+from nbcloud.workflows.sweep import Sweep
+
+_FIXED = ("member", "state", "seconds", "error", "run", "notebook")
+
+
+class Results:
+    """One row for each member of a sweep.
+
+    Parameters
+    ----------
+    sweep : Sweep
+
+    Attributes
+    ----------
+    rows : list of dict
+        ``member``, then its parameters, what it logged and recorded (by the keys alone where these are unlike
+        all others, else as ``metrics.KEY`` and ``records.NAME``), ``state``, ``seconds``, ``error``, ``run``
+        and ``notebook``.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        outcomes = [member.outcome for member in sweep.members]
+        with open_store() as store:
+            logged = store.tracked(each.run for each in outcomes if each.run)
+        self.parameters = list(dict.fromkeys(key for member in sweep.members for key in member.parameters))
+        told = [_told(logged.get(each.run, Tracked())) for each in outcomes]
+        self.metrics = sorted({key for each in told for key in each})
+        names = {key: key if self._is_free(key) else f"metrics.{key}" for key in self.metrics}
+        self.metrics = [*names.values()]
+        self.rows: list[dict[str, Any]] = [
+            dict[str, Any](member=member.number)
+            | {key: member.parameters.get(key) for key in self.parameters}
+            | {names[key]: each.get(key) for key in names}
+            | {"state": str(end.stage), "seconds": end.seconds, "error": end.error, "run": end.run}
+            | {"notebook": str(member.output)}
+            for member, each, end in zip(sweep.members, told, outcomes, strict=True)
+        ]
+
+    def _is_free(self, key: str) -> bool:
+        return key not in self.parameters and key not in _FIXED
+
+    def _repr_html_(self) -> str:
+        return self._table()
+
+    def __repr__(self) -> str:
+        return f"<{len(self.rows)} members: {summary(self.counts())}>"
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, in order."""
+        return list(self.rows[0]) if self.rows else []
+
+    def counts(self) -> dict[str, int]:
+        """How many members are in each state."""
+        states = [row["state"] for row in self.rows]
+        return {state: states.count(state) for state in dict.fromkeys(states)}
+
+    def best(self, metric: str, mode: str = "min") -> dict[str, Any]:
+        """The row with the lowest (``"min"``) or highest (``"max"``) value of a metric.
+
+        Raises
+        ------
+        UsageError
+            When no member has it.
+        """
+        if mode not in {"min", "max"}:
+            raise UsageError(f"mode={mode!r}: it must be 'min' or 'max'.")
+        found = [row for row in self.rows if isinstance(row.get(metric), int | float)]
+        if not found:
+            there = ", ".join(self.metrics) or "none"
+            raise UsageError(f"No member has logged a metric {metric!r}; there are: {there}.")
+        return (min if mode == "min" else max)(found, key=lambda row: row[metric])
+
+    def frame(self) -> Any:
+        """The rows as a ``pandas.DataFrame``."""
+        check("pandas", "for a table of results as a DataFrame")
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=self.columns)
+
+    def write(self, path: Path) -> None:
+        """Write the table: ``.csv``, ``.parquet`` or ``.html``, by the file's name."""
+        match path.suffix:
+            case ".csv":
+                _replace(path, self._csv().encode())
+            case ".html":
+                _replace(path, self.to_html().encode())
+            case ".parquet":
+                check("pyarrow", "to write Parquet")
+                buffer = io.BytesIO()
+                self.frame().to_parquet(buffer)
+                _replace(path, buffer.getvalue())
+            case other:
+                raise UsageError(
+                    f"{path}: a table can't be written as {other!r}.", "Write .csv, .parquet or .html."
+                )
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        table = csv.DictWriter(text, self.columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        return text.getvalue()
+
+    def to_html(self) -> str:
+        """A page with the table and, where matplotlib is there, a plot of each metric over each parameter."""
+        plots = "".join(
+            f'<img alt="{html.escape(title)}" src="data:image/png;base64,{picture}">'
+            for title, picture in self._plots()
+        )
+        title = html.escape(f"{self.sweep.source.name}: {len(self.rows)} members")
+        return _PAGE.format(title=title, table=self._table(), plots=plots)
+
+    def _table(self) -> str:
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_text(value))}</td>" for value in row.values()) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _plots(self) -> list[tuple[str, str]]:
+        pairs = [(key, metric) for metric in self.metrics for key in self.parameters]
+        if importlib.util.find_spec("matplotlib") is None:
+            return []
+        from matplotlib.figure import Figure
+
+        found = []
+        for key, metric in pairs:
+            points = [(row[key], row[metric]) for row in self.rows if _is_number(row[metric])]
+            if len({str(x) for x, _ in points}) < 2:
+                continue
+            figure = Figure(figsize=(4, 3), layout="constrained")
+            axes = figure.subplots()
+            numbers = all(map(_is_number, (x for x, _ in points)))
+            axes.plot([x if numbers else str(x) for x, _ in points], [y for _, y in points], "o")
+            values = [float(x or 0) for x, _ in points] if numbers else []
+            if values and min(values) > 0 and max(values) >= 100 * min(values):
+                axes.set_xscale("log")
+            axes.set(xlabel=key, ylabel=metric)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=100)
+            found.append((f"{metric} over {key}", base64.b64encode(buffer.getvalue()).decode()))
+        return found
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 14px/1.4 system-ui, sans-serif }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ padding: .2em .6em; text-align: left; border-bottom: 1px solid #8885; white-space: nowrap }}
+img {{ background: white; margin: 1em 1em 0 0 }}
+</style>
+<h1>{title}</h1>
+{table}
+{plots}
+</html>
+"""
+
+
+def _told(logged: Tracked) -> dict[str, Any]:
+    """Metrics, and recorded values that fit into a cell of a table."""
+    values = {name: record["value"] for name, record in logged.records.items() if "value" in record}
+    plain = {name: each for name, each in values.items() if isinstance(each, int | float | str | bool)}
+    return {**plain, **logged.metrics}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def sweep(
+    notebook: str | Path,
+    parameters: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    loose: bool = False,
+    **options: Any,
+) -> Results:
+    """Run a notebook over many sets of parameters, and return what each came to.
+
+    Parameters
+    ----------
+    notebook : str or Path
+    parameters : mapping or sequence of mappings
+        A grid, ``{"lr": [0.1, 0.01], "seed": range(4)}``, of which every combination is run; or the members.
+    output : str or Path
+        A folder, for the members' notebooks.
+    resume : bool
+        Go on with the sweep in the folder, if there is one; its parameters count then.
+    loose : bool
+        Take parameters whose name or type the notebook does not have.
+    **options
+        ``parallel``, ``retries``, ``cluster``, ``cpus``, ``memory``, ``gpus``, and those of papermill.
+
+    Raises
+    ------
+    UsageError
+        Before anything has run, for parameters that the notebook does not have.
+    """
+    directory = Path(output)
+    if resume and (directory / "sweep.json").exists():
+        found = Sweep.open(directory)
+        found.check_source()
+    else:
+        if isinstance(parameters, Mapping):
+            members = grid({name: [*values] for name, values in parameters.items()})
+        else:
+            members = [dict(each) for each in parameters]
+        known = declared(str(notebook))
+        for member in members:
+            check_values(known, member, loose=loose)
+        found = Sweep.begin(Path(notebook), directory, members)
+    found.run(**options)
+    return Results(found)
+
+
+def summary(counts: dict[str, int]) -> str:
+    """How many members are in each state, in words."""
+    words: Sequence[str] = [f"{count} {state}" for state, count in counts.items()]
+    return ", ".join(words)

@@ -1,0 +1,264 @@
+"""papermill's engine ``nbcloud``: the same notebooks come out as from papermill's own, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from nbcloud.clusters.base import ClusterInfo
+from nbcloud.dispatch.links import close_links
+from nbcloud.dispatch.recorder import open_store
+from nbcloud.errors import UsageError
+from nbcloud.runs.record import RunState
+
+OWN = Path(papermill.__file__).parent / "tests" / "notebooks"
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+pytestmark = [
+    pytest.mark.usefixtures("local_cluster"),
+    # papermill's and nbclient's own, with the libraries that are there today.
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::nbformat.warnings.MissingIDFieldWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:Passing unrecognized arguments:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _unlinked() -> object:
+    yield
+    close_links()
+
+
+def write(path: Path, *cells: str | tuple[str, str]) -> Path:
+    """A notebook of code cells; one with a tag is a pair."""
+    notebook = nbformat.v4.new_notebook(metadata=PYTHON)
+    for cell in cells:
+        code, tags = (cell, []) if isinstance(cell, str) else (cell[0], [cell[1]])
+        notebook.cells.append(nbformat.v4.new_code_cell(code, metadata={"tags": tags}))
+    nbformat.write(notebook, path)
+    return path
+
+
+def run(source: Path, output: Path, engine: str | None, **options: object) -> NotebookNode:
+    """Run a notebook; what it raises is in the file."""
+    with contextlib.suppress(PapermillExecutionError):
+        papermill.execute_notebook(
+            str(source), str(output), engine_name=engine, kernel_name="python3", progress_bar=False, **options
+        )
+    return nbformat.read(output, 4)
+
+
+def shown(notebook: NotebookNode) -> list[tuple[object, ...]]:
+    """What of a notebook must not depend on the engine."""
+    found = []
+    for cell in notebook.cells:
+        text = json.dumps(cell.get("outputs", []), sort_keys=True)
+        text = re.sub(r"/tmp/ipykernel_\d+/\d+\.py|<ipython-input-[^>]*>", "FILE", text)
+        text = re.sub(r"[0-9a-f]{32}", "ID", text)
+        timing = sorted(cell.metadata.get("execution", {}))
+        about = cell.metadata.get("papermill", {})
+        found.append(
+            (
+                cell.source,
+                cell.get("execution_count"),
+                text,
+                timing,
+                about.get("status"),
+                about.get("exception"),
+                tuple(cell.metadata.get("tags", [])),
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("blank-vscode.ipynb", {}),
+        ("broken1.ipynb", {}),
+        ("broken2.ipynb", {}),
+        ("complex_parameters.ipynb", {"msg": "hello"}),
+        ("line_magic_error.ipynb", {}),
+        ("nb_version_4.4.ipynb", {}),
+        ("no_parameters.ipynb", {"msg": "hello"}),
+        ("report_mode_test.ipynb", {"a": 0}),
+        ("simple_execute.ipynb", {"msg": "Hello"}),
+        ("sysexit.ipynb", {}),
+        ("sysexit0.ipynb", {}),
+        ("sysexit1.ipynb", {}),
+        ("systemexit.ipynb", {}),
+        ("test_logging.ipynb", {}),
+    ],
+)
+def test_papermills_own_notebooks_come_out_alike(tmp_path: Path, name: str, parameters: dict[str, object]):
+    stock = run(OWN / name, tmp_path / "stock.ipynb", None, parameters=parameters)
+    ours = run(OWN / name, tmp_path / "ours.ipynb", "nbcloud", parameters=parameters)
+    assert shown(ours) == shown(stock)
+
+
+def test_what_cells_show_comes_out_alike(tmp_path: Path):
+    source = write(
+        tmp_path / "in.ipynb",
+        ("rate = 0.1\nname = 'a'", "parameters"),
+        "import sys\nprint('rate', rate)\nprint('bad', file=sys.stderr)\nrate * 2",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3]);",
+        "import ipywidgets\nslider = ipywidgets.IntSlider(value=3)\nslider",
+        "from IPython.display import HTML, clear_output\nhandle = display(HTML('1'), display_id=True)",
+        "handle.update(HTML('2'))\nprint('gone')\nclear_output(wait=True)\nprint('there')",
+        ("1 / 0", "raises-exception"),
+        "!echo from a shell",
+        "await __import__('asyncio').sleep(0)\n_",
+        "import os\nos.path.basename(os.getcwd())",
+    )
+    stock = run(source, tmp_path / "stock.ipynb", None, parameters={"rate": 0.5})
+    ours = run(source, tmp_path / "ours.ipynb", "nbcloud", parameters={"rate": 0.5})
+    assert shown(ours) == shown(stock)
+    widgets = [len(json.dumps(each.metadata.get("widgets"))) for each in (ours, stock)]
+    assert widgets[0] == widgets[1] > 1000
+    assert ours.metadata.language_info == stock.metadata.language_info
+    assert ours.metadata.papermill.parameters == {"rate": 0.5}
+
+
+def test_what_an_output_widget_captures_is_in_the_widget(tmp_path: Path):
+    # Not compared: papermill's own engine now and then waits for ever for such a cell, on ipykernel 7.4.
+    code = "import ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\nwith out:\n    print('inside')\nprint('after')"
+    ours = run(write(tmp_path / "in.ipynb", code), tmp_path / "out.ipynb", "nbcloud")
+    assert [each.get("text") for each in ours.cells[0].outputs] == [None, "after\n"]
+    states = ours.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    captured = [each["state"]["outputs"] for each in states if each["model_name"] == "OutputModel"]
+    assert captured == [[{"output_type": "stream", "name": "stdout", "text": "inside\n"}]]
+
+
+def test_a_notebook_is_one_run_on_record(tmp_path: Path, nbcloud_dirs: Path):
+    source = write(
+        tmp_path / "train.ipynb", ("rate = 0.1", "parameters"), "print('one')", "print('two')", "1/0"
+    )
+    ours = run(source, tmp_path / "out.ipynb", "nbcloud", parameters={"rate": 0.5}, name="training")
+    with open_store() as store:
+        record = store.get(ours.metadata.papermill.run)
+        assert store.text(record.id).startswith("one\ntwo\n")
+    assert (record.kind, record.name, record.state) == ("notebook", "training", RunState.FAILED)
+    assert record.error == {"ename": "ZeroDivisionError", "evalue": "division by zero"}
+    assert record.extra["parameters"] == {"rate": 0.5}
+    assert Path(record.extra["output"]).name == "out.ipynb"
+
+
+def test_each_notebook_has_a_kernel_of_its_own(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "print('left' in globals())\nleft = 1")
+    for _ in range(2):
+        assert run(source, tmp_path / "out.ipynb", "nbcloud").cells[0].outputs[0].text == "False\n"
+
+
+def test_a_lost_kernel_is_told_and_what_came_before_is_kept(tmp_path: Path):
+    source = write(
+        tmp_path / "in.ipynb", "print('before')", "import os\nprint('last', flush=True)\nos._exit(3)", "2"
+    )
+    with pytest.raises(Exception, match="exit code 3"):
+        papermill.execute_notebook(
+            str(source), str(tmp_path / "out.ipynb"), engine_name="nbcloud", progress_bar=False
+        )
+    left = nbformat.read(tmp_path / "out.ipynb", 4)
+    assert [cell.metadata.papermill.status for cell in left.cells] == ["completed", "failed", "pending"]
+    assert [cell.outputs[0].text for cell in left.cells[:2]] == ["before\n", "last\n"]
+
+
+def test_a_cell_that_takes_too_long_is_stopped(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "import time\ntime.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(Exception, match="timed out"):
+        papermill.execute_notebook(
+            str(source),
+            str(tmp_path / "out.ipynb"),
+            engine_name="nbcloud",
+            progress_bar=False,
+            execution_timeout=1,
+        )
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("gpu", "Did you mean 'gpus'"), ("frobnicate", "no option 'frobnicate'")]
+)
+def test_an_unknown_option_is_refused(tmp_path: Path, option: str, said: str):
+    source = write(tmp_path / "in.ipynb", "1")
+    with pytest.raises(UsageError, match=said):
+        papermill.execute_notebook(
+            str(source), None, engine_name="nbcloud", progress_bar=False, **{option: 1}
+        )
+
+
+def test_a_notebook_of_another_language_is_refused(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "1")
+    notebook = nbformat.read(source, 4)
+    notebook.metadata.kernelspec = {"name": "ir", "display_name": "R", "language": "R"}
+    nbformat.write(notebook, source)
+    with pytest.raises(UsageError, match="written for R"):
+        papermill.execute_notebook(str(source), None, engine_name="nbcloud", progress_bar=False)
+
+
+SLOW = "import time\nfor number in range(40):\n    print(number, flush=True)\n    time.sleep(0.1)"
+
+
+def started(source: Path, output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "papermill", str(source), str(output), "--engine", "nbcloud"]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ.copy(),
+    )
+
+
+def wait_for_output(path: Path, text: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{text} never came"
+        time.sleep(0.05)
+
+
+def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "import os\nprint(os.getpid())", SLOW, "print('after', number)")
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    before = nbformat.read(output, 4)  # whole, although it was being written all the time
+    assert [cell.metadata.papermill.status for cell in before.cells] == ["completed", "running", "pending"]
+    after = run(output, output, "nbcloud", resume=True)
+    assert [cell.metadata.papermill.status for cell in after.cells] == ["completed"] * 3
+    assert after.cells[0].outputs == before.cells[0].outputs  # the same kernel; it did not run again
+    assert "".join(each.text for each in after.cells[1].outputs) == "".join(f"{n}\n" for n in range(40))
+    assert after.cells[2].outputs[0].text == "after 39\n"
+    assert [cell.execution_count for cell in after.cells] == [1, 2, 3]
+
+
+def test_an_interrupt_stops_the_remote_cell_too(tmp_path: Path, local_cluster: ClusterInfo):
+    source = write(tmp_path / "in.ipynb", SLOW.replace("40", "600"))
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    os.kill(client.pid, signal.SIGINT)
+    assert client.wait(30) != 0
+    from nbcloud.dispatch.links import link_to
+
+    names = [each["name"] for each in link_to(local_cluster).ask("sessions")]
+    assert not [name for name in names if name.startswith("out-")]
+    with open_store() as store:
+        record = store.get(nbformat.read(output, 4).metadata.papermill.run)
+    assert record.state is RunState.CANCELLED

@@ -1,0 +1,156 @@
+"""Sweeps: each member once, whatever fails or is killed; and the table of what they came to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import nbcloud
+from nbcloud.dispatch.links import close_links
+from nbcloud.errors import UsageError
+from nbcloud.workflows.results import Results
+from nbcloud.workflows.sweep import Sweep
+
+pytestmark = [
+    pytest.mark.usefixtures("local_cluster"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::nbformat.warnings.MissingIDFieldWarning"
+    ),
+]
+
+TRAIN = """
+import nbcloud, time
+time.sleep(wait)
+if seed == 2:
+    raise ValueError("a bad seed")
+nbcloud.log_metric("loss", rate * 10 + seed)
+nbcloud.record("note", f"{name}-{seed}")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _unlinked() -> object:
+    yield
+    close_links()
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    """A notebook that logs a metric, and fails for one seed."""
+    defaults = nbformat.v4.new_code_cell(
+        "rate = 0.1\nseed = 0\nname = 'a'\nwait = 0.0", metadata={"tags": ["parameters"]}
+    )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(
+        metadata={"kernelspec": kernel}, cells=[defaults, nbformat.v4.new_code_cell(TRAIN)]
+    )
+    path = tmp_path / "train.ipynb"
+    nbformat.write(made, path)
+    return path
+
+
+def shell(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nbcloud", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_member_that_fails_does_not_stop_the_others(notebook: Path, tmp_path: Path):
+    found = nbcloud.sweep(notebook, {"rate": [0.1, 0.2], "seed": range(3)}, tmp_path / "out")
+    assert found.counts() == {"done": 4, "failed": 2}
+    assert [row["loss"] for row in found.rows] == [1.0, 2.0, None, 2.0, 3.0, None]
+    assert [row["note"] for row in found.rows] == ["a-0", "a-1", None] * 2
+    assert found.rows[2]["error"] == "ValueError: a bad seed"
+    assert found.best("loss")["member"] == 0
+    assert found.best("loss", "max")["member"] == 4
+    assert found.frame().shape == (6, len(found.columns))
+
+
+def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="Did you mean 'rate'"):
+        nbcloud.sweep(notebook, {"rat": [1]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_shell(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    words = [
+        "sweep",
+        str(notebook),
+        "-g",
+        "rate=0.1,0.2",
+        "-g",
+        "seed=0:3",
+        "-p",
+        "name",
+        "7",
+        "-o",
+        str(out),
+    ]
+    dry = shell(*words, "--dry-run")
+    assert "6 members; nothing was run." in dry.stdout
+    assert not out.exists()
+    told = shell(*words)
+    assert told.returncode == 1  # some failed
+    assert "4 done, 2 failed" in told.stdout
+    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert [row["note"] for row in rows][:2] == ["7-0", "7-1"]
+    assert '<img alt="loss over rate"' in (out / "results.html").read_text()
+    again = shell(*words)
+    assert again.returncode == 2
+    assert "6 members already; 6 have ended" in again.stderr
+    listed = json.loads(shell("results", str(out), "--lowest", "loss", "--json").stdout)
+    assert (listed[0]["loss"], len(listed)) == (1.0, 6)
+
+
+def test_a_killed_sweep_is_gone_on_with_each_member_once(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "nbcloud",
+        "sweep",
+        str(notebook),
+        "-g",
+        "seed=10:22",
+        "-p",
+        "wait",
+        "0.4",
+    ]
+    client = subprocess.Popen(
+        [*command, "-o", str(out)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "0002.ipynb").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    sweep = Sweep.open(out)
+    left = sweep.left()
+    assert 0 < len(left) < 12
+    before = {member.number: member.outcome.run for member in sweep.members if member not in left}
+    told = shell("sweep", "-o", str(out), "--resume")
+    assert told.returncode == 0, told.stderr
+    rows = Results(sweep).rows
+    assert [row["loss"] for row in rows] == [1.0 + seed for seed in range(10, 22)]
+    after = {row["member"]: row["run"] for row in rows}
+    assert {number: after[number] for number in before} == before  # what had ended did not run again
+
+
+def test_another_notebook_is_no_part_of_a_sweep(notebook: Path, tmp_path: Path):
+    nbcloud.sweep(notebook, {"seed": [1]}, tmp_path / "out")
+    notebook.write_text(notebook.read_text().replace("a bad seed", "worse"))
+    with pytest.raises(UsageError, match="has changed since the sweep"):
+        nbcloud.sweep(notebook, {"seed": [1]}, tmp_path / "out", resume=True)
