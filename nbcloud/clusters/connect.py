@@ -213,6 +213,20 @@ def alive(info: ClusterInfo) -> bool:
     return _BACKENDS[info.kind].alive(info)
 
 
+def come_back(info: ClusterInfo, progress: Progress) -> bool:
+    """Wait until a scheduler that did not answer does; returns whether that can be waited for at all.
+
+    Raises
+    ------
+    ClusterStartError
+        When it does not come back in time, with the reason.
+    """
+    if info.kind != "kubernetes":
+        return False
+    kubernetes.come_back(info, progress=progress)
+    return True
+
+
 def down(info: ClusterInfo) -> None:
     """End a cluster that is ours, forget one that is not."""
     _BACKENDS[info.kind].down(info)

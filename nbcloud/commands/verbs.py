@@ -203,7 +203,7 @@ def up(arguments: argparse.Namespace, progress: Progress) -> Answer:
     else:
         info = clusters.up(name, **options, progress=progress)
     progress("bringing nbcloud to its scheduler and workers")
-    skew = link_to(info).skew
+    skew = link_to(info, progress=progress).skew
     text = f"The cluster {info.name!r} is up at {info.address}"
     if info.is_ours and info.workers:
         workers, threads = counted(info.workers, "worker"), counted(info.threads, "thread")

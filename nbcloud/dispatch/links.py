@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from nbcloud.clusters import environment
 from nbcloud.clusters.base import ClusterInfo, Progress, silent
-from nbcloud.clusters.connect import resolve
+from nbcloud.clusters.connect import come_back, resolve
+from nbcloud.errors import ClusterLost
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
@@ -17,16 +18,33 @@ _links: dict[str, Link] = {}
 _told: dict[str, set[str]] = {}
 """Sentences about the packages of each cluster, by its id."""
 _lock = threading.Lock()
+_ATTEMPTS = 3
+"""How often a scheduler may be lost again right after it answered."""
 
 
-def link_to(info: ClusterInfo) -> Link:
+def link_to(info: ClusterInfo, *, progress: Progress | None = None) -> Link:
     """The live link to a cluster.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Has a scheduler waited for whose pod is about to come back, and is told what that waits for.
 
     Raises
     ------
     MissingExtra
         When its machines lack what nbcloud needs there.
     """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _link_to(info)
+        except ClusterLost:
+            if progress is None or not come_back(info, progress):
+                raise
+    return _link_to(info)
+
+
+def _link_to(info: ClusterInfo) -> Link:
     # Here, because it brings Dask, which takes half a second to import.
     from nbcloud.sessions.client.link import Link
 
@@ -63,7 +81,7 @@ def compare(link: Link, packages: Iterable[str]) -> None:
 
 def connect(name: str | None = None, *, start: bool = True, progress: Progress = silent) -> Link:
     """The link to a cluster by name or address; the local one is started when it is not up."""
-    return link_to(resolve(name, start=start, progress=progress))
+    return link_to(resolve(name, start=start, progress=progress), progress=progress)
 
 
 def close_links() -> None:

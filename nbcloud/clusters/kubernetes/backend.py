@@ -16,11 +16,11 @@ from nbcloud.clusters.kubernetes.creation import start
 from nbcloud.clusters.kubernetes.discovery import discover, find, identity, is_there
 from nbcloud.clusters.kubernetes.naming import Where
 from nbcloud.clusters.kubernetes.readiness import when_ready
-from nbcloud.config.profiles import KubernetesProfile
+from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.errors import ClusterError, NbcloudError, UsageError
 from nbcloud.wording import counted
 
-__all__ = ["alive", "discover", "down", "dry_run", "find", "follow", "scale", "troubles", "up"]
+__all__ = ["alive", "come_back", "discover", "down", "dry_run", "find", "follow", "scale", "troubles", "up"]
 
 
 def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -> ClusterInfo:
@@ -62,6 +62,18 @@ def up(name: str, settings: KubernetesProfile, *, progress: Progress = silent) -
     if started and settings.shutdown_on_close and _in_notebook():
         atexit.register(_end, joined)
     return joined
+
+
+def come_back(info: ClusterInfo, *, progress: Progress = silent) -> None:
+    """Wait until the scheduler of a cluster answers that is up, as after its pod was started anew.
+
+    Raises
+    ------
+    ClusterStartError
+        When it does not within the profile's ``start_timeout``, with the reason that Kubernetes gives.
+    """
+    known = profile(info.name)
+    when_ready(info, known if isinstance(known, KubernetesProfile) else KubernetesProfile(), 0, progress)
 
 
 def _in_notebook() -> bool:

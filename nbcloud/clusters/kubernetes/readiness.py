@@ -44,7 +44,7 @@ def when_ready(
             time.sleep(POLL)
             continue
         if seen.phase == "gone":
-            raise ClusterStartError(f"The cluster {info.name!r} was deleted while it started.")
+            raise ClusterStartError(f"The cluster {info.name!r} was deleted meanwhile.")
         _give_up(place, info, seen, since)
         complete = complete or thread.run(_complete(place, info, settings))
         # Whether an operator acts shows only after a while.

@@ -14,6 +14,7 @@ import pytest
 from nbcloud import cli
 from nbcloud.clusters import connect, registry
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.dispatch import links
 from nbcloud.dispatch.links import close_links, link_to
 from nbcloud.errors import ClusterNotFound, UsageError
 from tests.integration.kubernetes.profiles import failure, write
@@ -100,6 +101,37 @@ def test_the_list_waits_for_no_kubernetes_that_is_out_of_reach_and_says_which(
     said = capsys.readouterr().out
     assert "out of reach" in said
     assert "Whether 'gpu' is up is not known: " in said
+
+
+@pytest.mark.double_only
+def test_a_scheduler_that_comes_back_is_waited_for_and_what_keeps_it_is_told(
+    project: Path, kubernetes: TestNamespace
+) -> None:
+    def cordon(unschedulable: bool) -> None:
+        store = kubernetes.double.store
+        node = store.get("nodes", "", "node-moon")
+        store.change("nodes", node, lambda each: each["spec"].update(unschedulable=unschedulable))
+
+    kubernetes.double.add_node("node-moon", labels={"zone": "moon"})
+    try:
+        write(project, kubernetes, top='node_selector = { zone = "moon" }')
+        info = connect.up("gpu")
+        kubernetes.double.do(lambda: cordon(True))
+        (pod,) = kubernetes.double.pods(kubernetes.namespace, "dask.org/component=scheduler")
+        store = kubernetes.double.store
+        kubernetes.double.do(lambda: store.delete("pods", pod, grace=0))
+        told: list[str] = []
+
+        def progress(text: str) -> None:
+            if "no node can take the scheduler" in text:
+                kubernetes.double.do(lambda: cordon(False))
+            told.append(text)
+
+        assert not links.connect("gpu", progress=progress).ask("sessions")
+        assert any("no node can take the scheduler" in text for text in told)
+        assert links.connect("gpu").info == info
+    finally:
+        kubernetes.double.remove_node("node-moon")
 
 
 def test_down_leaves_nothing(project: Path, kubernetes: TestNamespace, wait_until: Wait) -> None:

@@ -151,7 +151,7 @@ def test_a_local_cluster_may_have_a_name_near_a_profiles(monkeypatch, capsys):
     asked = []
     info = ClusterInfo("gpx", "1" * 8, "local", "tls://h:1", workers=2, threads=1, memory=2**30)
     monkeypatch.setattr(local, "up", lambda name, **options: asked.append((name, options["workers"])) or info)
-    monkeypatch.setattr(verbs, "link_to", lambda info: SimpleNamespace(skew=[]))
+    monkeypatch.setattr(verbs, "link_to", lambda info, progress: SimpleNamespace(skew=[]))
     assert cli.main(["up", "gpx", "--workers", "2"]) == 0
     assert asked == [("gpx", 2)]
 
@@ -326,7 +326,7 @@ def test_options_that_a_cluster_which_is_up_does_not_follow_are_told(monkeypatch
     info = ClusterInfo("local", "1" * 8, "local", "tls://h:1", workers=2, threads=1, memory=2**30)
     registry.put(info)
     monkeypatch.setattr(verbs.clusters, "up", lambda name, **options: info)
-    monkeypatch.setattr(verbs, "link_to", lambda info: SimpleNamespace(skew=[]))
+    monkeypatch.setattr(verbs, "link_to", lambda info, progress: SimpleNamespace(skew=[]))
     monkeypatch.setattr(registry, "entries", lambda: [info])
     for words, said in (
         ([], ""),
