@@ -62,10 +62,9 @@ def server(
     Handler.token, Handler.limit, Handler.timeout = token, limit, patience
     try:
         return Server((host, port), Handler)
-    except OSError as error:
-        raise UsageError(
-            f"{host}:{port} can't be listened on: {error.strerror}.", "Give another --port."
-        ) from None
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UsageError(f"{host}:{port} can't be listened on: {told}.", "Give another --port.") from None
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -229,6 +229,11 @@ def test_a_web_page_can_not_ask_under_its_own_name(serving: Callable[..., Ask]) 
     )
 
 
+def test_a_port_that_is_none(model: EdgeModel) -> None:
+    with pytest.raises(UsageError, match=r"127\.0\.0\.1:99999 can't be listened on: .* Give another --port"):
+        server(model, "127.0.0.1", 99999)
+
+
 def test_a_port_that_is_taken(model: EdgeModel) -> None:
     with (
         server(model, "127.0.0.1", 0) as first,
