@@ -347,8 +347,11 @@ def _pull(arguments: argparse.Namespace, registry: Registry) -> Answer:
 
 
 def _remove(arguments: argparse.Namespace, registry: Registry) -> Answer:
+    from nbcloud.models.registry.reference import Reference
+
+    wanted = Reference.parse(arguments.model).exact()
     if not arguments.yes:
-        registry.get(arguments.model)
+        registry.get(wanted)
         flag = f" --bundle {shlex.quote(arguments.bundle)}" if arguments.bundle else ""
         raise UsageError(
             f"This would {f'forget {arguments.bundle}' if flag else f'delete {arguments.model} for good'}.",

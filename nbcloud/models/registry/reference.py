@@ -42,6 +42,18 @@ class Reference:
             found["name"], int(version) if version else None, found["alias"] or "", found["variant"] or ""
         )
 
+    def exact(self) -> Reference:
+        """The reference itself, when it says which version.
+
+        Raises
+        ------
+        UsageError
+            When it leaves that open.
+        """
+        if self.version is None and not self.alias:
+            raise UsageError(f"Which version of {self.name}?", f"Write for example: {self.name}/1")
+        return self
+
     def __str__(self) -> str:
         which = f"/{self.version}" if self.version is not None else f"@{self.alias}" if self.alias else ""
         return f"{self.name}{which}" + (f"#{self.variant}" if self.variant else "")

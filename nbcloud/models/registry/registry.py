@@ -64,9 +64,11 @@ class Registry:
         return state
 
     def history(self, name: str) -> list[Event]:
-        """All that ever happened to a model, oldest first."""
-        self.state(name)
-        return self._log(name).events()
+        """All that ever happened to a model, oldest first; also to one whose versions are all deleted."""
+        events = self._log(name).events()
+        if not events:
+            self.state(name)
+        return events
 
     def get(self, reference: str | Reference) -> Version:
         """The version that is meant.
@@ -262,9 +264,7 @@ class Registry:
         UsageError
             Says what points at it.
         """
-        wanted = Reference.parse(reference)
-        if wanted.version is None and not wanted.alias:
-            raise UsageError(f"Which version of {wanted.name}?", f"Write for example: {wanted.name}/1")
+        wanted = Reference.parse(reference).exact()
         version = self.get(wanted)
 
         def gone(state: State) -> Event:

@@ -135,9 +135,18 @@ def test_each_that_points_at_a_version_can_be_removed_as_it_is_told(
         ["rm", "flowers/1#int8", "-y"],
     ]
     assert said.startswith("flowers/1 is deleted; 0 B are free. Its files go")
+    assert "Which version of flowers?" in told(capsys, "rm", "flowers", code=2)
     assert "There is none." in told(capsys, "rm", "flowers/2", "--bundle", "a.nbundle", "-y", code=1)
 
 
 def told_any(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     cli.main(["models", *words])
     return "".join(capsys.readouterr())
+
+
+def test_what_happened_is_known_after_the_end(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        told(capsys, "rm", f"flowers/{number}", "-y")
+    assert "has no model yet" in told(capsys, "ls")
+    assert told(capsys, "history", "flowers").count("delete") == 2
+    assert "has no model 'roses'" in told(capsys, "history", "roses", code=1)
