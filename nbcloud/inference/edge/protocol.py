@@ -39,6 +39,12 @@ class Protocol:
         manifest = model.manifest
         self._name, self._version = manifest.name, manifest.version
         self._one_at_a_time = threading.Lock()
+        known = {each.name: each for each in model.signature.outputs}
+        # Labels, and what else comes after the graph, are outputs, too.
+        self._outputs = [
+            known.get(name) or Tensor(name, np.asarray(value).dtype.name, ("size",) * np.ndim(value))
+            for name, value in model.predict(model.golden_inputs).items()
+        ]
 
     def get(self, path: str) -> Answer:
         """Health and metadata."""
@@ -82,7 +88,7 @@ class Protocol:
             "versions": [self._version],
             "platform": "onnxruntime_onnx",
             "inputs": [_told(each) for each in self._model.takes],
-            "outputs": [_told(each) for each in self._model.signature.outputs],
+            "outputs": [_told(each) for each in self._outputs],
         }
 
     def _infer(self, request: Any) -> Any:

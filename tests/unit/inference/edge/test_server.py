@@ -82,6 +82,10 @@ def test_health_and_metadata(serving: Callable[..., Ask]) -> None:
     status, metadata = ask("/v2/models/flowers/versions/1")
     assert status == 200
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    assert metadata["outputs"] == [
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+    ]
     assert ask("/v2/models/roses")[0] == 404
 
 
