@@ -264,7 +264,7 @@ def _model(arguments: argparse.Namespace) -> EdgeModel:
 
     if arguments.trusted is not None:
         raise UsageError("A store has its own trusted keys.", f"Put them into {path / 'trusted'}.")
-    return Store(path).open(**options)
+    return Store(path).open(say=_say, **options)
 
 
 def _limit_memory(limit: int) -> None:

@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,11 +159,13 @@ class Store:
             raise ModelNotFound(f"{self.folder} has no version before the active one.", "See: store ls")
         return self.activate(state.previous)
 
-    def open(self, **options: Any) -> EdgeModel:
+    def open(self, *, say: Callable[[str], None] = lambda _: None, **options: Any) -> EdgeModel:
         """The active model, self-tested; the one before it where that fails.
 
         Parameters
         ----------
+        say : callable
+            Is told when it is the one before.
         **options
             Of `nbcloud.inference.edge.model.load`.
         """
@@ -176,7 +178,10 @@ class Store:
             if state.previous not in self.names():
                 raise
             model = self._ready(state.previous, options)
-            self._go_back(state, f"{state.active}: {error.message}")
+            trouble = f"{state.active}: {error.message}"
+            say(f"{trouble} The version before it answers: {state.previous}.")
+            if options.get("arena", True):  # else it may be only this process that has too little memory
+                self._go_back(state, trouble)
             return model
 
     def _go_back(self, known: State, trouble: str) -> None:

@@ -162,6 +162,10 @@ def test_an_active_model_that_fails_goes_back_by_itself(tmp_path: Path) -> None:
     second = store.activate(store.add(make(tmp_path, "new.nbundle", seed=2, version="2")))
     path = store.path(second)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
+    said: list[str] = []
+    assert store.open(say=said.append, arena=False).manifest.version == "1"
+    assert said == [f"{second}: {path.name} is damaged at its end. The version before it answers: {first}."]
+    assert store.state().active == second  # with little memory this process goes back, and not the device
     assert store.open().manifest.version == "1"
     assert store.state().active == first
     assert store.state().trouble.startswith(f"{second}: ")
