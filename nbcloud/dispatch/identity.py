@@ -22,13 +22,18 @@ class Identity:
     """Whether the notebook is likely to come back after its kernel ended."""
 
 
+def named_after(path: str, digits: int) -> str:
+    """The name of a notebook's session; ``digits`` bytes of a hash tell notebooks of one name apart."""
+    digest = hashlib.blake2b(str(Path(path)).encode(), digest_size=digits).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
+    return f"{stem}-{digest}"
+
+
 def identify(namespace: MutableMapping[str, Any]) -> Identity:
     """Find out which notebook the kernel of this process belongs to."""
     path = os.environ.get("JPY_SESSION_NAME") or str(namespace.get("__vsc_ipynb_file__") or "")
     if path:
-        digest = hashlib.blake2b(str(Path(path)).encode(), digest_size=2).hexdigest()
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
-        return Identity(path, f"{stem}-{digest}", lasting=True)
+        return Identity(path, named_after(path, 2), lasting=True)
     app = sys.modules.get("ipykernel.kernelapp")
     kernel = app.IPKernelApp.instance() if app is not None and app.IPKernelApp.initialized() else None
     if kernel is not None:

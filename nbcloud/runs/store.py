@@ -256,18 +256,7 @@ class Store(Records):
     def _begin_part(self, run_id: str, part: str, document: dict[str, Any]) -> None:
         with contextlib.suppress(UsageError):  # it is on record already
             whole = self.get(run_id)
-            same = (
-                "notebook",
-                "cell_id",
-                "cluster",
-                "cluster_id",
-                "session",
-                "host",
-                "worker",
-                "versions",
-                "git",
-            )
-            inherited = {name: getattr(whole, name) for name in same}
+            inherited = {name: getattr(whole, name) for name in _SHARED}
             run = Run(id=part, kind=document["kind"], parent=run_id, name=document["name"], **inherited)
             times = {"created": document["time"], "started": document["time"]}
             self.begin(replace(run, state=RunState.RUNNING, tags=document["tags"], **times))
