@@ -18,15 +18,7 @@ def add_run_options(parser: Parser) -> None:
     """Of ``nbcloud run``."""
     parser.add_argument("notebook", metavar="IN", help="the notebook")
     parser.add_argument("output", metavar="OUT", help="the notebook with its outputs")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter of the notebook's cell that is tagged 'parameters'",
-    )
+    _add_parameter(parser, "a parameter of the notebook's cell that is tagged 'parameters'")
     parser.add_argument("--resume", action="store_true", help="go on with OUT, where a killed run left it")
     parser.add_argument("--log-output", action="store_true", help="print what the cells print")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -44,15 +36,7 @@ def add_sweep_options(parser: Parser) -> None:
         metavar="NAME=VALUES",
         help="lr=0.1,0.01 or seed=0:4; every combination of all that are given",
     )
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="the same for all members",
-    )
+    _add_parameter(parser, "the same for all members")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the members' notebooks go"
     )
@@ -64,6 +48,11 @@ def add_sweep_options(parser: Parser) -> None:
     parser.add_argument("--retries", type=int, default=0, metavar="N", help="for a member that fails (0)")
     parser.add_argument("--dry-run", action="store_true", help="list the members, and run none")
     _add_common(parser)
+
+
+def _add_parameter(parser: Parser, text: str) -> None:
+    names = ("NAME", "VALUE")
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=names, help=text)
 
 
 def _add_common(parser: Parser) -> None:
@@ -108,13 +97,14 @@ def _given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, An
 def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """One notebook."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.notebooks import outcome, run_notebook
+    from nbcloud.workflows.notebooks import run_notebook
+    from nbcloud.workflows.outcome import outcome
     from nbcloud.workflows.parameters import declared
 
     options = _options(arguments)
     parameters = _given(arguments, declared(arguments.notebook))
     try:
-        run_notebook(
+        end = run_notebook(
             arguments.notebook,
             arguments.output,
             parameters,
@@ -124,9 +114,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
             **options,
         )
     except RemoteError as error:
-        hint = f"All of it: nbcloud logs {outcome(Path(arguments.output)).run}"
-        raise RemoteError(error.message, hint) from None
-    end = outcome(Path(arguments.output))
+        run_id = outcome(Path(arguments.output)).run  # empty where OUT is no file of this machine
+        raise RemoteError(error.message, f"All of it: nbcloud logs {run_id}" if run_id else "") from None
     return Answer(f"{arguments.output} is done after {duration(end.seconds)}: run {end.run}.")
 
 

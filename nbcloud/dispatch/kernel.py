@@ -6,10 +6,7 @@ kernel is not wanted here, and a cell fails as it would in any kernel.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jupyter_client.session import Session as JupyterSession
@@ -27,13 +24,6 @@ from nbcloud.runs.record import Run
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.session import Session
-
-
-def session_of(path: str, purpose: str) -> str:
-    """The name of the session that runs a notebook; the same for the same file and purpose."""
-    digest = hashlib.blake2b(f"{purpose}\n{path}".encode(), digest_size=3).hexdigest()
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-.")[:40] or "notebook"
-    return f"{stem}-{digest}"
 
 
 class CloudKernel:
@@ -82,7 +72,7 @@ class CloudKernel:
         self.session = self._sessions.of_cell(self._options, progress)
         return self.session is left
 
-    def execute(self, code: str, count: int, *, cell_id: str = "") -> CloudRun:
+    def execute(self, code: str, count: int) -> CloudRun:
         """Send one cell.
 
         Parameters
@@ -102,14 +92,7 @@ class CloudKernel:
         session = self.session
         assert session is not None
         found = analyze(code)
-        run = CloudRun(
-            session.link,
-            Run(code=code, cell_id=cell_id, execution_count=count, session=session.name),
-            self._recorder,
-            whole=True,
-        )
-        self._latest = run
-        run.session = session
+        run = self._follow(session, Run(session=session.name))
         request, buffers = session.request(
             run.id,
             CellNames(imports=found.imports),
@@ -120,7 +103,6 @@ class CloudKernel:
             limits=Limits(settings().home_limit, settings().out_limit),
             secret_values=secret_values.known(found.secrets),
         )
-        session.link.listen(run.id, run.listen)
         run.sent += 1
         session.link.run(
             session.worker,
@@ -142,11 +124,15 @@ class CloudKernel:
         """A run that an earlier process sent, from its first message on."""
         session = self.session
         assert session is not None
-        run = CloudRun(session.link, Run(id=run_id, session=session.name), self._recorder, whole=True)
-        self._latest = run
+        run = self._follow(session, Run(id=run_id, session=session.name))
+        session.link.ask("read", run=run.id, after=0)
+        return run
+
+    def _follow(self, session: Session, record: Run) -> CloudRun:
+        """A run of the session, whose messages are heard from now on."""
+        run = self._latest = CloudRun(session.link, record, self._recorder, whole=True)
         run.session = session
         session.link.listen(run.id, run.listen)
-        session.link.ask("read", run=run.id, after=0)
         return run
 
     def cancel(self) -> None:

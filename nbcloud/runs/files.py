@@ -171,15 +171,15 @@ def dump(value: Any) -> bytes:
         return json.dumps(value, default=str).encode()
 
 
-def write_atomically(path: Path, data: bytes, sync: bool) -> None:
-    """Replace the file at ``path`` (0600), so that there is always the old or the new one, whole.
+def write_atomically(path: Path, data: bytes, sync: bool, mode: int = 0o600) -> None:
+    """Replace the file at ``path``, so that there is always the old or the new one, whole.
 
     Callers see to it that only one at a time replaces this file.
     """
     # One fixed name: what a crash leaves behind is overwritten when the crashed step is repeated.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        handle = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
+        handle = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode)
         with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
             file.write(data)
             file.flush()

@@ -69,7 +69,6 @@ class CloudClient:
     """
 
     has_kernel = True
-    ipykernel = True
 
     def __init__(self, kernel: CloudKernel) -> None:
         self.allow_stdin = False

@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbclient.exceptions import CellExecutionError
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.log import logger
 
 from nbcloud.clusters.prices import hourly
 from nbcloud.config import parse_bytes
-from nbcloud.dispatch.kernel import CloudKernel, session_of
+from nbcloud.dispatch.identity import named_after
+from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
-from nbcloud.dispatch.recorder import Recorder
-from nbcloud.errors import NbcloudError, RunError, UsageError
+from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunLost, RunTimeout, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
+from nbcloud.workflows.outcome import is_completed, raised
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -75,19 +78,39 @@ class _Client(PapermillNotebookClient):
         for index, cell in enumerate(self.nb.cells):
             if is_completed(cell):
                 continue
+            self.nb_man.cell_start(cell, index)
+            # Who stops it here leaves the cell as one that runs: nothing of its own has ended it.
             self.stopping.check()
             try:
-                self.nb_man.cell_start(cell, index)
                 self.execute_cell(cell, index)
             except CellExecutionError as error:
-                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
+                self._failed(index, error)
                 break
-            except BaseException:
-                # It is not completed: who goes on with the notebook begins here.
-                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index)
+            except (CellTimeoutError, RunLost) as error:
+                sentence, name = str(error).splitlines()[0], type(error).__name__
+                told = new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
+                self.nb.cells[index].outputs.append(told)
+                self._failed(index, error)
                 raise
-            finally:
-                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+
+    def _failed(self, index: int, error: Exception) -> None:
+        cell = self.nb.cells[index]
+        self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+        self.nb_man.cell_complete(cell, cell_index=index)
+
+    async def async_execute_cell(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell, and leave none of nbclient's tasks behind, which forgets them when a cell is lost."""
+        before = asyncio.all_tasks()
+        try:
+            return await super().async_execute_cell(*args, **kwargs)
+        finally:
+            left = asyncio.all_tasks() - before
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    execute_cell = run_sync(async_execute_cell)
 
     async def _async_poll_kernel_alive(self) -> None:
         """Nothing to poll: a run that is lost says so. Meanwhile the file is brought up to date."""
@@ -95,11 +118,6 @@ class _Client(PapermillNotebookClient):
             await asyncio.sleep(max(_WRITE_SECONDS, self.nb_man.pause))
             if self.nb_man.autosave_cell_every:
                 self.nb_man.write()
-
-
-def is_completed(cell: Any) -> bool:
-    """Whether a cell has run to its end, or needs not run."""
-    return bool(cell.metadata.get("papermill", {}).get("status") == "completed")
 
 
 def execute(
@@ -137,18 +155,21 @@ def execute(
     asked = NotebookOptions(**ours)
     run = _run_of(manager, asked, input_path)
     path = str(Path(manager.output_path).absolute()) if manager.output_path else run.id
-    recorder = NotebookRecorder(run, Recorder())
-    kernel = CloudKernel(session_of(path, "notebook"), asked.of_cells(), recorder, input_path)
+    recorder = NotebookRecorder(run)
+    kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
+    if not asked.resume:
+        manager.notebook_start()
     try:
-        with _on_record(manager, recorder, run), _closing(kernel, asked):
+        with _on_record(manager, recorder), _closing(kernel, asked):
             client = _started(kernel, manager, recorder, asked)
             asked.stopping.watch(kernel)
             notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
             notebook.stopping = asked.stopping
             notebook.execute()
-    finally:
-        manager.cleanup_pbar()
-        manager.notebook_complete()
+    except BaseException:
+        manager.leave()
+        raise
+    manager.notebook_complete()
     return manager.nb
 
 
@@ -160,11 +181,12 @@ def _started(
     for note in kernel.notes:
         logger.warning("%s", note)
     client = CloudClient(kernel)
-    manager.begin(anew=not left)
     if left:
+        manager.go_on()
         client.count, client.sent = _gone_on_with(manager.nb, kernel.runs())
     elif asked.resume:
         logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
+        manager.notebook_start()
     session = kernel.session
     assert session is not None
     info = session.link.info
@@ -210,35 +232,34 @@ def _closing(kernel: CloudKernel, asked: NotebookOptions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_record(manager: SteadyManager, recorder: NotebookRecorder, run: Run) -> Iterator[None]:
+def _on_record(manager: SteadyManager, recorder: NotebookRecorder) -> Iterator[None]:
     """The run is on record from here on, with the end that it takes inside."""
-    recorder.begin(run, str(Path.cwd()))
-    manager.nb.metadata.papermill["run"] = run.id
+    recorder.start()
+    manager.nb.metadata.papermill["run"] = recorder.run.id
     try:
         yield
-    except KeyboardInterrupt:
-        recorder.finish(RunState.CANCELLED, None, "it was interrupted")
-        raise
-    except RunError as error:
-        recorder.finish(RunState.LOST, None, error.message)
-        raise
-    except Exception as error:
-        recorder.finish(RunState.FAILED, None, f"{type(error).__name__}: {error}".strip().splitlines()[0])
+    except BaseException as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        recorder.finish(_end_by(error), None, getattr(error, "message", first))
         raise
     else:
-        raised = _raised(manager.nb)
-        recorder.finish(RunState.FAILED if raised else RunState.DONE, raised, "")
+        found = raised(manager.nb)
+        recorder.finish(RunState.FAILED if found else RunState.DONE, found, "")
     finally:
         recorder.close()
 
 
-def _raised(notebook: Any) -> dict[str, str] | None:
-    """What the cell raised at which the notebook ended."""
-    failed = [cell for cell in notebook.cells if cell.metadata.get("papermill", {}).get("status") == "failed"]
-    errors = [each for cell in failed for each in cell.get("outputs", ()) if each.output_type == "error"]
-    if not failed:
-        return None
-    return {key: errors[-1][key] if errors else "Error" for key in ("ename", "evalue")}
+def _end_by(error: BaseException) -> RunState:
+    """How a notebook ended that this ended."""
+    match error:
+        case KeyboardInterrupt() | RunCancelled():
+            return RunState.CANCELLED
+        case CellTimeoutError() | RunTimeout():
+            return RunState.TIMEOUT
+        case RunError():
+            return RunState.LOST
+        case _:
+            return RunState.FAILED
 
 
 def _check_language(notebook: Any, kernel_name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,11 @@ from typing import Any
 import nbformat
 from papermill.engines import NotebookExecutionManager
 from papermill.iorw import write_ipynb
+
+from nbcloud.runs.files import write_atomically
+
+PUBLIC = 0o666
+"""The mode of files for anybody, less what the user's umask takes away."""
 
 _SHARE = 20
 """A write may take one part in so many of the time."""
@@ -45,11 +49,8 @@ class SteadyManager(NotebookExecutionManager):
         """Seconds until the file may be written again."""
         return max(0.0, self._written + max(_SOON, _SHARE * self._write_seconds) - time.monotonic())
 
-    def begin(self, *, anew: bool) -> None:
-        """Begin, or go on with what an earlier process left: then completed cells keep what they have."""
-        if anew:
-            self.notebook_start()
-            return
+    def go_on(self) -> None:
+        """Go on with what an earlier process left: completed cells keep what they have."""
         self.set_timer()
         about = self.nb.metadata.papermill
         about["start_time"] = about.get("start_time") or self.start_time.isoformat()
@@ -73,7 +74,7 @@ class SteadyManager(NotebookExecutionManager):
         self._changed = False
         start = time.monotonic()
         if self._file is not None:
-            _replace(self._file, nbformat.writes(self.nb))
+            write_atomically(self._file, nbformat.writes(self.nb).encode(), sync=False, mode=PUBLIC)
         elif self.output_path:
             write_ipynb(self.nb, self.output_path)
         self._written = time.monotonic()
@@ -81,19 +82,16 @@ class SteadyManager(NotebookExecutionManager):
         self.last_save_time = self.now()
 
     def notebook_complete(self, **kwargs: Any) -> None:
-        """The end; the file says so."""
+        """All of it has run, or a cell has failed; the file says so."""
         super().notebook_complete(**kwargs)
         self.write()
 
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, finds the old one or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    def leave(self) -> None:
+        """It was stopped: cells that have not run stay as they are, which papermill would call completed."""
+        self.cleanup_pbar()
+        about = self.nb.metadata.papermill
+        about["end_time"] = self.now().isoformat()
+        if self.start_time is not None:
+            about["duration"] = (self.now() - self.start_time).total_seconds()
+        self._changed = True
+        self.write()

@@ -2,69 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import papermill
+from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
 
-from nbcloud.errors import RemoteError
-
-
-class Stage(StrEnum):
-    """How far the file of a notebook is."""
-
-    NEW = "new"
-    BEGUN = "begun"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the file of a notebook tells of its run.
-
-    Attributes
-    ----------
-    stage : Stage
-    run : str
-        The id of its record.
-    seconds : float or None
-    error : str
-        What it raised.
-    """
-
-    stage: Stage
-    run: str = ""
-    seconds: float | None = None
-    error: str = ""
-
-
-def outcome(path: Path) -> Outcome:
-    """Read a notebook's outcome off its file; one that can't be read is as good as new."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        about = notebook["metadata"]["papermill"]
-        cells = [cell for cell in notebook["cells"] if cell["metadata"].get("papermill", {}).get("status")]
-        states = {cell["metadata"]["papermill"]["status"] for cell in cells}
-    except (OSError, ValueError, KeyError, TypeError):
-        return Outcome(Stage.NEW)
-    run, seconds = str(about.get("run") or ""), about.get("duration")
-    errors = [
-        f"{each['ename']}: {each['evalue']}"
-        for cell in cells
-        for each in cell.get("outputs", ())
-        if each["output_type"] == "error" and cell["metadata"]["papermill"]["status"] == "failed"
-    ]
-    if errors:
-        return Outcome(Stage.FAILED, run, seconds, errors[-1])
-    if states <= {"completed"} and about.get("end_time"):
-        return Outcome(Stage.DONE, run, seconds)
-    return Outcome(Stage.BEGUN, run, seconds)
+from nbcloud.errors import RemoteError, RunTimeout
+from nbcloud.workflows.outcome import Outcome, Stage, outcome, outcome_of
 
 
 def run_notebook(
@@ -74,7 +21,7 @@ def run_notebook(
     *,
     resume: bool = False,
     **options: Any,
-) -> None:
+) -> Outcome:
     """Run a notebook on a cluster.
 
     Parameters
@@ -92,11 +39,11 @@ def run_notebook(
     RemoteError
         What a cell raised; ``output`` has it, too.
     RunError
-        When the run was lost or stopped.
+        When the run was lost, stopped, or took too long.
     """
     begun = resume and outcome(Path(output)).stage is Stage.BEGUN
     try:
-        papermill.execute_notebook(
+        notebook = papermill.execute_notebook(
             output if begun else source,
             output,
             parameters=None if begun else dict(parameters or {}),
@@ -114,3 +61,6 @@ def run_notebook(
             evalue=error.evalue,
             traceback=[error.traceback],
         ) from None
+    except CellTimeoutError as error:
+        raise RunTimeout(f"{str(error).splitlines()[0]} ({output})") from None
+    return outcome_of(notebook)

@@ -16,6 +16,15 @@ from papermill.utils import find_first_tagged_cell_index
 from nbcloud.errors import UsageError
 
 _NONE = object()
+_CONSTANTS = {
+    "true": True,
+    "false": False,
+    "none": None,
+    "null": None,
+    "inf": float("inf"),
+    "-inf": float("-inf"),
+    "nan": float("nan"),
+}
 _RANGE = re.compile(r"(-?[\d.e+-]+):(-?[\d.e+-]+)(?::(-?[\d.e+-]+))?")
 _MOST = 100_000
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", dict: "a dict"}
@@ -75,52 +84,57 @@ def typed(known: Mapping[str, Any], name: str, text: str, *, loose: bool = False
         For an unknown name, or a text that is not of the default's type.
     """
     if name not in known and not loose:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
-        there = f"There are: {', '.join(known)}." if known else "No cell of it is tagged 'parameters'."
-        raise UsageError(
-            f"The notebook has no parameter {name!r}.", f"{hint}{there} To give it all the same: --loose"
-        )
+        raise _unknown(known, name)
     default = known.get(name, ...)
-    if isinstance(default, str):
-        return _unquoted(text)
-    value = _literal(text, text)
-    kind = type(default)
-    if loose or default is None or default is ...:
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = _unquoted(text) if isinstance(default, str) else _literal(text, text)
+    if isinstance(default, float) and type(value) is int:
         return float(value)
-    if kind is tuple and isinstance(value, list):
+    if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
-    if type(value) is not kind:
-        wanted = _WORDS.get(kind, f"a {kind.__name__}")
-        raise UsageError(
-            f"{name}={text}: it must be {wanted}; its default is {default!r}.",
-            "To give it all the same: --loose",
-        )
+    if not loose and not _fits(default, value):
+        raise _misfit(name, text, default)
     return value
 
 
 def check(known: Mapping[str, Any], values: Mapping[str, Any], *, loose: bool = False) -> None:
     """Refuse values, given as they are, whose name or type the notebook does not have."""
     for name, value in values.items():
-        default = known.get(name, ...)
-        fits = default is None or default is ... or value is None or isinstance(value, type(default))
-        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-        if name not in known or not (fits or number):
-            typed(known, name, str(value), loose=loose)
+        if loose:
+            return
+        if name not in known:
+            raise _unknown(known, name)
+        if not _fits(known[name], value):
+            raise _misfit(name, repr(value), known[name])
+
+
+def _fits(default: Any, value: Any) -> bool:
+    """Whether a value is of the default's type; a whole number is a number, True is none."""
+    if default is None or default is ...:
+        return True
+    if isinstance(default, float) and type(value) is int:
+        return True
+    return isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _unknown(known: Mapping[str, Any], name: str) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    there = f"There are: {', '.join(known)}." if known else "No cell of it is tagged 'parameters'."
+    return UsageError(
+        f"The notebook has no parameter {name!r}.", f"{hint}{there} To give it all the same: --loose"
+    )
+
+
+def _misfit(name: str, text: str, default: Any) -> UsageError:
+    wanted = _WORDS.get(type(default), f"a {type(default).__name__}")
+    return UsageError(
+        f"{name}={text}: it must be {wanted}; its default is {default!r}.",
+        "To give it all the same: --loose",
+    )
 
 
 def _literal(text: str, otherwise: Any) -> Any:
-    words = {
-        "true": True,
-        "false": False,
-        "none": None,
-        "null": None,
-        "inf": float("inf"),
-        "nan": float("nan"),
-    }
-    found = words.get(text.strip().lower(), _NONE)
+    found = _CONSTANTS.get(text.strip().lower(), _NONE)
     if found is not _NONE:
         return found
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder
@@ -21,15 +22,25 @@ class NotebookRecorder(Recorder):
     ----------
     run : Run
         The notebook's.
-    recorder : Recorder
-        Writes it.
     """
 
-    def __init__(self, run: Run, recorder: Recorder) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
         self.run = run
-        self._recorder = recorder
         self._count = 0
+        self._running = False
+
+    def start(self) -> None:
+        """The notebook is about to run: its parameters are what the run was told."""
+        self.begin(self.run, str(Path.cwd()))
+        entries = [["param", key, plain(value)] for key, value in self.run.extra["parameters"].items()]
+        if entries:
+            self.lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
+
+    def place(self, **where: Any) -> None:
+        """It is known now where it runs."""
+        self.run = self.run.changed(**where)
+        super().change(self.run.id, **where)
 
     def lines(self, run_id: str, lines: bytes) -> None:  # noqa: ARG002 - of whichever cell
         """Messages of a cell: they get the next numbers of the notebook's."""
@@ -37,36 +48,16 @@ class NotebookRecorder(Recorder):
         for text in lines.splitlines(keepends=True):
             self._count += 1
             numbered.append(renumbered(text, self._count))
-        self._recorder.lines(self.run.id, b"".join(numbered))
+        super().lines(self.run.id, b"".join(numbered))
 
     def change(self, run_id: str, **changes: Any) -> None:  # noqa: ARG002 - of whichever cell
-        """Something about a cell: where it runs is where the notebook runs."""
-        if changes.get("state") is not RunState.RUNNING:
+        """Something about a cell: where the first one runs, the notebook does."""
+        if self._running or changes.get("state") is not RunState.RUNNING:
             return
+        self._running = True
         known = {key: changes[key] for key in _SHARED if changes.get(key)}
-        self._recorder.change(self.run.id, state=RunState.RUNNING, started=changes["started"], **known)
-        self.change = lambda *_args, **_kwargs: None  # type: ignore[method-assign]  # once is enough
-
-    def wake(self) -> None:
-        """Keep what is known up to now."""
-        self._recorder.wake()
-
-    def begin(self, run: Run, cwd: str | None) -> None:
-        """The notebook is about to run."""
-        self._recorder.begin(run, cwd)
-        entries = [["param", key, plain(value)] for key, value in run.extra["parameters"].items()]
-        if entries:
-            self.lines(run.id, line(1, run.created, {"run": "", "entries": entries}))
-
-    def place(self, **where: Any) -> None:
-        """It is known now where it runs."""
-        self.run = self.run.changed(**where)
-        self._recorder.change(self.run.id, **where)
+        super().change(self.run.id, state=RunState.RUNNING, started=changes["started"], **known)
 
     def finish(self, state: RunState, error: dict[str, Any] | None, message: str) -> None:
         """The notebook has ended."""
-        self._recorder.change(self.run.id, state=state, finished=time.time(), error=error, message=message)
-
-    def close(self) -> None:
-        """All of it is on record when this returns."""
-        self._recorder.close()
+        super().change(self.run.id, state=state, finished=time.time(), error=error, message=message)

@@ -7,6 +7,7 @@ import csv
 import html
 import importlib.util
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.extras import check
+from nbcloud.runs.files import write_atomically
 from nbcloud.runs.tracked import Tracked
+from nbcloud.workflows.manager import PUBLIC
 from nbcloud.workflows.parameters import check as check_values
 from nbcloud.workflows.parameters import declared, grid
 from nbcloud.workflows.sweep import Sweep
@@ -44,8 +47,8 @@ class Results:
             logged = store.tracked(each.run for each in outcomes if each.run)
         self.parameters = list(dict.fromkeys(key for member in sweep.members for key in member.parameters))
         told = [_told(logged.get(each.run, Tracked())) for each in outcomes]
-        self.metrics = sorted({key for each in told for key in each})
-        names = {key: key if self._is_free(key) else f"metrics.{key}" for key in self.metrics}
+        logged_keys = sorted({key for each in told for key in each})
+        names = {key: key if self._is_free(key) else f"metrics.{key}" for key in logged_keys}
         self.metrics = [*names.values()]
         self.rows: list[dict[str, Any]] = [
             dict[str, Any](member=member.number)
@@ -85,7 +88,7 @@ class Results:
         """
         if mode not in {"min", "max"}:
             raise UsageError(f"mode={mode!r}: it must be 'min' or 'max'.")
-        found = [row for row in self.rows if isinstance(row.get(metric), int | float)]
+        found = [row for row in self.rows if _is_number(row.get(metric))]
         if not found:
             there = ", ".join(self.metrics) or "none"
             raise UsageError(f"No member has logged a metric {metric!r}; there are: {there}.")
@@ -102,18 +105,19 @@ class Results:
         """Write the table: ``.csv``, ``.parquet`` or ``.html``, by the file's name."""
         match path.suffix:
             case ".csv":
-                _replace(path, self._csv().encode())
+                data = self._csv().encode()
             case ".html":
-                _replace(path, self.to_html().encode())
+                data = self.to_html().encode()
             case ".parquet":
                 check("pyarrow", "to write Parquet")
                 buffer = io.BytesIO()
                 self.frame().to_parquet(buffer)
-                _replace(path, buffer.getvalue())
+                data = buffer.getvalue()
             case other:
                 raise UsageError(
                     f"{path}: a table can't be written as {other!r}.", "Write .csv, .parquet or .html."
                 )
+        write_atomically(path, data, sync=False, mode=PUBLIC)
 
     def _csv(self) -> str:
         text = io.StringIO()
@@ -187,19 +191,13 @@ def _told(logged: Tracked) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(data)
-    beside.replace(path)
 
 
 def sweep(
@@ -251,5 +249,4 @@ def sweep(
 
 def summary(counts: dict[str, int]) -> str:
     """How many members are in each state, in words."""
-    words: Sequence[str] = [f"{count} {state}" for state, count in counts.items()]
-    return ", ".join(words)
+    return ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -25,7 +24,10 @@ from jupyter_core.utils import ensure_event_loop
 from nbcloud.clusters.connect import status
 from nbcloud.dispatch.links import connect
 from nbcloud.errors import NbcloudError, RunError, UsageError
-from nbcloud.workflows.notebooks import Outcome, Stage, outcome, run_notebook
+from nbcloud.runs.files import write_atomically
+from nbcloud.workflows.manager import PUBLIC
+from nbcloud.workflows.notebooks import run_notebook
+from nbcloud.workflows.outcome import Outcome, Stage, outcome
 from nbcloud.workflows.stopping import Stopping
 
 FORMAT = 1
@@ -95,7 +97,7 @@ class Sweep:
         file = _file(directory)
         if file.exists():
             there = cls.open(directory)
-            ended = sum(each.outcome.stage in {Stage.DONE, Stage.FAILED} for each in there.members)
+            ended = sum(each.outcome.stage.ended for each in there.members)
             raise UsageError(
                 f"{directory} holds a sweep of {len(there.members)} members already; {ended} have ended.",
                 "To go on with it: --resume. Else choose another folder: -o FOLDER",
@@ -107,9 +109,7 @@ class Sweep:
             "digest": sweep._digest,
             "members": [each.parameters for each in sweep.members],
         }
-        beside = file.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        beside.replace(file)
+        write_atomically(file, json.dumps(document, indent=1).encode(), sync=False, mode=PUBLIC)
         return sweep
 
     @classmethod
@@ -147,8 +147,8 @@ class Sweep:
 
     def left(self, *, again: bool = False) -> list[Member]:
         """Members that have not ended; with ``again`` those that have failed, too."""
-        over = {Stage.DONE} if again else {Stage.DONE, Stage.FAILED}
-        return [member for member in self.members if member.outcome.stage not in over]
+        stages = [(member, member.outcome.stage) for member in self.members]
+        return [member for member, stage in stages if not stage.ended or (again and stage is Stage.FAILED)]
 
     def run(
         self,
@@ -211,7 +211,7 @@ class Sweep:
             raise wrong[0]
 
     def _try(self, member: Member, stopping: Stopping, retries: int, options: Mapping[str, Any]) -> None:
-        """Run a member; what it raises is in its file, and a run that is lost is as good as not begun."""
+        """Run a member; what it raises is in its file, and one that was lost may run again."""
         tags = {"sweep": str(self.directory.absolute()), "member": str(member.number)}
         for attempt in range(retries + 1):
             try:

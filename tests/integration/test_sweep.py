@@ -16,7 +16,7 @@ import pytest
 
 import nbcloud
 from nbcloud.dispatch.links import close_links
-from nbcloud.errors import UsageError
+from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.workflows.results import Results
 from nbcloud.workflows.sweep import Sweep
 
@@ -147,6 +147,63 @@ def test_a_killed_sweep_is_gone_on_with_each_member_once(notebook: Path, tmp_pat
     assert [row["loss"] for row in rows] == [1.0 + seed for seed in range(10, 22)]
     after = {row["member"]: row["run"] for row in rows}
     assert {number: after[number] for number in before} == before  # what had ended did not run again
+
+
+def test_ctrl_c_stops_all_members_and_none_of_them_counts_as_done(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "nbcloud",
+        "sweep",
+        str(notebook),
+        "-g",
+        "seed=10:16",
+        "-p",
+        "wait",
+        "1.5",
+    ]
+    client = subprocess.Popen([*command, "-o", str(out)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "0000.ipynb").exists() or '"running"' not in (out / "0000.ipynb").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    client.send_signal(signal.SIGINT)
+    told = client.communicate(timeout=60)[1]
+    assert client.returncode == 130
+    assert f"To go on with it: nbcloud sweep -o {out} --resume" in told
+    rows = Results(Sweep.open(out)).rows
+    assert all((row.get("loss") is not None) == (row["state"] == "done") for row in rows)
+    assert {row["state"] for row in rows} != {"done"}
+    assert shell("sweep", "-o", str(out), "--resume").returncode == 0
+    assert [row["loss"] for row in Results(Sweep.open(out)).rows] == [1.0 + seed for seed in range(10, 16)]
+
+
+def test_a_member_that_takes_too_long_has_failed_and_the_others_go_on(notebook: Path, tmp_path: Path):
+    found = nbcloud.sweep(notebook, {"wait": [0.0, 60.0, 0.1]}, tmp_path / "out", execution_timeout=3)
+    assert [row["state"] for row in found.rows] == ["done", "failed", "done"]
+    assert "timed out" in found.rows[1]["error"]
+
+
+def test_a_member_whose_kernel_is_lost_says_so_and_runs_again(notebook: Path, tmp_path: Path):
+    once = tmp_path / "once"
+    code = f"import os, pathlib\nif not pathlib.Path({str(once)!r}).exists():\n"
+    code += f"    pathlib.Path({str(once)!r}).touch()\n    os._exit(7)\n"
+    made = nbformat.read(notebook, 4)
+    made.cells.insert(1, nbformat.v4.new_code_cell(code))
+    nbformat.write(made, notebook)
+    out = tmp_path / "out"
+    found = nbcloud.sweep(notebook, {"seed": [1]}, out)
+    assert found.rows[0]["state"] == "lost"
+    assert "exit code 7" in found.rows[0]["error"]
+    again = nbcloud.sweep(notebook, {}, out, resume=True)
+    assert [row["state"] for row in again.rows] == ["done"]
+
+
+def test_a_cluster_that_is_not_there_is_told_once(notebook: Path, tmp_path: Path):
+    with pytest.raises(NbcloudError, match="nowhere"):
+        nbcloud.sweep(notebook, {"seed": [1, 3]}, tmp_path / "out", cluster="nowhere", parallel=2)
+    assert nbcloud.sweep(notebook, {}, tmp_path / "out", resume=True).counts() == {"done": 2}
 
 
 def test_another_notebook_is_no_part_of_a_sweep(notebook: Path, tmp_path: Path):

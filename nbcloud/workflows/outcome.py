@@ -1,0 +1,91 @@
+"""How far a notebook is, and how it ended, as its file tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from nbcloud.errors import RunLost
+
+LOST = RunLost.__name__
+"""The ``ename`` of an output that stands for a kernel's, worker's or scheduler's death."""
+
+
+class Stage(StrEnum):
+    """How far the file of a notebook is."""
+
+    NEW = "new"
+    BEGUN = "begun"
+    DONE = "done"
+    FAILED = "failed"
+    LOST = "lost"
+
+    @property
+    def ended(self) -> bool:
+        """Whether its own code brought it to an end."""
+        return self in {Stage.DONE, Stage.FAILED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the file of a notebook tells of its run.
+
+    Attributes
+    ----------
+    stage : Stage
+    run : str
+        The id of its record.
+    seconds : float or None
+    error : str
+        What it raised.
+    """
+
+    stage: Stage
+    run: str = ""
+    seconds: float | None = None
+    error: str = ""
+
+
+def outcome(path: Path) -> Outcome:
+    """Read a notebook's outcome off its file; one that can't be read is as good as new."""
+    try:
+        return outcome_of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return Outcome(Stage.NEW)
+
+
+def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
+    """The outcome of a notebook that papermill has run."""
+    about = notebook["metadata"]["papermill"]
+    run, seconds = str(about.get("run") or ""), about.get("duration")
+    if error := raised(notebook):
+        stage = Stage.LOST if error["ename"] == LOST else Stage.FAILED
+        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
+    whole = all(_status(cell) in {"", "completed"} for cell in notebook["cells"])
+    return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)
+
+
+def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
+    """``ename`` and ``evalue`` of what the cell raised at which a notebook ended."""
+    errors = [
+        output
+        for cell in notebook["cells"]
+        if _status(cell) == "failed"
+        for output in cell.get("outputs", ())
+        if output["output_type"] == "error"
+    ]
+    return {key: str(errors[-1][key]) for key in ("ename", "evalue")} if errors else None
+
+
+def is_completed(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell has run to its end, or needs not run."""
+    return _status(cell) == "completed"
+
+
+def _status(cell: Mapping[str, Any]) -> str:
+    """Papermill's word for how far a cell is; empty for one that it added itself."""
+    return str(cell["metadata"].get("papermill", {}).get("status") or "")
