@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from nbcloud.errors import RunNotFound, UsageError
+from nbcloud.errors import RunNotFound
 from nbcloud.runs.record import Run
 from nbcloud.runs.store import Store
 
@@ -18,9 +18,7 @@ def put_away(store: Store, run_id: str) -> list[Run]:
     UsageError
         When it has not ended.
     """
-    run = store.get(run_id)
-    if not run.state.ended:
-        raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
+    run = store.ended(run_id)
     now = time.time()
     return [store.update(each, deleted=now) for each in (run.id, *store.parts(run.id))]
 

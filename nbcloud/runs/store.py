@@ -193,9 +193,7 @@ class Store(Records):
         UsageError
             When it has not ended.
         """
-        run = self.get(run_id)
-        if not run.state.ended:
-            raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
+        run = self.ended(run_id)
         # The nested ones first: what they logged is among the messages of the other.
         ids = [*reversed(self.parts(run.id)), run.id]
         for each in ids:
@@ -210,6 +208,19 @@ class Store(Records):
             # Away in one step, so that a crash leaves no half of it to be taken for a record.
             files.directory.rename(private_dir(self.directory / "deleted") / new_run_id())
         self._database.write(lambda connection: remove(connection, run_id))
+
+    def ended(self, wanted: str) -> Run:
+        """A run that has ended.
+
+        Raises
+        ------
+        UsageError
+            When it has not.
+        """
+        run = self.get(wanted)
+        if not run.state.ended:
+            raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
+        return run
 
     def unfinished(self) -> list[Run]:
         """Runs that are queued or running, the newest first."""

@@ -63,6 +63,18 @@ def shell(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+def started(notebook: Path, out: Path, grid: str, wait: str) -> subprocess.Popen[str]:
+    """A sweep in a process of its own, which leads its group."""
+    command = [sys.executable, "-m", "nbcloud", "sweep", str(notebook), "-g", grid, "-p", "wait", wait]
+    return subprocess.Popen(
+        [*command, "-o", str(out)],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_a_member_that_fails_does_not_stop_the_others(notebook: Path, tmp_path: Path):
     found = nbcloud.sweep(notebook, {"rate": [0.1, 0.2], "seed": range(3)}, tmp_path / "out")
     assert found.counts() == {"done": 4, "failed": 2}
@@ -113,30 +125,13 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
 
 def test_a_killed_sweep_is_gone_on_with_each_member_once(notebook: Path, tmp_path: Path):
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "nbcloud",
-        "sweep",
-        str(notebook),
-        "-g",
-        "seed=10:22",
-        "-p",
-        "wait",
-        "0.4",
-    ]
-    client = subprocess.Popen(
-        [*command, "-o", str(out)],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    client = started(notebook, out, "seed=10:22", wait="0.4")
     deadline = time.monotonic() + 60
     while not (out / "sweep.json").exists() or len(Sweep.open(out).left()) > 10:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(client.pid, signal.SIGKILL)
-    client.wait()
+    client.communicate()
     sweep = Sweep.open(out)
     left = sweep.left()
     assert 0 < len(left) < 12
@@ -151,25 +146,13 @@ def test_a_killed_sweep_is_gone_on_with_each_member_once(notebook: Path, tmp_pat
 
 def test_ctrl_c_stops_all_members_and_none_of_them_counts_as_done(notebook: Path, tmp_path: Path):
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "nbcloud",
-        "sweep",
-        str(notebook),
-        "-g",
-        "seed=10:16",
-        "-p",
-        "wait",
-        "1.5",
-    ]
-    client = subprocess.Popen([*command, "-o", str(out)], stderr=subprocess.PIPE, text=True)
+    client = started(notebook, out, "seed=10:16", wait="2.0")
     deadline = time.monotonic() + 60
     while not (out / "0000.ipynb").exists() or '"running"' not in (out / "0000.ipynb").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     client.send_signal(signal.SIGINT)
-    told = client.communicate(timeout=60)[1]
+    told = client.communicate(timeout=60)[0]
     assert client.returncode == 130
     assert f"To go on with it: nbcloud sweep -o {out} --resume" in told
     rows = Results(Sweep.open(out)).rows

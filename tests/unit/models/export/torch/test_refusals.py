@@ -1,9 +1,8 @@
-"""torch modules become ONNX that answers as they do, or are refused with the reason and the line."""
+"""What can't become ONNX, or comes out otherwise, is refused with the reason and the line."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-import onnxruntime  # noqa: E402
 from torch import nn  # noqa: E402
 
-from nbcloud.errors import ExportError, UsageError, VerificationError  # noqa: E402
+from nbcloud.errors import ExportError, VerificationError  # noqa: E402
 from nbcloud.models import onnxfile  # noqa: E402
-from nbcloud.models.export import Exported, Options, export  # noqa: E402
+from nbcloud.models.export import Options  # noqa: E402
 from nbcloud.models.export.torch import TorchModel  # noqa: E402
 from nbcloud.models.verify import verify  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def run(tmp_path: Path):
-    def run(model: Any, sample: Any, **options: Any) -> Exported:
-        return export(model, sample, name="m", path=tmp_path / "m.onnx", options=Options(**options))
-
-    return run
-
-
-def takes(made: Exported) -> list[str]:
-    return [str(each) for each in made.signature.inputs]
-
-
-def gives(made: Exported) -> list[str]:
-    return [str(each) for each in made.signature.outputs]
-
-
-def layers() -> nn.Module:
-    return nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Dropout(), nn.BatchNorm1d(20), nn.Linear(20, 10))
-
-
-def test_the_batch_varies_also_when_the_sample_has_one_row_of_numpy(run) -> None:
-    model = layers()
-    made = run(model, np.ones((1, 10)), labels=list(range(10)))
-    assert takes(made) == ["input: float32[batch, 10]"]
-    assert gives(made) == ["output: float32[batch, 10]"]
-    assert made.signature.outputs[0].labels == tuple(range(10))
-    assert model.training
-    assert {"the sample", "batch = 2", "the other sign", "large values"} <= made.report.compared.keys()
-    found = onnxruntime.InferenceSession(made.path).run(None, {"input": np.ones((7, 10), np.float32)})[0]
-    with torch.no_grad():
-        expected = model.eval()(torch.ones(7, 10)).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 class Recurrent(nn.Module):
@@ -71,55 +30,6 @@ class Recurrent(nn.Module):
 
     def forward(self, ids):
         return self.head(self.lstm(self.embedding(ids))[0].mean(1))
-
-
-def test_the_length_of_tokens_varies(run) -> None:
-    made = run(Recurrent(), torch.randint(0, 50, (4, 7)))
-    assert takes(made) == ["ids: int64[batch, length]"]
-    assert "length = 10" in made.report.compared
-
-
-@dataclasses.dataclass
-class Answer:
-    logits: Any
-    hidden: Any
-
-
-class Nested(nn.Module):
-    def forward(self, a, *, b):
-        return {"sum": a + b, "more": (a * b, [a - b]), "last": Answer(a.mean(1), None)}
-
-
-def test_whatever_is_returned_has_names(run) -> None:
-    made = run(Nested(), {"a": torch.randn(4, 3), "b": torch.randn(4, 3)})
-    assert takes(made) == ["a: float32[batch, 3]", "b: float32[batch, 3]"]
-    assert [each.name for each in made.signature.outputs] == ["sum", "more.0", "more.1.0", "last.logits"]
-    named = run(nn.Linear(3, 2), torch.randn(4, 3), input_names=["x"], output_names=["y"])
-    assert (takes(named), gives(named)) == (["x: float32[batch, 3]"], ["y: float32[batch, 2]"])
-
-
-def test_sizes_that_are_asked_for_vary_and_none_do_when_that_is_asked(run) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    sample = torch.randn(2, 3, 12, 12)
-    made = run(model, sample, dynamic={"input": {0: "batch", 2: "height", 3: "width"}})
-    assert takes(made) == ["input: float32[batch, 3, height, width]"]
-    assert takes(run(model, sample, dynamic=False)) == ["input: float32[2, 3, 12, 12]"]
-    with pytest.raises(UsageError, match="There is no input 'x'"):
-        run(model, sample, dynamic={"x": {0: "batch"}})
-
-
-class BySize(nn.Module):
-    def forward(self, x):
-        return x * 2 if x.shape[0] > 3 else x * 3
-
-
-def test_a_size_that_the_code_asks_for_is_fixed_and_noted(run) -> None:
-    made = run(BySize(), torch.randn(4, 3))
-    assert takes(made) == ["x: float32[4, 3]"]
-    line = BySize.forward.__code__.co_firstlineno + 1
-    assert made.metadata.notes == [
-        f"'batch' is fixed at 4: with 1, the code does something else (test_torch.py:{line})."
-    ]
 
 
 class ByValue(nn.Module):
@@ -175,22 +85,6 @@ def test_what_can_not_be_is_refused_with_a_cause(run, model: Any, sample: Any, t
         run(model, sample)
     assert told in caught.value.message
     assert caught.value.hint
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_short_numbers(run, dtype: Any) -> None:
-    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4)).to(dtype)
-    made = run(model, torch.randn(8, 10).to(dtype))
-    expected = "float16" if dtype is torch.float16 else "float32"
-    assert made.signature.inputs[0].dtype == expected
-    assert made.report.precision == str(dtype).removeprefix("torch.")
-
-
-@pytest.mark.parametrize("loss", [None, nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss()])
-def test_log_sigmoid_ends_nowhere(run, loss: nn.Module | None) -> None:
-    sample = torch.tensor([[-500.0, -100.0, 0.0], [1.0, 100.0, 500.0]])
-    made = run(nn.LogSigmoid(), sample) if loss is None else run(loss, (sample, (sample > 0).float()))
-    assert "large values" in made.report.compared
 
 
 class Exporting(nn.Module):
@@ -253,78 +147,6 @@ def test_an_output_whose_dimensions_go_away_is_told(run, rows: int, told: str) -
     assert any(told in note for note in made.metadata.notes), made.metadata.notes
 
 
-class Hidden(nn.Module):
-    def __init__(self, decide: Any) -> None:
-        super().__init__()
-        self.decide = decide
-
-    def forward(self, x):
-        return x * 2 if self.decide(x.shape[0]) else x
-
-
-@pytest.mark.parametrize(
-    ("decide", "size"),
-    [(lambda size: size > 100, 101), (lambda size: size == 77, 77), (lambda size: size // 10 == 5, 50)],
-    ids=["above", "equal", "tens"],
-)
-def test_a_decision_by_sizes_far_from_the_sample_is_found(run, decide: Any, size: int) -> None:
-    made = run(Hidden(decide), torch.randn(4, 3))
-    assert takes(made) == ["x: float32[4, 3]"]
-    (note,) = made.metadata.notes
-    assert note.startswith(
-        f"'batch' is fixed at 4: with {size}, the code does something else (test_torch.py:"
-    )
-
-
-def test_a_size_that_was_asked_to_vary_is_never_fixed_silently(run) -> None:
-    with pytest.raises(
-        ExportError, match="The dimension 'rows' can't vary: with 101, the code does"
-    ) as caught:
-        run(Hidden(lambda size: size > 100), torch.randn(4, 3), dynamic={"x": {0: "rows"}})
-    assert "dynamic=" in caught.value.hint
-
-
-def test_several_samples_tell_which_sizes_vary(run) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    made = run(model, [torch.randn(2, 3, 12, 12), torch.randn(1, 3, 12, 16)])
-    assert takes(made) == ["input: float32[batch, 3, 12, input_3]"]
-    with pytest.raises(ExportError, match="not of the same kind"):
-        run(Nested(), [{"a": torch.randn(2, 3), "b": torch.randn(2, 3)}, {"a": torch.randn(2, 3)}])
-
-
-class ByMapping(nn.Module):
-    def forward(self, batch):
-        return batch["a"] + batch["b"], batch["a"].shape[0], {"x": batch["a"]}
-
-
-def test_arguments_that_are_mappings_and_outputs_that_are_no_tensors(run) -> None:
-    made = run(ByMapping(), {"a": torch.randn(4, 3), "b": torch.randn(4, 3)})
-    assert takes(made) == ["batch.a: float32[batch, 3]", "batch.b: float32[batch, 3]"]
-    assert [each.name for each in made.signature.outputs] == ["output", "2.x"]
-    assert made.metadata.notes == ["Left out, since it is no tensor: output (int)."]
-
-
-class InPlace(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(1))
-
-    def forward(self, x):
-        self.seen += 1
-        x.mul_(2)
-        return {"x": x}
-
-
-def test_neither_the_model_nor_the_sample_is_changed(run) -> None:
-    model, sample = InPlace(), torch.ones(4, 3)
-    model.train()
-    made = run(model, sample)
-    assert [each.name for each in made.signature.outputs] == ["x_output"]
-    assert model.training
-    assert float(model.seen) == 0
-    assert bool((sample == 1).all())
-
-
 class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -382,52 +204,6 @@ def test_the_legacy_exporter_may_not_record_a_decision(run) -> None:
         run(ByValue(), torch.randn(4, 3), exporter="legacy")
 
 
-def test_an_opset_is_the_one_that_was_asked_for(run) -> None:
-    assert run(nn.Linear(3, 2), torch.randn(4, 3), opset=18).metadata.opset == 18
-    with pytest.raises(ExportError, match="can't in opset 99"):
-        run(nn.Linear(3, 2), torch.randn(4, 3), opset=99, exporter="dynamo")
-
-
-class Attending(nn.Module):
-    """A small decoder, as those that write text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(50, 16), nn.Embedding(32, 16)
-        self.norm, self.inner = nn.LayerNorm(16), nn.Linear(16, 48)
-        self.head = nn.Linear(16, 50, bias=False)
-        self.head.weight = self.tokens.weight
-
-    def forward(self, input_ids, attention_mask):
-        x = self.tokens(input_ids) + self.places(torch.arange(input_ids.shape[1]))
-        query, key, value = (
-            part.view(*part.shape[:2], 2, 8).transpose(1, 2) for part in self.inner(self.norm(x)).chunk(3, -1)
-        )
-        mask = attention_mask[:, None, None, :].bool().expand(-1, -1, input_ids.shape[1], -1)
-        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        hidden = x + found.transpose(1, 2).flatten(2)
-        return {"logits": self.head(hidden), "hidden_states": (x, hidden)}
-
-
-def test_a_decoder_s_batch_and_length_vary_together_with_its_mask(run) -> None:
-    tokens = torch.randint(0, 50, (1, 7))
-    made = run(Attending(), {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
-    assert takes(made) == ["input_ids: int64[batch, length]", "attention_mask: int64[batch, length]"]
-    assert gives(made) == [
-        "logits: float32[batch, length, 50]",
-        "hidden_states.0: float32[batch, length, 16]",
-        "hidden_states.1: float32[batch, length, 16]",
-    ]
-    assert "length = 32" not in made.report.skipped
-
-
-def test_the_file_tells_nothing_of_this_machine_and_is_the_same_again(run) -> None:
-    model, sample = layers(), torch.randn(4, 10)
-    first = run(model, sample).path.read_bytes()
-    assert run(model, sample).path.read_bytes() == first
-    assert str(Path(__file__).parent).encode() not in first
-
-
 def test_the_first_operation_that_differs_is_told_with_its_line(run, tmp_path: Path) -> None:
     """The file is damaged between export and verification, as a wrong translation would."""
     model = TorchModel(Recurrent(), torch.randint(0, 50, (4, 7)), Options())
@@ -459,22 +235,6 @@ class Padded(nn.Module):
 def test_whole_numbers_that_the_exporter_took_for_fixed_are_found(run) -> None:
     with pytest.raises(VerificationError, match=r"on 'row \d repeated'"):
         run(Padded(), (torch.randint(0, 30, (3, 6)), torch.tensor([6, 4, 2])), exporter="legacy")
-
-
-class Rows(nn.Module):
-    def forward(self, x):
-        return [2 * each for each in x.unbind(0)]
-
-
-class Sometimes(nn.Module):
-    def forward(self, x):
-        return (x + 1, x * 2) if x.shape[0] > 3 else (x + 1,)
-
-
-@pytest.mark.parametrize("model", [Rows(), Sometimes()])
-def test_a_size_that_decides_how_many_outputs_there_are_is_fixed(run, model: nn.Module) -> None:
-    made = run(model, torch.randn(6, 4))
-    assert takes(made) == ["x: float32[6, 4]"]
 
 
 class ZeroPadded(nn.Module):
@@ -519,7 +279,11 @@ class Casting(nn.Module):
 @pytest.mark.parametrize(
     ("model", "sample", "told"),
     [
-        (Packed(), (torch.randn(3, 7, 4), torch.tensor([7, 3, 5])), r"packed sequences .*test_torch.py:\d+"),
+        (
+            Packed(),
+            (torch.randn(3, 7, 4), torch.tensor([7, 3, 5])),
+            r"packed sequences .*test_refusals.py:\d+",
+        ),
         (Casting(), torch.randn(6, 4), "Casting computes in bfloat16 inside, as torch.autocast does"),
     ],
     ids=["packed", "autocast"],
