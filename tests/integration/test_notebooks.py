@@ -117,6 +117,15 @@ def test_the_snippets_of_the_readme(tmp_path: Path, nbcloud_dirs: Path) -> None:
     """Each is a cell of one notebook, in the order of the text."""
     text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
     snippets = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    # The notebook that it names, and the end of the cluster that runs it.
+    train = new_notebook(
+        cells=[
+            new_code_cell("lr = 0.1\nseed = 0", metadata={"tags": ["parameters"]}),
+            new_code_cell("import nbcloud\nnbcloud.log_metric('loss', lr + seed)"),
+        ]
+    )
+    nbformat.write(train, tmp_path / "train.ipynb")
+    snippets.append("%cloud down")
     notebook = new_notebook(cells=[new_code_cell(snippet.rstrip()) for snippet in snippets])
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=_at(tmp_path)).execute()
     said = "\n".join(shown(notebook).values())
@@ -124,7 +133,8 @@ def test_the_snippets_of_the_readme(tmp_path: Path, nbcloud_dirs: Path) -> None:
     assert "True [" in said
     assert "<cubes stays on session" in said
     assert "\n0\n1\n2\n" in said
-    assert said.count("Stopped: 'local'.") == 2
+    assert said.count("Stopped: 'local'.") == 3
+    assert re.search(r"0\.01 +3 +3\.01 +done", said)
     assert "array([" in said
     assert "Kept as models:/digits/1#edge-arm64-" in said
     assert registry.entries() == []
