@@ -53,24 +53,17 @@ class CloudKernel:
         self._latest: CloudRun | None = None
         self._header = JupyterSession().msg_header("execute_request")
 
-    def start(self, *, again: bool, progress: Progress = silent) -> bool:
-        """Open the session.
+    def reopen(self) -> bool:
+        """Go on with the session that an earlier process left; whether there is one."""
+        self.session = self._sessions.reopen(cluster=self._options.cluster)
+        return self.session is not None
 
-        Parameters
-        ----------
-        again : bool
-            Go on with the session that an earlier process left; else one of this name is ended before.
-
-        Returns
-        -------
-        bool
-            Whether it is one that an earlier process left.
-        """
-        left = self._sessions.reopen(cluster=self._options.cluster)
-        if left is not None and not again:
-            self._sessions.reset(left)
+    def start(self, progress: Progress = silent) -> None:
+        """Open a session; one that an earlier process left under its name is ended before."""
+        if self.reopen():
+            assert self.session is not None
+            self._sessions.reset(self.session)
         self.session = self._sessions.of_cell(self._options, progress)
-        return self.session is left
 
     def execute(self, code: str, count: int) -> CloudRun:
         """Send one cell.
@@ -140,9 +133,12 @@ class CloudKernel:
         if self._latest is not None and not self._latest.done():
             self._latest.cancel()
 
-    def close(self) -> None:
-        """End the session; nothing of its last cell comes any more."""
+    def withdraw(self) -> None:
+        """Stop the cell that runs; nothing of it comes any more."""
         if self._latest is not None and not self._latest.done():
             self._latest.withdraw()
+
+    def close(self) -> None:
+        """End the session."""
         if self.session is not None and not self.session.lost:
             self._sessions.reset(self.session, "its notebook has ended")

@@ -51,8 +51,9 @@ _KNOWN_ENDS = frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED, Run
 _NEXT: dict[RunState, frozenset[RunState]] = {
     RunState.QUEUED: _KNOWN_ENDS | {RunState.RUNNING, RunState.LOST},
     RunState.RUNNING: _KNOWN_ENDS | {RunState.LOST},
-    # "lost" says that the end is unknown, so a journal that turns up with the real end may still correct it.
-    RunState.LOST: _KNOWN_ENDS,
+    # "lost" says that the end is unknown: a journal that turns up with the real end may still correct it, and
+    # a notebook whose process went away is gone on with by another.
+    RunState.LOST: _KNOWN_ENDS | {RunState.RUNNING},
 } | {end: frozenset() for end in _KNOWN_ENDS}
 
 

@@ -24,7 +24,7 @@ DROPPED = "nbcloud_dropped"
 UNBEGUN = "its session was lost before it began: "
 """Begins the reason of a run of which the journal has heard nothing."""
 _KEPT_WHEN_CLOSED = 2**16
-_HEAD = re.compile(rb'\{"n":\d+,("time":[\d.]+,"msg_type":"(\w+)")')
+_HEAD = re.compile(rb'\{"n":(\d+),("time":[\d.]+,"msg_type":"(\w+)")')
 
 Message = tuple[float, str, bytes, bytes, list[bytes]]
 """When, type, content, metadata and buffers."""
@@ -56,13 +56,19 @@ def line(
 def type_of(text: bytes) -> str:
     """The type of a line's message."""
     found = _HEAD.match(text)
-    return found[2].decode() if found else ""
+    return found[3].decode() if found else ""
+
+
+def number_of(text: bytes) -> int:
+    """The number of a line."""
+    found = _HEAD.match(text)
+    return int(found[1]) if found else 0
 
 
 def renumbered(text: bytes, number: int) -> bytes:
     """A line with another number; its content is not read."""
     found = _HEAD.match(text)
-    return b'{"n":%d,%b' % (number, text[found.start(1) :]) if found else text
+    return b'{"n":%d,%b' % (number, text[found.start(2) :]) if found else text
 
 
 class RunLog:

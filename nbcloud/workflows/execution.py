@@ -153,40 +153,57 @@ def execute(
     _check_options(options)
     options["timeout"] = execution_timeout or options.get("timeout")
     asked = NotebookOptions(**ours)
-    run = _run_of(manager, asked, input_path)
-    path = str(Path(manager.output_path).absolute()) if manager.output_path else run.id
-    recorder = NotebookRecorder(run)
+    recorder = NotebookRecorder()
+    path = str(Path(manager.output_path or recorder.run.id).absolute())
     kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
-    if not asked.resume:
-        manager.notebook_start()
     try:
-        with _on_record(manager, recorder), _closing(kernel, asked):
-            client = _started(kernel, manager, recorder, asked)
-            asked.stopping.watch(kernel)
-            notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
-            notebook.stopping = asked.stopping
-            notebook.execute()
+        with _closing(kernel):
+            left = asked.resume and kernel.reopen()
+            if not left or not recorder.go_on(str(manager.nb.metadata.papermill.get("run"))):
+                recorder.start(_run_of(manager, asked, input_path))
+            with _on_record(manager, recorder), _watched(kernel, asked.stopping):
+                client = _gone_on_with(kernel, manager) if left else _started(kernel, manager, asked)
+                _place(kernel, recorder)
+                notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
+                notebook.stopping = asked.stopping
+                notebook.execute()
+            # Before its session ends: who is killed in between goes on with it, and runs no cell twice.
+            manager.notebook_complete()
     except BaseException:
         manager.leave()
         raise
-    manager.notebook_complete()
     return manager.nb
 
 
-def _started(
-    kernel: CloudKernel, manager: SteadyManager, recorder: NotebookRecorder, asked: NotebookOptions
-) -> CloudClient:
-    """The client of a kernel that was started, or is gone on with."""
-    left = kernel.start(again=asked.resume, progress=lambda text: logger.info("%s …", text))
+def _started(kernel: CloudKernel, manager: SteadyManager, asked: NotebookOptions) -> CloudClient:
+    """The client of a new kernel."""
+    if asked.resume:
+        logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
+    manager.notebook_start()
+    kernel.start(lambda text: logger.info("%s …", text))
     for note in kernel.notes:
         logger.warning("%s", note)
+    return CloudClient(kernel)
+
+
+def _gone_on_with(kernel: CloudKernel, manager: SteadyManager) -> CloudClient:
+    """The client of a kernel that an earlier process left.
+
+    A session runs the cells of one notebook, in its order: so the place of a run tells its cell.
+    """
+    manager.go_on()
     client = CloudClient(kernel)
-    if left:
-        manager.go_on()
-        client.count, client.sent = _gone_on_with(manager.nb, kernel.runs())
-    elif asked.resume:
-        logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
-        manager.notebook_start()
+    runs = kernel.runs()
+    completed = filter(is_completed, manager.nb.cells)
+    client.count = sum(cell.get("execution_count") is not None for cell in completed)
+    client.sent = runs[client.count :]
+    for run_id in runs[: client.count]:
+        kernel.attach(run_id).wait()  # for the record: the file has what they said
+    return client
+
+
+def _place(kernel: CloudKernel, recorder: NotebookRecorder) -> None:
+    """Put on record where it runs."""
     session = kernel.session
     assert session is not None
     info = session.link.info
@@ -196,16 +213,6 @@ def _started(
         session=session.name,
         extra={**recorder.run.extra, "price": hourly(info, session.worker_names)},
     )
-    return client
-
-
-def _gone_on_with(notebook: Any, runs: list[str]) -> tuple[int, list[str]]:
-    """How many cells were executed and are completed, and the runs of those that follow.
-
-    A session runs the cells of one notebook, in its order: so the place of a run tells its cell.
-    """
-    executed = sum(cell.get("execution_count") is not None for cell in notebook.cells if is_completed(cell))
-    return executed, runs[executed:]
 
 
 def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> Run:
@@ -222,19 +229,29 @@ def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> 
 
 
 @contextlib.contextmanager
-def _closing(kernel: CloudKernel, asked: NotebookOptions) -> Iterator[None]:
+def _closing(kernel: CloudKernel) -> Iterator[None]:
     try:
         yield
     finally:
-        asked.stopping.forget(kernel)
         with contextlib.suppress(NbcloudError):  # it is gone already, and that was told
             kernel.close()
 
 
 @contextlib.contextmanager
+def _watched(kernel: CloudKernel, stopping: Stopping) -> Iterator[None]:
+    """Its cells may be stopped from another thread, and none goes on behind this."""
+    stopping.watch(kernel)
+    try:
+        yield
+    finally:
+        stopping.forget(kernel)
+        with contextlib.suppress(NbcloudError):
+            kernel.withdraw()
+
+
+@contextlib.contextmanager
 def _on_record(manager: SteadyManager, recorder: NotebookRecorder) -> Iterator[None]:
-    """The run is on record from here on, with the end that it takes inside."""
-    recorder.start()
+    """The end of what runs inside is put on record."""
     manager.nb.metadata.papermill["run"] = recorder.run.id
     try:
         yield

@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nbcloud.dispatch.recorder import Recorder
+from nbcloud.dispatch.recorder import Recorder, open_store
+from nbcloud.errors import RunNotFound
 from nbcloud.runs.entries import line, plain
+from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
-from nbcloud.sessions.runlog import renumbered
+from nbcloud.sessions.runlog import number_of, renumbered
 
 _SHARED = ("worker", "host", "resources")
 """What is true of the whole when it is true of one of its cells."""
@@ -18,37 +20,77 @@ _SHARED = ("worker", "host", "resources")
 class NotebookRecorder(Recorder):
     """Takes what the runs of cells say, and keeps it as what one run said.
 
-    Parameters
+    Its messages have the same numbers whoever reads them off the journals, so that a process that goes on
+    with a notebook can give all of them again, and those that are on record already are passed over.
+
+    Attributes
     ----------
     run : Run
         The notebook's.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.run = run
+        self.run = Run(kind="notebook")
+        self._cell = ""
+        self._before = 0
+        """The number of the last message before those of the cell."""
         self._count = 0
+        self._recorded = 0
+        """How many messages an earlier process has put on record."""
         self._running = False
+        self._ended = False
 
-    def start(self) -> None:
+    def start(self, run: Run) -> None:
         """The notebook is about to run: its parameters are what the run was told."""
+        self.run = run.changed(extra={**run.extra, "client": process_mark()})
         self.begin(self.run, str(Path.cwd()))
-        entries = [["param", key, plain(value)] for key, value in self.run.extra["parameters"].items()]
-        if entries:
-            self.lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
+        if entries := self._parameters():
+            super().lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
+
+    def go_on(self, run_id: str) -> bool:
+        """Go on with the record that an earlier process has begun; whether it is there and open to that."""
+        try:
+            with open_store() as store:
+                run = store.get(run_id)
+                # What a notebook's own code brought to an end is at that end, however often it is read.
+                self._ended = run.state in {RunState.DONE, RunState.FAILED}
+                if run.state in {RunState.CANCELLED, RunState.TIMEOUT}:
+                    return False
+                self._recorded = run.messages if self._ended else store.last_number(run.id)
+        except RunNotFound:
+            return False
+        self.run, self._running = run, True
+        extra = {**run.extra, "client": process_mark()}
+        self._change(state=RunState.RUNNING, finished=None, message="", extra=extra)
+        self._parameters()
+        return True
+
+    def _parameters(self) -> list[list[Any]]:
+        """They are the first message, if there are any."""
+        self._count = bool(self.run.extra["parameters"])
+        return [["param", key, plain(value)] for key, value in self.run.extra["parameters"].items()]
+
+    def _change(self, **changes: Any) -> None:
+        if not self._ended:
+            super().change(self.run.id, **changes)
 
     def place(self, **where: Any) -> None:
         """It is known now where it runs."""
         self.run = self.run.changed(**where)
-        super().change(self.run.id, **where)
+        self._change(**where)
 
-    def lines(self, run_id: str, lines: bytes) -> None:  # noqa: ARG002 - of whichever cell
+    def lines(self, run_id: str, lines: bytes) -> None:
         """Messages of a cell: they get the next numbers of the notebook's."""
-        numbered = []
+        if run_id != self._cell:
+            self._cell, self._before = run_id, self._count
+        new = []
         for text in lines.splitlines(keepends=True):
-            self._count += 1
-            numbered.append(renumbered(text, self._count))
-        super().lines(self.run.id, b"".join(numbered))
+            self._count = self._before + number_of(text)
+            if self._count > self._recorded:
+                new.append(renumbered(text, self._count))
+        if new and not self._ended:
+            super().lines(self.run.id, b"".join(new))
 
     def change(self, run_id: str, **changes: Any) -> None:  # noqa: ARG002 - of whichever cell
         """Something about a cell: where the first one runs, the notebook does."""
@@ -56,8 +98,8 @@ class NotebookRecorder(Recorder):
             return
         self._running = True
         known = {key: changes[key] for key in _SHARED if changes.get(key)}
-        super().change(self.run.id, state=RunState.RUNNING, started=changes["started"], **known)
+        self._change(state=RunState.RUNNING, started=changes["started"], **known)
 
     def finish(self, state: RunState, error: dict[str, Any] | None, message: str) -> None:
         """The notebook has ended."""
-        super().change(self.run.id, state=state, finished=time.time(), error=error, message=message)
+        self._change(state=state, finished=time.time(), error=error, message=message)

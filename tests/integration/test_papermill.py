@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,10 +20,11 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from nbcloud.clusters.base import ClusterInfo
+from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
-from nbcloud.runs.record import RunState
+from nbcloud.runs.record import Run, RunState
 
 OWN = Path(papermill.__file__).parent / "tests" / "notebooks"
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -224,6 +226,11 @@ def started(source: Path, output: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def on_record(run_id: str) -> Run:
+    with open_store() as store:
+        return store.get(run_id)
+
+
 def wait_for_output(path: Path, text: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not (path.exists() and text in path.read_text()):
@@ -232,12 +239,20 @@ def wait_for_output(path: Path, text: str, seconds: float = 60) -> None:
 
 
 def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
-    source = write(tmp_path / "in.ipynb", "import os\nprint(os.getpid())", SLOW, "print('after', number)")
+    first = "import os, nbcloud\nnbcloud.log_metric('early', 1.0)\nprint(os.getpid())"
+    source = write(
+        tmp_path / "in.ipynb", first, SLOW, "print('after', number)\nnbcloud.log_metric('late', 2.0)"
+    )
     output = tmp_path / "out.ipynb"
     client = started(source, output)
     wait_for_output(output, '"5\\n"')
+    complete_records()  # somebody looks at the list of runs
+    run_id = nbformat.read(output, 4).metadata.papermill.run
+    assert on_record(run_id).state is RunState.RUNNING
     os.killpg(client.pid, signal.SIGKILL)
     client.wait()
+    complete_records()
+    assert on_record(run_id).state is RunState.LOST
     before = nbformat.read(output, 4)  # whole, although it was being written all the time
     assert [cell.metadata.papermill.status for cell in before.cells] == ["completed", "running", "pending"]
     after = run(output, output, "nbcloud", resume=True)
@@ -246,6 +261,34 @@ def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
     assert "".join(each.text for each in after.cells[1].outputs) == "".join(f"{n}\n" for n in range(40))
     assert after.cells[2].outputs[0].text == "after 39\n"
     assert [cell.execution_count for cell in after.cells] == [1, 2, 3]
+    # One record, which has all, whoever heard it.
+    assert after.metadata.papermill.run == run_id
+    record = on_record(run_id)
+    assert (record.state, record.message) == (RunState.DONE, "")
+    with open_store() as store:
+        assert store.tracked([run_id])[run_id].metrics == {"early": 1.0, "late": 2.0}
+        said = store.text(run_id)
+    assert said == "".join("".join(each.text for each in cell.outputs) for cell in after.cells)
+
+
+def test_what_a_killed_client_did_not_put_on_record_is_fetched_from_the_journal(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "import nbcloud\nnbcloud.log_metric('early', 1.0)", SLOW)
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    run_id = nbformat.read(output, 4).metadata.papermill.run
+    with open_store() as store:
+        files = store.files(run_id)
+        files.messages.write_bytes(files.messages.read_bytes()[:40])  # as if it had been killed before
+        database = sqlite3.connect(store.directory / "runs.db")
+    database.executescript("DELETE FROM metrics; DELETE FROM latest")
+    database.close()
+    run(output, output, "nbcloud", resume=True)
+    with open_store() as store:
+        assert store.tracked([run_id])[run_id].metrics == {"early": 1.0}
+        assert store.text(run_id) == "".join(f"{n}\n" for n in range(40))
 
 
 def test_an_interrupt_stops_the_remote_cell_too(tmp_path: Path, local_cluster: ClusterInfo):
