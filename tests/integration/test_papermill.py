@@ -21,6 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.dispatch.attach import complete_records
+from nbcloud.dispatch.cancel import cancel
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
@@ -305,3 +306,15 @@ def test_an_interrupt_stops_the_remote_cell_too(tmp_path: Path, local_cluster: C
     with open_store() as store:
         record = store.get(nbformat.read(output, 4).metadata.papermill.run)
     assert record.state is RunState.CANCELLED
+
+
+def test_a_notebook_is_cancelled_by_its_run(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", SLOW.replace("40", "600"), "print('after')")
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    run_id = nbformat.read(output, 4).metadata.papermill.run
+    assert cancel(on_record(run_id)) == f"Run {run_id} is being stopped."
+    assert client.wait(30) != 0
+    assert on_record(run_id).state is RunState.CANCELLED
+    assert cancel(on_record(run_id)) == f"Run {run_id} is cancelled already."
