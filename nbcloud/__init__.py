@@ -28,7 +28,7 @@ _PUBLIC = {
     "log_params": "nbcloud.runs.tracking",
     "record": "nbcloud.runs.tracking",
     "secret": "nbcloud.secret_values",
-    "sweep": "nbcloud.workflows.results",
+    "sweep": "nbcloud.workflows.sweeping",
     "set_tag": "nbcloud.runs.tracking",
     "set_tags": "nbcloud.runs.tracking",
     "start_run": "nbcloud.runs.tracking",
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
-    from nbcloud.workflows.results import sweep
+    from nbcloud.workflows.sweeping import sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer, duration
@@ -12,6 +12,9 @@ from nbcloud.commands.parser import Parser, read_option
 from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.errors import RemoteError, UsageError
 from nbcloud.extras import check
+
+if TYPE_CHECKING:
+    from nbcloud.workflows.sweep import Sweep
 
 
 def add_run_options(parser: Parser) -> None:
@@ -34,20 +37,37 @@ def add_sweep_options(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUES",
-        help="lr=0.1,0.01 or seed=0:4; every combination of all that are given",
+        help="lr=0.1,0.01 or seed=0:4, every combination of all that are given; with --random or --trials "
+        "also lr=loguniform:1e-4:1e-1, uniform:A:B, randint:A:B, lograndint:A:B",
     )
     _add_parameter(parser, "the same for all members")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the members' notebooks go"
     )
     parser.add_argument("--random", type=int, metavar="N", help="only N members of the grid, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --random (0)")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="N members, chosen one after the other by Optuna"
+    )
+    add_metric(parser, "the metric that --trials searches by; or that is shown")
+    parser.add_argument("--prune", action="store_true", help="stop members that are behind in that metric")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --random and --trials (0)")
+    parser.add_argument(
+        "--until", default="", metavar="FILTER", help="stop the rest when a member meets: metrics.loss < 0.1"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in FOLDER")
     parser.add_argument("--failed", action="store_true", help="with --resume: those that failed, too")
     parser.add_argument("--parallel", type=int, metavar="N", help="at once (the cluster's threads)")
     parser.add_argument("--retries", type=int, default=0, metavar="N", help="for a member that fails (0)")
+    parser.add_argument("--member-timeout", metavar="TIME", help="stop a member that takes longer (2h)")
     parser.add_argument("--dry-run", action="store_true", help="list the members, and run none")
     _add_common(parser)
+
+
+def add_metric(parser: Parser, text: str) -> None:
+    """``--lowest`` and ``--highest``."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--lowest", default="", metavar="METRIC", help=text)
+    either.add_argument("--highest", default="", metavar="METRIC", help="the same, where more is better")
 
 
 def _add_parameter(parser: Parser, text: str) -> None:
@@ -68,8 +88,7 @@ def _add_common(parser: Parser) -> None:
 def add_results_options(parser: Parser) -> None:
     """Of ``nbcloud results``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep")
-    parser.add_argument("--lowest", metavar="METRIC", help="first the member that has the lowest")
-    parser.add_argument("--highest", metavar="METRIC", help="first the member that has the highest")
+    add_metric(parser, "first the member that has the lowest")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv, .parquet or .html")
 
 
@@ -122,36 +141,23 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from tqdm import tqdm
-
     from nbcloud.workflows.results import Results, summary
-    from nbcloud.workflows.sweep import Member
+    from nbcloud.workflows.running import Limits
+    from nbcloud.workflows.sweeping import run as run_sweep
+    from nbcloud.workflows.sweeping import search_of
 
     options = _options(arguments)
-    found = _sweep(arguments)
+    limits = Limits(
+        arguments.parallel,
+        arguments.retries,
+        read_option("--member-timeout", arguments.member_timeout, parse_seconds),
+        arguments.until,
+    )
     if arguments.dry_run:
-        columns = list(found.members[0].parameters)
-        rows = [[str(member.parameters[key]) for key in columns] for member in found.members]
-        return Answer(f"{len(rows)} members; nothing was run.", columns, rows)
-    left = found.left(again=arguments.failed)
-    states: dict[str, int] = {}
-    bar = tqdm(total=len(left), desc=found.source.name, unit="notebook", smoothing=0)
-
-    def ended(member: Member) -> None:
-        stage = str(member.outcome.stage)
-        states[stage] = states.get(stage, 0) + 1
-        bar.set_postfix_str(summary(states))
-        bar.update()
-
+        return _listed(arguments)
+    found = _sweep(arguments)
     try:
-        with bar:
-            found.run(
-                parallel=arguments.parallel,
-                retries=arguments.retries,
-                again=arguments.failed,
-                ended=ended,
-                **options,
-            )
+        runner = run_sweep(found, search_of(found), limits, again=arguments.failed, **options)
     except KeyboardInterrupt:
         again = f"nbcloud sweep -o {arguments.output} --resume"
         raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None
@@ -161,15 +167,48 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         results.write(found.directory / "results.html")
     counts = results.counts()
     text = f"{summary(counts)}. The table: nbcloud results {found.directory}, or results.html in it."
-    return Answer(text, data=results.rows, failed=set(counts) != {"done"})
+    if runner.met:
+        text = f"{runner.met} The rest was stopped. {text}"
+    bad = counts.keys() - {"done", "pruned"} - ({"new", "begun"} if runner.met else set())
+    return Answer(text, data=results.rows, failed=bool(bad))
 
 
-def _sweep(arguments: argparse.Namespace) -> Any:
-    """The sweep that is begun, or gone on with."""
-    import random
-
-    from nbcloud.workflows.parameters import declared, grid, values_of
+def _listed(arguments: argparse.Namespace) -> Answer:
+    """What would run."""
+    from nbcloud.workflows.distributions import drawn
+    from nbcloud.workflows.parameters import grid
     from nbcloud.workflows.sweep import Sweep
+
+    if arguments.resume:
+        found = Sweep.open(arguments.output)
+        members = [member.parameters for member in found.left(again=arguments.failed)]
+    else:
+        domains = _domains(arguments)
+        if arguments.trials is not None:
+            rows = [[name, str(each)] for name, each in domains.items()]
+            return Answer(f"{arguments.trials} members; nothing was run.", ["parameter", "values"], rows)
+        count = arguments.random
+        members = grid(domains) if count is None else drawn(domains, count, arguments.seed)
+    columns = list(members[0]) if members else []
+    rows = [[str(member[key]) for key in columns] for member in members]
+    return Answer(f"{len(rows)} members; nothing was run.", columns, rows)
+
+
+def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each parameter of the notebook may be."""
+    from nbcloud.workflows.parameters import declared, values_of
+
+    if not arguments.notebook:
+        raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
+    known = declared(arguments.notebook)
+    fixed = {name: [value] for name, value in _given(arguments, known).items()}
+    return fixed | dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid)
+
+
+def _sweep(arguments: argparse.Namespace) -> Sweep:
+    """The sweep that is begun, or gone on with."""
+    from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.sweeping import begin
 
     if arguments.resume:
         if arguments.notebook or arguments.grid or arguments.parameter:
@@ -180,21 +219,17 @@ def _sweep(arguments: argparse.Namespace) -> Any:
         found = Sweep.open(arguments.output)
         found.check_source()
         return found
-    if not arguments.notebook:
-        raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
-    known = declared(arguments.notebook)
-    fixed = _given(arguments, known)
-    members = [
-        {**fixed, **each}
-        for each in grid(dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid))
-    ]
-    if arguments.random is not None:
-        if not 0 < arguments.random <= len(members):
-            raise UsageError(f"--random {arguments.random}: the grid has {len(members)} members.")
-        members = random.Random(arguments.seed).sample(members, arguments.random)  # noqa: S311 - no secret
-    if arguments.dry_run:
-        return Sweep(Path(arguments.notebook), arguments.output, members, "")
-    return Sweep.begin(Path(arguments.notebook), arguments.output, members)
+    return begin(
+        Path(arguments.notebook or ""),
+        arguments.output,
+        _domains(arguments),
+        random=arguments.random,
+        trials=arguments.trials,
+        metric=arguments.lowest or arguments.highest,
+        mode="max" if arguments.highest else "min",
+        seed=arguments.seed,
+        prune=arguments.prune,
+    )
 
 
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001

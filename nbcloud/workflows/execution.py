@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
@@ -22,7 +22,7 @@ from nbcloud.config import parse_bytes
 from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
-from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunLost, RunTimeout, UsageError
+from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
@@ -79,20 +79,25 @@ class _Client(PapermillNotebookClient):
             if is_completed(cell):
                 continue
             self.nb_man.cell_start(cell, index)
-            # Who stops it here leaves the cell as one that runs: nothing of its own has ended it.
-            self.stopping.check()
             try:
+                self.stopping.check()
                 self.execute_cell(cell, index)
             except CellExecutionError as error:
                 self._failed(index, error)
                 break
-            except (CellTimeoutError, RunLost) as error:
-                sentence, name = str(error).splitlines()[0], type(error).__name__
-                told = new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
-                self.nb.cells[index].outputs.append(told)
-                self._failed(index, error)
-                raise
+            except (CellTimeoutError, RunError) as error:
+                self._ended_by(index, self.stopping.why or error)
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+
+    def _ended_by(self, index: int, error: Exception) -> NoReturn:
+        """A cell ended with what its code did not raise."""
+        # Who stops a notebook leaves the cell as one that runs: it may be gone on with.
+        if not isinstance(error, RunCancelled):
+            sentence, name = str(error).splitlines()[0], type(error).__name__
+            told = new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
+            self.nb.cells[index].outputs.append(told)
+            self._failed(index, error)
+        raise error
 
     def _failed(self, index: int, error: Exception) -> None:
         cell = self.nb.cells[index]
@@ -244,7 +249,7 @@ def _watched(kernel: CloudKernel, stopping: Stopping) -> Iterator[None]:
     try:
         yield
     finally:
-        stopping.forget(kernel)
+        stopping.watch(None)
         with contextlib.suppress(NbcloudError):
             kernel.withdraw()
 
@@ -269,7 +274,7 @@ def _on_record(manager: SteadyManager, recorder: NotebookRecorder) -> Iterator[N
 def _end_by(error: BaseException) -> RunState:
     """How a notebook ended that this ended."""
     match error:
-        case KeyboardInterrupt() | RunCancelled():
+        case KeyboardInterrupt() | RunCancelled() | RunPruned():
             return RunState.CANCELLED
         case CellTimeoutError() | RunTimeout():
             return RunState.TIMEOUT

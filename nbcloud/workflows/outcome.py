@@ -9,10 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from nbcloud.errors import RunLost
+from nbcloud.errors import RunLost, RunPruned
 
 LOST = RunLost.__name__
 """The ``ename`` of an output that stands for a kernel's, worker's or scheduler's death."""
+PRUNED = RunPruned.__name__
+"""That of one that stands for a search that gave the notebook up."""
 
 
 class Stage(StrEnum):
@@ -22,12 +24,13 @@ class Stage(StrEnum):
     BEGUN = "begun"
     DONE = "done"
     FAILED = "failed"
+    PRUNED = "pruned"
     LOST = "lost"
 
     @property
     def ended(self) -> bool:
-        """Whether its own code brought it to an end."""
-        return self in {Stage.DONE, Stage.FAILED}
+        """Whether it need not run again."""
+        return self in {Stage.DONE, Stage.FAILED, Stage.PRUNED}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     about = notebook["metadata"]["papermill"]
     run, seconds = str(about.get("run") or ""), about.get("duration")
     if error := raised(notebook):
-        stage = Stage.LOST if error["ename"] == LOST else Stage.FAILED
+        stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
         return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
     whole = all(_status(cell) in {"", "completed"} for cell in notebook["cells"])
     return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)

@@ -98,8 +98,12 @@ class NotebookRecorder(Recorder):
             return
         self._running = True
         known = {key: changes[key] for key in _SHARED if changes.get(key)}
+        self.run = self.run.changed(started=changes["started"])
         self._change(state=RunState.RUNNING, started=changes["started"], **known)
 
     def finish(self, state: RunState, error: dict[str, Any] | None, message: str) -> None:
         """The notebook has ended."""
-        self._change(state=state, finished=time.time(), error=error, message=message)
+        now, began = time.time(), self.run.started
+        price = self.run.extra.get("price")
+        used = {**self.run.used, "cost": price * (now - began) / 3600} if price and began else self.run.used
+        self._change(state=state, finished=now, error=error, message=message, used=used)

@@ -1,0 +1,209 @@
+"""``nbcloud.sweep``: a sweep is begun or gone on with, and its table comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbcloud.config import parse_seconds
+from nbcloud.errors import UsageError
+from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
+from nbcloud.workflows.parameters import check, check_domain, declared, grid
+from nbcloud.workflows.progress import bar
+from nbcloud.workflows.results import Results
+from nbcloud.workflows.running import Limits, Runner
+from nbcloud.workflows.search import Function, Rows, Search
+from nbcloud.workflows.sweep import Sweep
+
+if TYPE_CHECKING:
+    import optuna
+
+Parameters = (
+    Mapping[str, Sequence[Any] | str]
+    | Sequence[Mapping[str, Any]]
+    | Callable[[Rows], Mapping[str, Any] | None]
+)
+
+
+def sweep(
+    notebook: str | Path,
+    parameters: Parameters,
+    output: str | Path,
+    *,
+    random: int | None = None,
+    trials: int | None = None,
+    metric: str = "",
+    mode: str = "min",
+    seed: int = 0,
+    prune: bool = False,
+    study: optuna.Study | None = None,
+    until: str = "",
+    resume: bool = False,
+    loose: bool = False,
+    parallel: int | None = None,
+    retries: int = 0,
+    member_timeout: float | str | None = None,
+    **options: Any,
+) -> Results:
+    """Run a notebook over many sets of parameters, and return what each came to.
+
+    Parameters
+    ----------
+    notebook : str or Path
+    parameters : mapping, sequence of mappings, or callable
+        A grid, ``{"lr": [0.1, 0.01], "seed": range(4)}``, of which every combination is run; or the members;
+        or a function that is given the rows of the table, and returns the next member's parameters, or None
+        when there are to be no more. With ``random`` or ``trials``, the values of a grid may be texts like
+        ``"loguniform:1e-4:1e-1"``, ``"uniform:0:1"``, ``"randint:1:9"`` or ``"lograndint:16:1025"``.
+    output : str or Path
+        A folder, for the members' notebooks.
+    random : int, optional
+        Run only so many members of the grid, drawn at random.
+    trials : int, optional
+        Let Optuna choose so many members one after the other, by ``metric`` (needs the extra ``optuna``).
+    metric, mode : str
+        What is to become lowest (``"min"``) or highest (``"max"``).
+    seed : int
+        Of ``random`` and ``trials``.
+    prune : bool
+        With ``trials``: stop members that are behind the others in ``metric``, which they log with a step.
+    study : optuna.Study, optional
+        With ``trials``: one of your own, which knows its direction, sampler and pruner.
+    until : str
+        A filter as of ``nbcloud runs``, ``"metrics.loss < 0.1"``: the rest is stopped when a member meets it.
+    resume : bool
+        Go on with the sweep in the folder, if there is one; the members that it has count then.
+    loose : bool
+        Take parameters whose name or type the notebook does not have.
+    parallel : int, optional
+        How many at once; as many as the cluster has threads by default.
+    retries : int
+        How often a member that fails is tried again.
+    member_timeout : float or str, optional
+        Seconds, or a text like ``"2h"``, that a member may take.
+    **options
+        ``cluster``, ``cpus``, ``memory``, ``gpus``, and those of papermill.
+
+    Raises
+    ------
+    UsageError
+        Before anything has run, for parameters that the notebook does not have.
+    """
+    directory, source = Path(output), Path(notebook)
+    limits = Limits(parallel, retries, _seconds(member_timeout), until)
+    if resume and (directory / "sweep.json").exists():
+        found = Sweep.open(directory)
+        found.check_source()
+        search = search_of(found, study)
+    else:
+        known, search = declared(str(source)), None
+        if callable(parameters):
+            found = Sweep.begin(source, directory, [])
+        elif isinstance(parameters, Mapping):
+            domains = {name: domain(values) for name, values in parameters.items()}
+            for name, values in domains.items():
+                check_domain(known, name, values, loose=loose)
+            found = begin(source, directory, domains, random, trials, metric, mode, seed, prune=prune)
+            search = search_of(found, study)
+        else:
+            members = [dict(each) for each in parameters]
+            if not members:
+                raise UsageError(
+                    "The sweep has no member.", "Give a list of dicts, or a grid: {'lr': [0.1, 0.01]}"
+                )
+            for member in members:
+                check(known, member, loose=loose)
+            found = Sweep.begin(source, directory, members)
+    if callable(parameters):
+        known = declared(str(source))
+        search = Function(found, parameters, lambda chosen: check(known, chosen, loose=loose))
+    run(found, search, limits, **options)
+    return Results(found)
+
+
+def begin(
+    source: Path,
+    directory: Path,
+    domains: Mapping[str, Domain],
+    random: int | None,
+    trials: int | None,
+    metric: str,
+    mode: str,
+    seed: int,
+    *,
+    prune: bool = False,
+) -> Sweep:
+    """Begin a sweep over what its parameters may be: all of it, members drawn, or a search.
+
+    Raises
+    ------
+    UsageError
+        When the parts of this do not go together, or the folder holds a sweep.
+    """
+    if mode not in {"min", "max"}:
+        raise UsageError(f"mode={mode!r}: it must be 'min' or 'max'.")
+    if trials is None and prune:
+        raise UsageError("Members can be pruned in a search only.", "Say how many members: --trials 40")
+    if trials is None:
+        members = grid(domains) if random is None else drawn(domains, random, seed)
+        return Sweep.begin(source, directory, members)
+    if random is not None:
+        raise UsageError(
+            "Members are either drawn at random or searched for.", "Leave out --random or --trials."
+        )
+    if trials < 1:
+        raise UsageError(f"--trials {trials}: it must be at least 1.")
+    if not metric:
+        raise UsageError("What is to be searched for?", "Name a metric: --lowest loss, or --highest accuracy")
+    texts = {name: str(each) if isinstance(each, Distribution) else [*each] for name, each in domains.items()}
+    search = {
+        "domains": texts,
+        "trials": trials,
+        "metric": metric,
+        "mode": mode,
+        "seed": seed,
+        "prune": prune,
+    }
+    return Sweep.begin(source, directory, [], search)
+
+
+def search_of(found: Sweep, study: optuna.Study | None = None) -> Search | None:
+    """What chooses further members of a sweep; None when it has all."""
+    if not found.search:
+        return None
+    from nbcloud.workflows.study import StudySearch
+
+    about = dict(found.search)
+    domains = {name: domain(each) for name, each in about.pop("domains").items()}
+    return StudySearch(domains, study=study, **about)
+
+
+def run(
+    found: Sweep, search: Search | None, limits: Limits, *, again: bool = False, **options: Any
+) -> Runner:
+    """Run what is left of a sweep, and show how it goes.
+
+    Parameters
+    ----------
+    found : Sweep
+    search : Search, optional
+        Chooses further members.
+    limits : Limits
+    again : bool
+        Run those again that have failed.
+    **options
+        Those of `run_notebook`.
+    """
+    about = found.search or {}
+    total: int | None = len(found.left(again=again))
+    if search is not None:
+        total = about["trials"] - len(found.members) + total if about else None
+    with bar(found.source.name, total, about.get("metric", ""), about.get("mode", "min")) as shown:
+        runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
+        runner.run()
+    return runner
+
+
+def _seconds(limit: float | str | None) -> float | None:
+    return parse_seconds(limit) if isinstance(limit, str) else limit
