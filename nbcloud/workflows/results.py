@@ -144,15 +144,20 @@ class Results:
             for title, picture in self._plots()
         )
         title = html.escape(f"{self.sweep.source.name}: {len(self.rows)} members")
-        return _PAGE.format(title=title, table=self._table(), plots=plots)
+        note = "Hollow: members that are not done." if plots and set(self.counts()) != {"done"} else ""
+        return _PAGE.format(title=title, table=self._table(), plots=plots, note=note)
 
     def _table(self) -> str:
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(value))}</td>" for value in row.values()) + "</tr>"
-            for row in self.rows
-        )
+        body = "".join(f"<tr>{''.join(map(self._cell, row, row.values()))}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _cell(self, column: str, value: Any) -> str:
+        text = html.escape(_text(value))
+        if column == "notebook":  # beside the table
+            name = html.escape(Path(value).name)
+            text = f'<a href="{name}">{name}</a>'
+        return f"<td>{text}</td>"
 
     def _plots(self) -> list[tuple[str, str]]:
         # Of a search, whose members come one after the other, how it came along is what one looks at first.
@@ -161,16 +166,22 @@ class Results:
         if importlib.util.find_spec("matplotlib") is None:
             return []
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         found = []
         for key, metric in pairs:
-            points = [(row[key], row[metric]) for row in self.rows if _is_number(row[metric])]
+            measured = [row for row in self.rows if _is_number(row[metric])]
+            points = [(row[key], row[metric]) for row in measured]
             if len({str(x) for x, _ in points}) < 2:
                 continue
             figure = Figure(figsize=(4, 3), layout="constrained")
             axes = figure.subplots()
             numbers = all(map(_is_number, (x for x, _ in points)))
-            axes.plot([x if numbers else str(x) for x, _ in points], [y for _, y in points], "o")
+            colors = ["C0" if row["state"] == "done" else "none" for row in measured]
+            places = [x if numbers else str(x) for x, _ in points]
+            axes.scatter(places, [y for _, y in points], c=colors, edgecolors="C0")
+            if all(isinstance(x, int) for x in places):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             values = [float(x or 0) for x, _ in points] if numbers else []
             if values and min(values) > 0 and max(values) >= 100 * min(values):
                 axes.set_xscale("log")
@@ -192,6 +203,7 @@ img {{ background: white; margin: 1em 1em 0 0 }}
 <h1>{title}</h1>
 {table}
 {plots}
+<p>{note}</p>
 </html>
 """
 
