@@ -26,7 +26,7 @@ from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunT
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, raised
+from nbcloud.workflows.outcome import is_completed, raised, source_of
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -165,7 +165,7 @@ def execute(
         with _closing(kernel):
             left = asked.resume and kernel.reopen()
             if not left or not recorder.go_on(str(manager.nb.metadata.papermill.get("run"))):
-                recorder.start(_run_of(manager, asked, input_path))
+                recorder.start(_run_of(manager, asked, input_path), source_of(manager.nb))
             with _on_record(manager, recorder), _watched(kernel, asked.stopping):
                 client = _gone_on_with(kernel, manager) if left else _started(kernel, manager, asked)
                 _place(kernel, recorder)
