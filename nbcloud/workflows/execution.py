@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunT
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, raised
+from nbcloud.workflows.outcome import is_completed, is_executed, raised
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -46,6 +46,8 @@ class NotebookOptions:
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
     name, tags : optional
         For the record.
+    skip_tags : sequence of str
+        Cells with one of these tags don't run, and keep what they have.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
     stopping : Stopping, optional
@@ -58,6 +60,7 @@ class NotebookOptions:
     gpus: int | None = None
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    skip_tags: Sequence[str] = ()
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
 
@@ -158,6 +161,7 @@ def execute(
     _check_options(options)
     options["timeout"] = execution_timeout or options.get("timeout")
     asked = NotebookOptions(**ours)
+    manager.skip_tags = frozenset([asked.skip_tags] if isinstance(asked.skip_tags, str) else asked.skip_tags)
     recorder = NotebookRecorder()
     path = str(Path(manager.output_path or recorder.run.id).absolute())
     kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
@@ -199,8 +203,7 @@ def _gone_on_with(kernel: CloudKernel, manager: SteadyManager) -> CloudClient:
     manager.go_on()
     client = CloudClient(kernel)
     runs = kernel.runs()
-    completed = filter(is_completed, manager.nb.cells)
-    client.count = sum(cell.get("execution_count") is not None for cell in completed)
+    client.count = sum(map(is_executed, manager.nb.cells))
     client.sent = runs[client.count :]
     for run_id in runs[: client.count]:
         kernel.attach(run_id).wait()  # for the record: the file has what they said

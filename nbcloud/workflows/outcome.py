@@ -11,6 +11,8 @@ from typing import Any
 
 from nbcloud.errors import RunLost, RunPruned
 
+SKIPPED = "skipped"
+"""The status of a cell that was not to run."""
 LOST = RunLost.__name__
 """The ``ename`` of an output that stands for a kernel's, worker's or scheduler's death."""
 PRUNED = RunPruned.__name__
@@ -68,7 +70,7 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     if error := raised(notebook):
         stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
         return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
-    whole = all(_status(cell) in {"", "completed"} for cell in notebook["cells"])
+    whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
     return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)
 
 
@@ -86,7 +88,12 @@ def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
 
 def is_completed(cell: Mapping[str, Any]) -> bool:
     """Whether a cell has run to its end, or needs not run."""
-    return _status(cell) == "completed"
+    return _status(cell) in {"completed", SKIPPED}
+
+
+def is_executed(cell: Mapping[str, Any]) -> bool:
+    """Whether the kernel has run a cell to its end."""
+    return _status(cell) == "completed" and cell.get("execution_count") is not None
 
 
 def _status(cell: Mapping[str, Any]) -> str:
