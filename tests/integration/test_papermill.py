@@ -102,7 +102,8 @@ def test_what_cells_show_comes_out_alike(tmp_path: Path):
         ("1 / 0", "raises-exception"),
         "!echo from a shell",
         "await __import__('asyncio').sleep(0)\n_",
-        "import os\nos.path.basename(os.getcwd())",
+        "import os\nprint(os.path.basename(os.getcwd()))\nos.chdir('/')",
+        "os.getcwd()",
     )
     stock = run(source, tmp_path / "stock.ipynb", None, parameters={"rate": 0.5})
     ours = run(source, tmp_path / "ours.ipynb", "nbcloud", parameters={"rate": 0.5})
