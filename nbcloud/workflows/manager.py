@@ -53,12 +53,12 @@ class SteadyManager(NotebookExecutionManager):
         """Seconds until the file may be written again."""
         return max(0.0, self._written + max(_SOON, _SHARE * self._write_seconds) - time.monotonic())
 
-    def notebook_start(self, **kwargs: Any) -> None:  # noqa: ARG002 - papermill's
-        """Nothing has run: all that will run is emptied, in one write."""
+    def notebook_start(self, *, first: int = 0, **kwargs: Any) -> None:  # noqa: ARG002 - papermill's
+        """Nothing has run from the cell ``first`` on: all that will run is emptied, in one write."""
         self.set_timer()
         about = self.nb.metadata.papermill
         about.update(start_time=self.start_time.isoformat(), end_time=None, duration=None, exception=None)
-        for cell in self.nb.cells:
+        for cell in self.nb.cells[first:]:
             skipped = self.skips(cell)
             told = dict.fromkeys(("exception", "start_time", "end_time", "duration"))
             cell.metadata.papermill = NotebookNode(told, status=SKIPPED if skipped else self.PENDING)

@@ -47,12 +47,15 @@ class Outcome:
     seconds : float or None
     error : str
         What it raised.
+    checkpoint : bool
+        Whether one is kept.
     """
 
     stage: Stage
     run: str = ""
     seconds: float | None = None
     error: str = ""
+    checkpoint: bool = False
 
 
 def outcome(path: Path) -> Outcome:
@@ -67,11 +70,14 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     """The outcome of a notebook that papermill has run."""
     about = notebook["metadata"]["papermill"]
     run, seconds = str(about.get("run") or ""), about.get("duration")
+    checkpoint = "checkpoint" in about
     if error := raised(notebook):
         stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
-        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
+        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", checkpoint)
     whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
-    return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)
+    return Outcome(
+        Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, checkpoint=checkpoint
+    )
 
 
 def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
