@@ -96,6 +96,8 @@ class CloudKernel:
             limits=Limits(settings().home_limit, settings().out_limit),
             secret_values=secret_values.known(found.secrets),
         )
+        if count > 1:  # where a cell went, the next one is, as in any kernel
+            request["cwd"] = None
         run.sent += 1
         session.link.run(
             session.worker,

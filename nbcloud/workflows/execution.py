@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +24,8 @@ from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.record import Run, RunState
-from nbcloud.workflows.client import CloudClient
+from nbcloud.workflows import beginning
+from nbcloud.workflows.checkpoints import forget, is_tagged, keep
 from nbcloud.workflows.manager import SteadyManager
 from nbcloud.workflows.outcome import is_completed, raised, source_of
 from nbcloud.workflows.record import NotebookRecorder
@@ -46,6 +47,8 @@ class NotebookOptions:
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
     name, tags : optional
         For the record.
+    skip_tags : sequence of str
+        Cells with one of these tags don't run, and keep what they have.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
     stopping : Stopping, optional
@@ -58,6 +61,7 @@ class NotebookOptions:
     gpus: int | None = None
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    skip_tags: Sequence[str] = ()
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
 
@@ -72,6 +76,8 @@ class _Client(PapermillNotebookClient):
 
     nb_man: SteadyManager
     stopping: Stopping
+    cloud_kernel: CloudKernel
+    run_id: str
 
     def papermill_execute_cells(self) -> None:
         """Run the cells that are not completed, up to the first that fails."""
@@ -88,6 +94,8 @@ class _Client(PapermillNotebookClient):
             except (CellTimeoutError, RunError) as error:
                 self._ended_by(index, self.stopping.why or error)
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+            if is_tagged(cell) and self.cloud_kernel.session is not None:
+                keep(self.nb_man, index, self.cloud_kernel.session, self.run_id)
 
     def _ended_by(self, index: int, error: Exception) -> NoReturn:
         """A cell ended with what its code did not raise."""
@@ -158,53 +166,44 @@ def execute(
     _check_options(options)
     options["timeout"] = execution_timeout or options.get("timeout")
     asked = NotebookOptions(**ours)
+    manager.skip_tags = frozenset([asked.skip_tags] if isinstance(asked.skip_tags, str) else asked.skip_tags)
     recorder = NotebookRecorder()
     path = str(Path(manager.output_path or recorder.run.id).absolute())
     kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
     try:
         with _closing(kernel):
-            left = asked.resume and kernel.reopen()
-            if not left or not recorder.go_on(str(manager.nb.metadata.papermill.get("run"))):
-                recorder.start(_run_of(manager, asked, input_path), source_of(manager.nb))
+            left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
+            _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
             with _on_record(manager, recorder), _watched(kernel, asked.stopping):
-                client = _gone_on_with(kernel, manager) if left else _started(kernel, manager, asked)
+                if left:
+                    client = beginning.go_on(kernel, manager)
+                else:
+                    client = beginning.start(kernel, manager, again=asked.resume)
                 _place(kernel, recorder)
                 notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
-                notebook.stopping = asked.stopping
+                notebook.stopping, notebook.cloud_kernel, notebook.run_id = (
+                    asked.stopping,
+                    kernel,
+                    recorder.run.id,
+                )
                 notebook.execute()
             # Before its session ends: who is killed in between goes on with it, and runs no cell twice.
             manager.notebook_complete()
+            forget(manager)
     except BaseException:
         manager.leave()
         raise
     return manager.nb
 
 
-def _started(kernel: CloudKernel, manager: SteadyManager, asked: NotebookOptions) -> CloudClient:
-    """The client of a new kernel."""
-    if asked.resume:
-        logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
-    manager.notebook_start()
-    kernel.start(lambda text: logger.info("%s …", text))
-    for note in kernel.notes:
-        logger.warning("%s", note)
-    return CloudClient(kernel)
-
-
-def _gone_on_with(kernel: CloudKernel, manager: SteadyManager) -> CloudClient:
-    """The client of a kernel that an earlier process left.
-
-    A session runs the cells of one notebook, in its order: so the place of a run tells its cell.
-    """
-    manager.go_on()
-    client = CloudClient(kernel)
-    runs = kernel.runs()
-    completed = filter(is_completed, manager.nb.cells)
-    client.count = sum(cell.get("execution_count") is not None for cell in completed)
-    client.sent = runs[client.count :]
-    for run_id in runs[: client.count]:
-        kernel.attach(run_id).wait()  # for the record: the file has what they said
-    return client
+def _begin_record(recorder: NotebookRecorder, manager: SteadyManager, run: Run, *, left: bool) -> None:
+    """Go on with the record of what is ``left``, or begin one."""
+    about, restored = manager.nb.metadata.papermill, beginning.restored_in(manager)
+    if left and recorder.go_on(str(about.get("run")), restored.get("messages", 0)):
+        return
+    recorder.start(run, source_of(manager.nb))
+    if restored:
+        about["restored"]["messages"] = 0
 
 
 def _place(kernel: CloudKernel, recorder: NotebookRecorder) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbformat import NotebookNode
 from papermill.engines import NotebookExecutionManager
 from papermill.iorw import write_ipynb
 
 from nbcloud.runs.files import write_atomically
+from nbcloud.workflows.outcome import SKIPPED
 
 PUBLIC = 0o666
 """The mode of files for anybody, less what the user's umask takes away."""
@@ -43,11 +45,31 @@ class SteadyManager(NotebookExecutionManager):
         self._changed = False
         remote = output_path is None or "://" in output_path or output_path == "-"
         self._file = None if remote else Path(str(output_path)).absolute()
+        self.skip_tags: frozenset[str] = frozenset()
+        """Cells with one of these tags don't run, and keep what they have."""
 
     @property
     def pause(self) -> float:
         """Seconds until the file may be written again."""
         return max(0.0, self._written + max(_SOON, _SHARE * self._write_seconds) - time.monotonic())
+
+    def notebook_start(self, *, first: int = 0, **kwargs: Any) -> None:  # noqa: ARG002 - papermill's
+        """Nothing has run from the cell ``first`` on: all that will run is emptied, in one write."""
+        self.set_timer()
+        about = self.nb.metadata.papermill
+        about.update(start_time=self.start_time.isoformat(), end_time=None, duration=None, exception=None)
+        for cell in self.nb.cells[first:]:
+            skipped = self.skips(cell)
+            told = dict.fromkeys(("exception", "start_time", "end_time", "duration"))
+            cell.metadata.papermill = NotebookNode(told, status=SKIPPED if skipped else self.PENDING)
+            # papermill takes any error that it finds for one of this run.
+            if cell.cell_type == "code" and (not skipped or _has_error(cell)):
+                cell.execution_count, cell.outputs = None, []
+        self.save()
+
+    def skips(self, cell: Any) -> bool:
+        """Whether a cell has one of the tags that are not to run."""
+        return cell.cell_type == "code" and not self.skip_tags.isdisjoint(cell.metadata.get("tags", ()))
 
     def go_on(self) -> None:
         """Go on with what an earlier process left: completed cells keep what they have."""
@@ -95,3 +117,7 @@ class SteadyManager(NotebookExecutionManager):
             about["duration"] = (self.now() - self.start_time).total_seconds()
         self._changed = True
         self.write()
+
+
+def _has_error(cell: Any) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)

@@ -41,7 +41,8 @@ def run_notebook(
     RunError
         When the run was lost, stopped, or took too long.
     """
-    begun = resume and outcome(Path(output)).stage is Stage.BEGUN
+    there = outcome(Path(output))
+    begun = resume and (there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint))
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,

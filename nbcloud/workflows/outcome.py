@@ -11,6 +11,8 @@ from typing import Any
 
 from nbcloud.errors import RunLost, RunPruned
 
+SKIPPED = "skipped"
+"""The status of a cell that was not to run."""
 LOST = RunLost.__name__
 """The ``ename`` of an output that stands for a kernel's, worker's or scheduler's death."""
 PRUNED = RunPruned.__name__
@@ -48,12 +50,15 @@ class Outcome:
     seconds : float or None
     error : str
         What it raised.
+    checkpoint : bool
+        Whether one is kept.
     """
 
     stage: Stage
     run: str = ""
     seconds: float | None = None
     error: str = ""
+    checkpoint: bool = False
 
 
 def outcome(path: Path) -> Outcome:
@@ -68,11 +73,14 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     """The outcome of a notebook that papermill has run."""
     about = notebook["metadata"]["papermill"]
     run, seconds = str(about.get("run") or ""), about.get("duration")
+    checkpoint = "checkpoint" in about
     if error := raised(notebook):
         stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
-        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
-    whole = all(_status(cell) in {"", "completed"} for cell in notebook["cells"])
-    return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)
+        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", checkpoint)
+    whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
+    return Outcome(
+        Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, checkpoint=checkpoint
+    )
 
 
 def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
@@ -89,7 +97,12 @@ def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
 
 def is_completed(cell: Mapping[str, Any]) -> bool:
     """Whether a cell has run to its end, or needs not run."""
-    return _status(cell) == "completed"
+    return _status(cell) in {"completed", SKIPPED}
+
+
+def is_executed(cell: Mapping[str, Any]) -> bool:
+    """Whether the kernel has run a cell to its end."""
+    return _status(cell) == "completed" and cell.get("execution_count") is not None
 
 
 def _status(cell: Mapping[str, Any]) -> str:

@@ -59,8 +59,15 @@ class NotebookRecorder(Recorder):
         if entries := self._parameters():
             super().lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
 
-    def go_on(self, run_id: str) -> bool:
-        """Go on with the record that an earlier process has begun; whether it is there and open to that."""
+    def go_on(self, run_id: str, before: int = 0) -> bool:
+        """Go on with the record that an earlier process has begun; whether it is there and open to that.
+
+        Parameters
+        ----------
+        run_id : str
+        before : int
+            How many of its messages came from sessions before this one.
+        """
         try:
             with open_store() as store:
                 run = store.get(run_id)
@@ -75,6 +82,7 @@ class NotebookRecorder(Recorder):
         extra = {**run.extra, "client": process_mark()}
         self._change(state=RunState.RUNNING, finished=None, message="", extra=extra)
         self._parameters()
+        self._count = max(self._count, before)
         return True
 
     def _parameters(self) -> list[list[Any]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +14,6 @@ import nbformat
 import papermill
 import pytest
 from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.dispatch.attach import complete_records
@@ -25,10 +21,10 @@ from nbcloud.dispatch.cancel import cancel
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
-from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.record import RunState
+from tests.integration.files import on_record, run, started, wait_for_output, write
 
 OWN = Path(papermill.__file__).parent / "tests" / "notebooks"
-PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 pytestmark = [
     pytest.mark.usefixtures("local_cluster"),
@@ -44,25 +40,6 @@ pytestmark = [
 def _unlinked() -> object:
     yield
     close_links()
-
-
-def write(path: Path, *cells: str | tuple[str, str]) -> Path:
-    """A notebook of code cells; one with a tag is a pair."""
-    notebook = nbformat.v4.new_notebook(metadata=PYTHON)
-    for cell in cells:
-        code, tags = (cell, []) if isinstance(cell, str) else (cell[0], [cell[1]])
-        notebook.cells.append(nbformat.v4.new_code_cell(code, metadata={"tags": tags}))
-    nbformat.write(notebook, path)
-    return path
-
-
-def run(source: Path, output: Path, engine: str | None, **options: object) -> NotebookNode:
-    """Run a notebook; what it raises is in the file."""
-    with contextlib.suppress(PapermillExecutionError):
-        papermill.execute_notebook(
-            str(source), str(output), engine_name=engine, kernel_name="python3", progress_bar=False, **options
-        )
-    return nbformat.read(output, 4)
 
 
 def shown(notebook: NotebookNode) -> list[tuple[object, ...]]:
@@ -125,7 +102,8 @@ def test_what_cells_show_comes_out_alike(tmp_path: Path):
         ("1 / 0", "raises-exception"),
         "!echo from a shell",
         "await __import__('asyncio').sleep(0)\n_",
-        "import os\nos.path.basename(os.getcwd())",
+        "import os\nprint(os.path.basename(os.getcwd()))\nos.chdir('/')",
+        "os.getcwd()",
     )
     stock = run(source, tmp_path / "stock.ipynb", None, parameters={"rate": 0.5})
     ours = run(source, tmp_path / "ours.ipynb", "nbcloud", parameters={"rate": 0.5})
@@ -214,29 +192,6 @@ def test_a_notebook_of_another_language_is_refused(tmp_path: Path):
 
 
 SLOW = "import time\nfor number in range(40):\n    print(number, flush=True)\n    time.sleep(0.1)"
-
-
-def started(source: Path, output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "papermill", str(source), str(output), "--engine", "nbcloud"]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ.copy(),
-    )
-
-
-def on_record(run_id: str) -> Run:
-    with open_store() as store:
-        return store.get(run_id)
-
-
-def wait_for_output(path: Path, text: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, f"{text} never came"
-        time.sleep(0.05)
 
 
 def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
