@@ -21,7 +21,6 @@ from nbcloud.workflows.outcome import Stage, outcome
 from tests.integration.files import wait_for_output, write
 
 pytestmark = [
-    pytest.mark.usefixtures("local_cluster"),
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning", "ignore::nbformat.warnings.MissingIDFieldWarning"
     ),
@@ -98,6 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("local_cluster")
 def test_a_lost_kernel_is_made_again_behind_the_checkpoint(folder: Path):
     source = write(folder / "in.ipynb", FIRST, (SECOND, "checkpoint"), DIE, LAST)
     unbroken, output = folder / "unbroken.ipynb", folder / "out.ipynb"
@@ -119,6 +119,7 @@ def test_a_lost_kernel_is_made_again_behind_the_checkpoint(folder: Path):
     assert not {"checkpoint", "restored"} & nbformat.read(output, 4).metadata.papermill.keys()
 
 
+@pytest.mark.usefixtures("local_cluster")
 def test_a_damaged_checkpoint_is_refused(folder: Path, caplog: pytest.LogCaptureFixture):
     source = write(folder / "in.ipynb", FIRST, (SECOND, "checkpoint"), DIE, LAST)
     lost(source, folder / "out.ipynb")
@@ -133,6 +134,7 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, caplog: pytest.LogCapture
     assert Path("ran.txt").read_text().count("first") == 2
 
 
+@pytest.mark.usefixtures("local_cluster")
 @pytest.mark.parametrize(
     ("last", "again"), [("print(n)", 1), ("print(n, log.closed)", 2), ("print(n, say)", 2)]
 )
@@ -196,6 +198,7 @@ def train(steps):
 """
 
 
+@pytest.mark.usefixtures("local_cluster")
 def test_a_model_is_trained_on_as_if_nothing_had_happened(folder: Path):
     pytest.importorskip("torch")
     weights = "print([each.tolist() for each in model.parameters()])"
