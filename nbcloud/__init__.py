@@ -27,6 +27,7 @@ _PUBLIC = {
     "log_param": "nbcloud.runs.tracking",
     "log_params": "nbcloud.runs.tracking",
     "record": "nbcloud.runs.tracking",
+    "rerun": "nbcloud.workflows.rerun",
     "secret": "nbcloud.secret_values",
     "sweep": "nbcloud.workflows.sweeping",
     "set_tag": "nbcloud.runs.tracking",
@@ -51,6 +52,7 @@ __all__ = [
     "log_param",
     "log_params",
     "record",
+    "rerun",
     "secret",
     "set_tag",
     "set_tags",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
+    from nbcloud.workflows.rerun import rerun
     from nbcloud.workflows.sweeping import sweep
 
 

@@ -21,7 +21,7 @@ def add_run_options(parser: Parser) -> None:
     """Of ``nbcloud run``."""
     parser.add_argument("notebook", metavar="IN", help="the notebook")
     parser.add_argument("output", metavar="OUT", help="the notebook with its outputs")
-    _add_parameter(parser, "a parameter of the notebook's cell that is tagged 'parameters'")
+    add_parameter(parser, "a parameter of the notebook's cell that is tagged 'parameters'")
     parser.add_argument("--resume", action="store_true", help="go on with OUT, where a killed run left it")
     parser.add_argument("--log-output", action="store_true", help="print what the cells print")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -40,7 +40,7 @@ def add_sweep_options(parser: Parser) -> None:
         help="lr=0.1,0.01 or seed=0:4, every combination of all that are given; with --random or --trials "
         "also lr=loguniform:1e-4:1e-1, uniform:A:B, randint:A:B, lograndint:A:B",
     )
-    _add_parameter(parser, "the same for all members")
+    add_parameter(parser, "the same for all members")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the members' notebooks go"
     )
@@ -70,7 +70,8 @@ def add_metric(parser: Parser, text: str) -> None:
     either.add_argument("--highest", default="", metavar="METRIC", help="the same, where more is better")
 
 
-def _add_parameter(parser: Parser, text: str) -> None:
+def add_parameter(parser: Parser, text: str) -> None:
+    """``-p``."""
     names = ("NAME", "VALUE")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=names, help=text)
 
@@ -111,7 +112,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+def given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+    """The values of all ``-p``."""
     from nbcloud.workflows.parameters import typed
 
     return {name: typed(known, name, text, loose=arguments.loose) for name, text in arguments.parameter}
@@ -125,7 +127,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
     from nbcloud.workflows.parameters import declared
 
     options = _options(arguments)
-    parameters = _given(arguments, declared(arguments.notebook))
+    parameters = given(arguments, declared(arguments.notebook))
     try:
         end = run_notebook(
             arguments.notebook,
@@ -161,7 +163,9 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         return _listed(arguments)
     found = _sweep(arguments)
     try:
-        runner = run_sweep(found, search_of(found), limits, again=arguments.failed, **options)
+        runner = run_sweep(
+            found, search_of(found), limits, **_metric(arguments), again=arguments.failed, **options
+        )
     except KeyboardInterrupt:
         again = f"nbcloud sweep -o {arguments.output} --resume"
         raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None
@@ -175,6 +179,13 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         text = f"{runner.met} The rest was stopped. {text}"
     bad = counts.keys() - {"done", "pruned"} - ({"new", "begun"} if runner.met else set())
     return Answer(text, data=results.rows, failed=bool(bad))
+
+
+def _metric(arguments: argparse.Namespace) -> dict[str, str]:
+    return {
+        "metric": arguments.lowest or arguments.highest,
+        "mode": "max" if arguments.highest else "min",
+    }
 
 
 def _listed(arguments: argparse.Namespace) -> Answer:
@@ -205,7 +216,7 @@ def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.notebook:
         raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
     known = declared(arguments.notebook)
-    fixed = {name: [value] for name, value in _given(arguments, known).items()}
+    fixed = {name: [value] for name, value in given(arguments, known).items()}
     return fixed | dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid)
 
 
@@ -229,8 +240,7 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
         _domains(arguments),
         random=arguments.random,
         trials=arguments.trials,
-        metric=arguments.lowest or arguments.highest,
-        mode="max" if arguments.highest else "min",
+        **_metric(arguments),
         seed=arguments.seed,
         prune=arguments.prune,
     )

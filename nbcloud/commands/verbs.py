@@ -17,6 +17,7 @@ from nbcloud.commands.answers import Answer, ago, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
+from nbcloud.commands.reproduce import add_diff_options, diff
 from nbcloud.commands.uses import uses_text
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
@@ -165,6 +166,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--deleted", action="store_true", help="those that were deleted and not removed yet")
     parser = add_verb(verbs, "compare", _runs, "show what runs logged side by side", listing=True)
     parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    add_diff_options(add_verb(verbs, "diff", diff, "show in what two runs differ", listing=True))
     parser = add_verb(verbs, "artifacts", _runs, "list or copy the files that a run logged", listing=True)
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="copy them there")

@@ -27,7 +27,7 @@ from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows import beginning
 from nbcloud.workflows.checkpoints import forget, is_tagged, keep
 from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, raised
+from nbcloud.workflows.outcome import is_completed, raised, source_of
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -204,7 +204,7 @@ def _begin_record(recorder: NotebookRecorder, manager: SteadyManager, run: Run, 
     about, restored = manager.nb.metadata.papermill, beginning.restored_in(manager)
     if left and recorder.go_on(str(about.get("run")), restored.get("messages", 0)):
         return
-    recorder.start(run)
+    recorder.start(run, source_of(manager.nb))
     if restored:
         about["restored"]["messages"] = 0
 

@@ -18,6 +18,9 @@ LOST = RunLost.__name__
 PRUNED = RunPruned.__name__
 """That of one that stands for a search that gave the notebook up."""
 
+_INJECTED = "injected-parameters"
+"""papermill's tag."""
+
 
 class Stage(StrEnum):
     """How far the file of a notebook is."""
@@ -105,3 +108,21 @@ def is_executed(cell: Mapping[str, Any]) -> bool:
 def _status(cell: Mapping[str, Any]) -> str:
     """Papermill's word for how far a cell is; empty for one that it added itself."""
     return str(cell["metadata"].get("papermill", {}).get("status") or "")
+
+
+def source_of(notebook: Mapping[str, Any]) -> str:
+    """A notebook as it can be run again: without outputs, and without what papermill has put there."""
+    cells = []
+    for cell in notebook["cells"]:
+        if _INJECTED in cell["metadata"].get("tags", ()):
+            continue
+        bare = {**cell, "metadata": _without(cell["metadata"], "papermill", "execution")}
+        if cell["cell_type"] == "code":
+            bare.update(outputs=[], execution_count=None)
+        cells.append(bare)
+    metadata = _without(notebook["metadata"], "papermill", "widgets")
+    return json.dumps({**notebook, "cells": cells, "metadata": metadata}, ensure_ascii=False)
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}

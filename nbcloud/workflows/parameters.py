@@ -25,6 +25,7 @@ _CONSTANTS = {
     "nan": float("nan"),
 }
 _RANGE = re.compile(r"(-?[\d.e+-]+):(-?[\d.e+-]+)(?::(-?[\d.e+-]+))?")
+_CALL = re.compile(r"(log)?(uniform|randint)\(")
 _MOST = 100_000
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", dict: "a dict"}
 
@@ -38,7 +39,6 @@ def declared(notebook: str) -> dict[str, Any]:
         When there is no such notebook, or it can't be read.
     """
     from papermill.iorw import load_notebook_node
-    from papermill.utils import find_first_tagged_cell_index
 
     try:
         loaded = load_notebook_node(notebook)
@@ -46,8 +46,14 @@ def declared(notebook: str) -> dict[str, Any]:
         raise UsageError(f"There is no notebook {notebook}.") from None
     except Exception as error:
         raise UsageError(f"{notebook} can't be read as a notebook: {error}.") from error
-    place = find_first_tagged_cell_index(loaded, "parameters")
-    return _assigned(loaded.cells[place].source) if place >= 0 else {}
+    return declared_in(loaded)
+
+
+def declared_in(notebook: Any) -> dict[str, Any]:
+    """The same, of a notebook that is read."""
+    tagged = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    first = next(tagged, None)
+    return {} if first is None else _assigned(first.source)
 
 
 def _assigned(code: str) -> dict[str, Any]:
@@ -173,6 +179,8 @@ def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tu
     name, equals, rest = text.partition("=")
     if not equals or not rest:
         raise UsageError(f"{text!r} is no list of values.", "Write for example: -g lr=0.1,0.01 -g seed=0:4")
+    if _CALL.match(rest):
+        raise UsageError(f"{text!r} is no list of values.", f"Write: {name}=loguniform:1e-4:1e-1")
     if not isinstance(known.get(name), str) and (drawn := distribution(rest)) is not None:
         check_domain(known, name, drawn, loose=loose)
         return name, drawn

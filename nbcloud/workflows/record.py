@@ -10,6 +10,7 @@ from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.entries import line, plain
 from nbcloud.runs.owners import process_mark
+from nbcloud.runs.provenance import SOURCE, keep
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.runlog import number_of, renumbered
 
@@ -41,9 +42,19 @@ class NotebookRecorder(Recorder):
         self._running = False
         self._ended = False
 
-    def start(self, run: Run) -> None:
-        """The notebook is about to run: its parameters are what the run was told."""
-        self.run = run.changed(extra={**run.extra, "client": process_mark()})
+    def start(self, run: Run, source: str) -> None:
+        """The notebook is about to run: its parameters are what the run was told.
+
+        Parameters
+        ----------
+        run : Run
+        source : str
+            The notebook, as it can be run again.
+        """
+        with open_store() as store:
+            of_source = keep(store, SOURCE, source)
+        extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
+        self.run = run.changed(extra=extra, provenance=of_source)
         self.begin(self.run, str(Path.cwd()))
         if entries := self._parameters():
             super().lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))

@@ -7,6 +7,7 @@ import csv
 import html
 import importlib.util
 import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -159,6 +160,9 @@ class Results:
             text = f'<a href="{name}">{name}</a>'
         return f"<td>{text}</td>"
 
+    def _most(self) -> bool:
+        return bool(self.sweep.search) and dict(self.sweep.search or {}).get("mode") == "max"
+
     def _plots(self) -> list[tuple[str, str]]:
         # Of a search, whose members come one after the other, how it came along is what one looks at first.
         order = ["member"] if self.sweep.search else []
@@ -179,6 +183,9 @@ class Results:
             numbers = all(map(_is_number, (x for x, _ in points)))
             colors = ["C0" if row["state"] == "done" else "none" for row in measured]
             places = [x if numbers else str(x) for x, _ in points]
+            if key == "member":
+                best = itertools.accumulate((y for _, y in points), max if self._most() else min)
+                axes.step(places, [*best], where="post", color="C7")
             axes.scatter(places, [y for _, y in points], c=colors, edgecolors="C0")
             if all(isinstance(x, int) for x in places):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))

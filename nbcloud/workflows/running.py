@@ -16,6 +16,7 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout
 from nbcloud.runs.filters import parse
 from nbcloud.workflows.notebooks import run_notebook
+from nbcloud.workflows.outcome import Stage
 from nbcloud.workflows.search import Given, Search
 from nbcloud.workflows.stopping import Stopping
 from nbcloud.workflows.sweep import Member, Sweep
@@ -35,7 +36,7 @@ class Limits:
     retries : int
         How often a member that fails is tried again.
     member_timeout : float, optional
-        Seconds that a member may take.
+        Seconds that a member may take, all its tries together.
     until : str
         A filter, as of ``nbcloud runs``: the rest is stopped when a member that is done meets it.
     """
@@ -109,7 +110,8 @@ class Runner:
         for member in self.sweep.members:
             if member.number not in left:
                 self._search.tell(member, member.outcome)
-        following = self._next()
+                self.met = self.met or self._meets(member)
+        following = None if self.met else self._next()
         if following is None:
             return
         count = self._limits.parallel or _threads(self._options.get("cluster"))
@@ -167,10 +169,11 @@ class Runner:
 
     def _meets(self, member: Member) -> str:
         """Whether a member ended so that the rest is not wanted any more."""
-        if not self._limits.until or not (run := member.outcome.run):
+        end = member.outcome
+        if not self._limits.until or end.stage is not Stage.DONE:
             return ""
         with open_store() as store:
-            found = store.search(filter=f"{self._limits.until} and attributes.id = '{run}'", limit=1)
+            found = store.search(filter=f"{self._limits.until} and attributes.id = '{end.run}'", limit=1)
         return f"Member {member.number} has {self._limits.until}." if found else ""
 
     def _stop_all(self) -> None:

@@ -79,23 +79,10 @@ class Function(Given):
         return dict(chosen)
 
 
-def value_of(run: str, metric: str) -> float:
-    """The latest value of a metric of a run.
-
-    Raises
-    ------
-    UsageError
-        When it has logged none.
-    """
+def metrics_of(run: str) -> dict[str, float]:
+    """The latest values of all metrics that a run has logged."""
     with open_store() as store:
-        metrics = store.tracked([run])[run].metrics
-    if metric not in metrics:
-        there = ", ".join(metrics) or "none"
-        raise UsageError(
-            f"Run {run} has logged no metric {metric!r} to search by; it has logged: {there}.",
-            f"In the notebook: nbcloud.log_metric({metric!r}, …)",
-        )
-    return metrics[metric]
+        return store.tracked([run])[run].metrics
 
 
 def history_of(run: str, metric: str) -> list[Point]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.errors import UsageError
 from nbcloud.extras import check
 from nbcloud.workflows.distributions import Distribution, Domain
 from nbcloud.workflows.outcome import Outcome, Stage
-from nbcloud.workflows.search import history_of, value_of
+from nbcloud.workflows.search import history_of, metrics_of
 from nbcloud.workflows.sweep import Member
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _PRIMITIVE = (bool, int, float, str, type(None))
 _MEMBER = "nbcloud_member"
+_FEW = 3
 
 
 class StudySearch:
@@ -25,6 +28,8 @@ class StudySearch:
 
     Parameters
     ----------
+    folder : Path
+        Of the sweep.
     domains : mapping
         What each parameter may be.
     metric : str
@@ -48,6 +53,7 @@ class StudySearch:
 
     def __init__(
         self,
+        folder: Path,
         domains: Mapping[str, Domain],
         metric: str,
         trials: int,
@@ -64,12 +70,20 @@ class StudySearch:
         self._study = study or self._new(mode, seed)
         if len(self._study.directions) > 1:
             raise UsageError("The study has several objectives.", "A sweep searches by one metric.")
+        self._folder = folder.absolute()
         self._metric = metric
         self._trials = trials
         self._prune = prune
         self._open: dict[int, Any] = {}
         self._reported: dict[int, set[int]] = {}
-        self._told = {trial.user_attrs.get(_MEMBER) for trial in self._study.get_trials(deepcopy=False)}
+        self._missing = 0
+        """How many members in a row have logged no such metric."""
+        self._told = {
+            trial.user_attrs[_MEMBER]: trial
+            for trial in self._study.get_trials(deepcopy=False)
+            if _MEMBER in trial.user_attrs
+        }
+        """Trials of members that an earlier process has asked for, in a study that is stored."""
         lists = {name: each for name, each in domains.items() if not isinstance(each, Distribution)}
         self._fixed = {name: each[0] for name, each in lists.items() if len(each) == 1}
         self._choices = {
@@ -80,6 +94,9 @@ class StudySearch:
         self._distributions = {
             name: self._distribution(name, each) for name, each in domains.items() if name not in self._fixed
         }
+
+    def _name(self, number: int) -> str:
+        return f"{self._folder}#{number}"
 
     def _new(self, mode: str, seed: int) -> optuna.Study:
         # The members that run count as bad ones, so that no two are alike.
@@ -102,6 +119,7 @@ class StudySearch:
         if number >= self._trials:
             return None
         trial = self._open[number] = self._study.ask(self._distributions)
+        trial.set_user_attr(_MEMBER, self._name(number))
         chosen = {
             name: self._choices[name][value] if name in self._choices else value
             for name, value in trial.params.items()
@@ -112,11 +130,13 @@ class StudySearch:
         """What came of a member; one that an earlier process has run becomes a trial now."""
         state, value = self._end(member, ended)
         trial = self._open.pop(member.number, None)
-        name = str(member.output.absolute())
+        name = self._name(member.number)
+        told = self._told.get(name)
         if trial is not None:
-            trial.set_user_attr(_MEMBER, name)
             self._study.tell(trial, value, state=state)
-        elif name not in self._told:
+        elif told is not None and not told.state.is_finished():
+            self._study.tell(told.number, value, state=state)
+        elif told is None:
             points = {} if value is None else self._points(ended.run)
             params = {key: self._known(key, member.parameters[key]) for key in self._distributions}
             self._study.add_trial(
@@ -134,12 +154,25 @@ class StudySearch:
         states = self._optuna.trial.TrialState
         match ended.stage:
             case Stage.DONE:
-                value = value_of(ended.run, self._metric)
-                return (states.COMPLETE, value) if math.isfinite(value) else (states.FAIL, None)
+                value = self._value(ended.run)
+                return (states.FAIL, None) if value is None else (states.COMPLETE, value)
             case Stage.PRUNED:
                 return states.PRUNED, None if member.number in self._open else self._last(ended.run)
             case _:
                 return states.FAIL, None
+
+    def _value(self, run: str) -> float | None:
+        """What a member has reached; None when it can't be compared."""
+        metrics = metrics_of(run)
+        self._missing = 0 if self._metric in metrics else self._missing + 1
+        if self._missing == _FEW:
+            there = ", ".join(metrics) or "none"
+            raise UsageError(
+                f"{_FEW} members have logged no metric {self._metric!r} to search by, but: {there}.",
+                f"In the notebook: nbcloud.log_metric({self._metric!r}, …)",
+            )
+        value = metrics.get(self._metric, math.nan)
+        return value if math.isfinite(value) else None
 
     def _last(self, run: str) -> float | None:
         points = self._points(run)
@@ -171,4 +204,4 @@ class StudySearch:
 
 def _choice(value: Any) -> Any:
     """A value as Optuna can take it for a choice."""
-    return value if isinstance(value, _PRIMITIVE) else repr(value)
+    return value if isinstance(value, _PRIMITIVE) else json.dumps(value, default=repr)

@@ -91,6 +91,12 @@ def sweep(
         Before anything has run, for parameters that the notebook does not have.
     """
     directory, source = Path(output), Path(notebook)
+    chosen = {"random": random, "trials": trials, "study": study, "prune": prune or None}
+    ignored = [name for name, value in chosen.items() if value is not None]
+    if ignored and not isinstance(parameters, Mapping):
+        raise UsageError(
+            f"{ignored[0]}= needs a grid, and parameters is none.", "Write for example: {'lr': 'uniform:0:1'}"
+        )
     limits = Limits(parallel, retries, _seconds(member_timeout), until)
     if resume and (directory / "sweep.json").exists():
         found = Sweep.open(directory)
@@ -118,7 +124,7 @@ def sweep(
     if callable(parameters):
         known = declared(str(source))
         search = Function(found, parameters, lambda chosen: check(known, chosen, loose=loose))
-    run(found, search, limits, **options)
+    run(found, search, limits, metric=metric, mode=mode, **options)
     return Results(found)
 
 
@@ -176,11 +182,18 @@ def search_of(found: Sweep, study: optuna.Study | None = None) -> Search | None:
 
     about = dict(found.search)
     domains = {name: domain(each) for name, each in about.pop("domains").items()}
-    return StudySearch(domains, study=study, **about)
+    return StudySearch(found.directory, domains, study=study, **about)
 
 
 def run(
-    found: Sweep, search: Search | None, limits: Limits, *, again: bool = False, **options: Any
+    found: Sweep,
+    search: Search | None,
+    limits: Limits,
+    *,
+    metric: str = "",
+    mode: str = "min",
+    again: bool = False,
+    **options: Any,
 ) -> Runner:
     """Run what is left of a sweep, and show how it goes.
 
@@ -190,6 +203,8 @@ def run(
     search : Search, optional
         Chooses further members.
     limits : Limits
+    metric, mode : str
+        Of what the best value is shown; a search knows its own.
     again : bool
         Run those again that have failed.
     **options
@@ -199,7 +214,8 @@ def run(
     total: int | None = len(found.left(again=again))
     if search is not None:
         total = about["trials"] - len(found.members) + total if about else None
-    with bar(found.source.name, total, about.get("metric", ""), about.get("mode", "min")) as shown:
+    shown_metric, shown_mode = about.get("metric", metric), about.get("mode", mode)
+    with bar(found.source.name, total, shown_metric, shown_mode) as shown:
         runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
         runner.run()
     return runner

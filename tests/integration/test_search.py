@@ -98,7 +98,7 @@ def test_a_study_of_ones_own_learns_every_member_once(notebook: Path, tmp_path: 
     fresh = optuna.create_study(direction="minimize")
     nbcloud.sweep(notebook, {}, tmp_path / "out", resume=True, study=fresh)
     assert fresh.best_params["rate"] == found.best("loss")["rate"]
-    assert fresh.best_params["layers"] == repr(found.best("loss")["layers"])
+    assert fresh.best_params["layers"] == json.dumps(found.best("loss")["layers"])
 
 
 def test_in_a_shell_a_killed_search_is_gone_on_with(notebook: Path, tmp_path: Path):
@@ -168,7 +168,7 @@ def test_a_member_that_takes_too_long_is_stopped(notebook: Path, tmp_path: Path)
 
 
 def test_a_metric_that_nobody_logs_ends_the_search(notebook: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="no metric 'los' to search by; it has logged: loss"):
+    with pytest.raises(UsageError, match="3 members have logged no metric 'los' to search by, but: loss"):
         nbcloud.sweep(notebook, {"rate": "uniform:0.1:1"}, tmp_path / "out", trials=3, metric="los")
 
 
