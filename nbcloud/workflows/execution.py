@@ -45,6 +45,8 @@ class NotebookOptions:
         Its name, a profile or an address; the default cluster otherwise, which is started when it is not up.
     cpus, memory, gpus : optional
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
+    folder : str, optional
+        Where it runs; in the folder of this process by default, which is one for all of its threads.
     name, tags : optional
         For the record.
     skip_tags : sequence of str
@@ -59,6 +61,7 @@ class NotebookOptions:
     cpus: float | None = None
     memory: str | int | None = None
     gpus: int | None = None
+    folder: str | None = None
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     skip_tags: Sequence[str] = ()
@@ -168,8 +171,8 @@ def execute(
     asked = NotebookOptions(**ours)
     manager.skip_tags = frozenset([asked.skip_tags] if isinstance(asked.skip_tags, str) else asked.skip_tags)
     recorder = NotebookRecorder()
-    path = str(Path(manager.output_path or recorder.run.id).absolute())
-    kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
+    path = str(manager.file or Path(manager.output_path or recorder.run.id).absolute())
+    kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path, asked.folder)
     try:
         with _closing(kernel):
             left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 from papermill.engines import NotebookExecutionManager
-from papermill.iorw import write_ipynb
+from papermill.iorw import papermill_io, write_ipynb
 
 from nbcloud.runs.files import write_atomically
 from nbcloud.workflows.outcome import SKIPPED
@@ -17,9 +17,29 @@ from nbcloud.workflows.outcome import SKIPPED
 PUBLIC = 0o666
 """The mode of files for anybody, less what the user's umask takes away."""
 
+WHOLE = "nbcloud-file:"
+"""Before an absolute path that is given to papermill: what papermill itself writes is never there by half."""
+
 _SHARE = 20
 """A write may take one part in so many of the time."""
 _SOON = 0.1
+
+
+class _WholeFiles:
+    """Handles paths behind `WHOLE` for papermill, which writes once more when its engine is done."""
+
+    @staticmethod
+    def write(text: str, path: str) -> None:
+        """Replace a file in one step."""
+        write_atomically(Path(path.removeprefix(WHOLE)), text.encode(), sync=False, mode=PUBLIC)
+
+    @staticmethod
+    def pretty_path(path: str) -> str:
+        """The path, for people."""
+        return path.removeprefix(WHOLE)
+
+
+papermill_io.register(WHOLE, _WholeFiles())
 
 
 class SteadyManager(NotebookExecutionManager):
@@ -39,12 +59,18 @@ class SteadyManager(NotebookExecutionManager):
         progress_bar: bool | dict[str, Any],
         autosave_cell_every: int,
     ) -> None:
+        if output_path is not None:
+            output_path = output_path.removeprefix(WHOLE)
+            nb.metadata.papermill["output_path"] = output_path
         super().__init__(nb, output_path, log_output, progress_bar, autosave_cell_every)
         self._write_seconds = 0.0
         self._written = 0.0
         self._changed = False
-        remote = output_path is None or "://" in output_path or output_path == "-"
-        self._file = None if remote else Path(str(output_path)).absolute()
+        # The notebook may run in another folder than that which its paths start from.
+        folder = papermill_io.get_handler("local")._cwd or Path.cwd()
+        elsewhere = output_path is None or is_elsewhere(output_path)
+        self.file = None if elsewhere else Path(folder, str(output_path))
+        """Where it is on this machine."""
         self.skip_tags: frozenset[str] = frozenset()
         """Cells with one of these tags don't run, and keep what they have."""
 
@@ -95,8 +121,8 @@ class SteadyManager(NotebookExecutionManager):
             return
         self._changed = False
         start = time.monotonic()
-        if self._file is not None:
-            write_atomically(self._file, nbformat.writes(self.nb).encode(), sync=False, mode=PUBLIC)
+        if self.file is not None:
+            write_atomically(self.file, nbformat.writes(self.nb).encode(), sync=False, mode=PUBLIC)
         elif self.output_path:
             write_ipynb(self.nb, self.output_path)
         self._written = time.monotonic()
@@ -117,6 +143,11 @@ class SteadyManager(NotebookExecutionManager):
             about["duration"] = (self.now() - self.start_time).total_seconds()
         self._changed = True
         self.write()
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether what papermill takes for a path is no file of this machine."""
+    return "://" in path or path == "-"
 
 
 def _has_error(cell: Any) -> bool:

@@ -199,14 +199,14 @@ class Runner:
         member = running.member
         tags = {"sweep": str(self.sweep.directory.absolute()), "member": str(member.number)}
         options: Mapping[str, Any] = {**self._options, "tags": {**self._options.get("tags", {}), **tags}}
-        for attempt in range(self._limits.retries + 1):
+        for _ in range(self._limits.retries + 1):
             try:
                 running.stopping.check()
                 run_notebook(
                     str(self.sweep.source),
                     str(member.output),
                     member.parameters,
-                    resume=attempt == 0,
+                    resume=True,  # of a member that was lost, what is behind its checkpoint
                     progress_bar=False,
                     stopping=running.stopping,
                     **options,

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunLost
@@ -66,6 +67,9 @@ if pathlib.Path("die").exists():
 """
 
 
+shared = pytest.mark.usefixtures("local_cluster")
+
+
 @pytest.fixture(autouse=True)
 def _unlinked() -> object:
     yield
@@ -97,7 +101,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("local_cluster")
+@shared
 def test_a_lost_kernel_is_made_again_behind_the_checkpoint(folder: Path):
     source = write(folder / "in.ipynb", FIRST, (SECOND, "checkpoint"), DIE, LAST)
     unbroken, output = folder / "unbroken.ipynb", folder / "out.ipynb"
@@ -119,7 +123,7 @@ def test_a_lost_kernel_is_made_again_behind_the_checkpoint(folder: Path):
     assert not {"checkpoint", "restored"} & nbformat.read(output, 4).metadata.papermill.keys()
 
 
-@pytest.mark.usefixtures("local_cluster")
+@shared
 def test_a_damaged_checkpoint_is_refused(folder: Path, caplog: pytest.LogCaptureFixture):
     source = write(folder / "in.ipynb", FIRST, (SECOND, "checkpoint"), DIE, LAST)
     lost(source, folder / "out.ipynb")
@@ -134,7 +138,7 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, caplog: pytest.LogCapture
     assert Path("ran.txt").read_text().count("first") == 2
 
 
-@pytest.mark.usefixtures("local_cluster")
+@shared
 @pytest.mark.parametrize(
     ("last", "again"), [("print(n)", 1), ("print(n, log.closed)", 2), ("print(n, say)", 2)]
 )
@@ -198,7 +202,7 @@ def train(steps):
 """
 
 
-@pytest.mark.usefixtures("local_cluster")
+@shared
 def test_a_model_is_trained_on_as_if_nothing_had_happened(folder: Path):
     pytest.importorskip("torch")
     weights = "print([each.tolist() for each in model.parameters()])"
@@ -208,3 +212,12 @@ def test_a_model_is_trained_on_as_if_nothing_had_happened(folder: Path):
     lost(source, folder / "out.ipynb")
     run_notebook(str(source), str(folder / "out.ipynb"), resume=True, progress_bar=False)
     assert texts(folder / "out.ipynb")[3] == texts(folder / "unbroken.ipynb")[3] != ""
+
+
+@shared
+def test_a_member_of_a_sweep_that_is_lost_is_tried_again_behind_its_checkpoint(folder: Path):
+    source = write(folder / "in.ipynb", ("a = 0", "parameters"), FIRST, (SECOND, "checkpoint"), DIE, LAST)
+    Path("die").touch()
+    results = nbcloud.sweep(source, {"a": [1]}, "sweeps", retries=1, cwd=folder)
+    assert [row["state"] for row in results.rows] == ["done"]
+    assert Path("ran.txt").read_text() == "first\n"
