@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,8 +27,9 @@ from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunT
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows import beginning
 from nbcloud.workflows.checkpoints import forget, is_tagged, keep
+from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, raised, source_of
+from nbcloud.workflows.outcome import is_completed, is_executed, raised, source_of
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -78,6 +80,7 @@ class _Client(PapermillNotebookClient):
     """papermill's client, which leaves what is completed and writes the file while a cell runs."""
 
     nb_man: SteadyManager
+    kc: CloudClient
     stopping: Stopping
     cloud_kernel: CloudKernel
     run_id: str
@@ -86,6 +89,7 @@ class _Client(PapermillNotebookClient):
         """Run the cells that are not completed, up to the first that fails."""
         for index, cell in enumerate(self.nb.cells):
             if is_completed(cell):
+                self._hear_again(index, cell)
                 continue
             self.nb_man.cell_start(cell, index)
             try:
@@ -99,6 +103,19 @@ class _Client(PapermillNotebookClient):
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
             if is_tagged(cell) and self.cloud_kernel.session is not None:
                 keep(self.nb_man, index, self.cloud_kernel.session, self.run_id)
+
+    def _hear_again(self, index: int, cell: Any) -> None:
+        """What a cell said that an earlier process has heard: its widgets and displays may change yet."""
+        if not is_executed(cell) or not self.kc.sent:
+            return
+        if self.kc.restored:
+            self.kc.restored -= 1
+            return
+        self.kc.replies = False  # the kernel has had them
+        with contextlib.suppress(CellExecutionError):
+            self.execute_cell(deepcopy(cell), index)  # the file has what it showed
+        self.kc.replies = True
+        self.nb.cells[index] = cell
 
     def _ended_by(self, index: int, error: Exception) -> NoReturn:
         """A cell ended with what its code did not raise."""

@@ -198,6 +198,31 @@ def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
     assert said == "".join("".join(each.text for each in cell.outputs) for cell in after.cells)
 
 
+def test_widgets_and_displays_of_the_cells_before_are_gone_on_with(tmp_path: Path):
+    source = write(
+        tmp_path / "in.ipynb",
+        "import ipywidgets\nslider = ipywidgets.IntSlider(value=3)\nslider",
+        "from IPython.display import HTML\nshown = display(HTML('1'), display_id=True)",
+        ("1 / 0", "raises-exception"),
+        SLOW,
+        "shown.update(HTML('2'))\nslider.value = 7",
+    )
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    before = nbformat.read(output, 4)
+    after = run(output, output, "nbcloud", resume=True)
+    cells = [cell for cell in after.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, 5]
+    assert [cell.outputs for cell in cells[:1]] == [before.cells[0].outputs]
+    assert cells[0].metadata.execution == before.cells[0].metadata.execution
+    assert cells[1].outputs[0].data["text/html"] == "2"
+    states = after.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    assert [each["state"]["value"] for each in states if each["model_name"] == "IntSliderModel"] == [7]
+
+
 def test_what_a_killed_client_did_not_put_on_record_is_fetched_from_the_journal(tmp_path: Path):
     source = write(tmp_path / "in.ipynb", "import nbcloud\nnbcloud.log_metric('early', 1.0)", SLOW)
     output = tmp_path / "out.ipynb"
