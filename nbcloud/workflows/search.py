@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.errors import UsageError
+from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.runs.tracked import Point
 from nbcloud.workflows.outcome import Outcome
 from nbcloud.workflows.results import Results
@@ -87,5 +88,6 @@ def metrics_of(run: str) -> dict[str, float]:
 
 def history_of(run: str, metric: str) -> list[Point]:
     """All values of a metric that a run has logged up to now."""
-    with open_store() as store:
+    with open_store() as store, contextlib.suppress(RunNotFound):  # a record is begun behind its run's back
         return store.history(run, metric)
+    return []
