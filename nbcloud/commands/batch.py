@@ -62,6 +62,7 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs for each notebook")
     parser.add_argument("--timeout", metavar="TIME", help="stop a cell that takes longer (2h)")
     parser.add_argument("--cwd", metavar="FOLDER", help="where the notebook runs (here)")
+    parser.add_argument("--experiment", default="", metavar="NAME", help="to which the runs belong (Default)")
     parser.add_argument("--loose", action="store_true", help="take parameters that it does not have")
 
 
@@ -85,6 +86,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "gpus": arguments.gpus,
         "execution_timeout": timeout,
         "cwd": arguments.cwd,
+        "experiment": arguments.experiment,
     }
 
 

@@ -23,6 +23,7 @@ from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunLost, RunTimeout, UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
@@ -44,8 +45,8 @@ class NotebookOptions:
         Its name, a profile or an address; the default cluster otherwise, which is started when it is not up.
     cpus, memory, gpus : optional
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
-    name, tags : optional
-        For the record.
+    name, tags, experiment : optional
+        For the record; the experiment that ``nbcloud.set_experiment`` or the settings say otherwise.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
     stopping : Stopping, optional
@@ -58,6 +59,7 @@ class NotebookOptions:
     gpus: int | None = None
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    experiment: str = ""
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
 
@@ -223,6 +225,7 @@ def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> 
         name=asked.name or Path(input_path or "notebook").stem,
         notebook=str(input_path or ""),
         tags=dict(asked.tags),
+        experiment=asked.experiment or experiments.current(),
         resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
         extra={"parameters": parameters, "output": manager.output_path or ""},
     )

@@ -38,6 +38,7 @@ def test_public_names() -> None:
         "log_params",
         "record",
         "secret",
+        "set_experiment",
         "set_tag",
         "set_tags",
         "start_run",
