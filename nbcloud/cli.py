@@ -29,7 +29,7 @@ NOTEBOOK_ONLY = ("names", "pull", "push", "reset")
 _FAILED, _USAGE, _DIFFERS, _INTERRUPTED = 1, 2, 3, 130
 _ENDED = 128  # and the signal's number
 _PATIENCE = 5.0
-_QUOTED = {"name"}  # columns that hold code and names of the user's
+_QUOTED = {"name", "experiment"}  # columns that hold code and names of the user's
 
 
 def parser() -> Parser:

@@ -86,6 +86,7 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         "--skip-tag", action="append", default=[], metavar="TAG", help="leave cells with this tag as they are"
     )
+    parser.add_argument("--experiment", default="", metavar="NAME", help="to which the runs belong (Default)")
     parser.add_argument("--loose", action="store_true", help="take parameters that it does not have")
 
 
@@ -109,6 +110,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "execution_timeout": timeout,
         "cwd": arguments.cwd,
         "skip_tags": arguments.skip_tag,
+        "experiment": arguments.experiment,
     }
 
 

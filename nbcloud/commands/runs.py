@@ -45,6 +45,17 @@ def list_runs(arguments: argparse.Namespace, progress: Progress) -> Answer:  # n
     return answer
 
 
+def experiments(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
+    """Experiments that have runs."""
+    complete_records()
+    with open_store() as store:
+        found = store.experiments()
+    rows = [[each.name, str(each.runs), str(each.unfinished), ago(each.latest)] for each in found]
+    text = "" if rows else "No run is on record."
+    columns = ["experiment", "runs", "unfinished", "latest"]
+    return Answer(text, columns, rows, [vars(each) for each in found])
+
+
 def compare(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """What runs logged, side by side."""
     complete_records()
@@ -132,6 +143,7 @@ def _answer(found: list[Run], logged: dict[str, Tracked]) -> Answer:
             str(run.state),
             ago(run.created),
             duration(run.seconds),
+            run.experiment,
             run.session,
             (run.error or {}).get("ename", "") or run.message[:60],
             *(_cell(logged[run.id].params, key) for key in params),
@@ -139,7 +151,7 @@ def _answer(found: list[Run], logged: dict[str, Tracked]) -> Answer:
         ]
         for run in found
     ]
-    columns = ["run", "name", "state", "asked", "took", "session", "error", *params, *metrics]
+    columns = ["run", "name", "state", "asked", "took", "experiment", "session", "error", *params, *metrics]
     data = [run.to_json() | (vars(logged[run.id]) if logged else {}) for run in found]
     return Answer("" if rows else "No run is on record.", columns, rows, data)
 

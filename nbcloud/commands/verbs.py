@@ -143,6 +143,7 @@ def _runs(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
     actions: dict[str, Verb] = {
         "runs": runs.list_runs,
+        "experiments": runs.experiments,
         "compare": runs.compare,
         "artifacts": runs.artifacts,
         "delete": runs.delete,
@@ -164,6 +165,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--metrics", action="store_true", help="with the params and metrics that they logged")
     parser.add_argument("--deleted", action="store_true", help="those that were deleted and not removed yet")
+    add_verb(verbs, "experiments", _runs, "list experiments, with the number of their runs", listing=True)
     parser = add_verb(verbs, "compare", _runs, "show what runs logged side by side", listing=True)
     parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
     add_diff_options(add_verb(verbs, "diff", diff, "show in what two runs differ", listing=True))

@@ -32,6 +32,8 @@ class Settings:
     """Registry of live clusters, their certificates and journals; belongs to this user and machine."""
     cluster: str = "local"
     """The cluster that ``%%cloud`` takes when none is named."""
+    experiment: str = "Default"
+    """The experiment of runs for which ``nbcloud.set_experiment`` names none."""
     registry: str = ""
     """Where models are kept: a folder, or an address that fsspec knows (``s3://bucket/models``); a folder
     beside the records when empty."""
@@ -65,10 +67,17 @@ def _modules(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _experiment(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ConfigError(f"{text!r} is no name of an experiment.", 'Write for example "digits".')
+    return text
+
+
 _PARSE: dict[str, Callable[[str], Any]] = {
     "data_dir": Path,
     "runtime_dir": Path,
     "cluster": str,
+    "experiment": _experiment,
     "registry": str,
     "idle_timeout": parse_seconds,
     "home_limit": parse_bytes,

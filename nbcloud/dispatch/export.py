@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.extras import check
+from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState, environment_facts
 from nbcloud.sessions.client.handles import Handle
 
@@ -214,6 +215,7 @@ def _recorded(name: str, model: Any) -> Any:
     run = Run(
         name=f"export-{name}",
         kind="export",
+        experiment=experiments.current(),
         code=f"nbcloud.export({type(model).__name__}, name={name!r})",
         session="(this process)",
         versions=environment_facts(),

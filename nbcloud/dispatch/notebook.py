@@ -18,6 +18,7 @@ from nbcloud.dispatch.recorder import Recorder
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.dispatch.sessions import Sessions
 from nbcloud.errors import NbcloudError, NotPicklable, UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run
 from nbcloud.sessions.client.handles import Handle
@@ -205,6 +206,7 @@ class Notebook:
                 "timeout": options.timeout,
             },
             tags=options.tags,
+            experiment=experiments.current(),
             extra={"client": process_mark(), "price": hourly(info, session.worker_names)},
         )
 

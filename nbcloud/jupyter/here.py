@@ -21,6 +21,7 @@ from nbcloud.jupyter.output import cell_error
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.entries import LOGGED, Entry
+from nbcloud.runs.experiments import current
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.sinks import Place, begin_nested, end_nested
 from nbcloud.runs.tracking import installed
@@ -57,6 +58,10 @@ class _Logged:
     def put(self, place: Place, entry: Entry) -> None:
         """Keep an entry."""
         self._keep(LOGGED, {"run": place[1], "entries": [self._redactor.json(entry)]})
+
+    def goes_on(self, place: Place) -> bool:  # noqa: ARG002 - the interface
+        """The cell's does."""
+        return True
 
     def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
         """Begin a run nested in the cell's."""
@@ -102,7 +107,7 @@ class LocalRun:
         """
         count = self._shell.displayhook.prompt_count
         run = Run(name=options.name, code=code, notebook=self._path, cell_id=cell_id, execution_count=count,
-                  cluster="", session="(this kernel)", tags=options.tags)  # fmt: skip
+                  cluster="", session="(this kernel)", tags=options.tags, experiment=current())  # fmt: skip
         self._recorder.begin(run, str(Path.cwd()))
         self._recorder.change(run.id, state=RunState.RUNNING, started=time.time())
         logged = _Logged(partial(self._keep, run.id), self._recorder)

@@ -62,6 +62,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE runs ADD COLUMN deleted REAL",
         "CREATE INDEX runs_deleted ON runs (deleted) WHERE deleted IS NOT NULL",
     ),
+    (
+        "ALTER TABLE runs ADD COLUMN experiment TEXT NOT NULL DEFAULT 'Default'",
+        "CREATE INDEX runs_by_experiment ON runs (experiment)",
+    ),
 )
 
 _BUSY_SECONDS = 10.0

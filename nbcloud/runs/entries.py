@@ -8,6 +8,7 @@ one among whose messages it stands; else it is one nested in that. An entry is o
 - ``["artifact", name, {"hash": …, "bytes": …}]``, behind its parts: ``["part", hash, offset]``, each alone in
   a message that has the bytes as its buffer
 - ``["record", name, content]`` and ``["dataset", name, facts]``
+- ``["experiment", name]``: to which the run belongs
 - ``["begin", document]`` and ``["end", state, time]``: of a nested run
 
 The number of the message and the place of an entry in it tell each entry from all others of its run, however

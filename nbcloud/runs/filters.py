@@ -55,6 +55,8 @@ _ATTRIBUTES = {
     "session": "session",
     "cluster": "cluster",
     "parent": "parent",
+    "experiment": "experiment",
+    "experiment_name": "experiment",
     "created": "created",
     "start_time": "created",
     "finished": "finished",

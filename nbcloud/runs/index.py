@@ -24,6 +24,7 @@ _COLUMNS = (
     "created",
     "finished",
     "parent",
+    "experiment",
     "deleted",
 )
 

@@ -134,6 +134,8 @@ class Run:
     kind: str = "cell"
     parent: str = ""
     """Id of the run that it is a part of; empty where it stands for itself."""
+    experiment: str = "Default"
+    """The name under which it is found with what belongs to it."""
     state: RunState = RunState.QUEUED
     code: str = ""
     notebook: str = ""

@@ -14,6 +14,7 @@ from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.redact import Redactor
 from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.database import Database
+from nbcloud.runs.experiments import Experiment, experiments
 from nbcloud.runs.files import RunFiles, explained
 from nbcloud.runs.filters import parse, parse_order
 from nbcloud.runs.index import has_words, prepare_words, put_all, runs_of
@@ -164,6 +165,10 @@ class Records:
         numbers = {id_number(run_id): run_id for run_id in runs}
         found = self._database.ask(lambda connection: tracked(connection, numbers))
         return {numbers[number]: of_run for number, of_run in found.items()}
+
+    def experiments(self) -> list[Experiment]:
+        """All experiments that have runs, that of the newest run first."""
+        return self._database.ask(experiments)
 
     def parts(self, run_id: str) -> list[str]:
         """All runs that are nested in a run, at any depth."""

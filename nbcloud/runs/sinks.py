@@ -19,6 +19,9 @@ class Sink(Protocol):
     def put(self, place: Place, entry: Entry) -> None:
         """Take an entry, and return at once."""
 
+    def goes_on(self, place: Place) -> bool:
+        """Whether there is a run at this place, without one having to be begun."""
+
     def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
         """Begin a run, nested in that of ``place``."""
 

@@ -28,7 +28,18 @@ from nbcloud.runs.record import Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
 from nbcloud.runs.tracked import Placed, by_run, keep
 
-_SHARED = ("notebook", "cell_id", "cluster", "cluster_id", "session", "host", "worker", "versions", "git")
+_SHARED = (
+    "experiment",
+    "notebook",
+    "cell_id",
+    "cluster",
+    "cluster_id",
+    "session",
+    "host",
+    "worker",
+    "versions",
+    "git",
+)
 """What a nested run has from that in which it is nested."""
 _CHECKPOINT_EVERY = 32  # finished runs; about 1,000 pages of WAL
 
@@ -158,8 +169,8 @@ class Store(Records):
         def end(connection: sqlite3.Connection) -> tuple[Run, bool]:
             before = load(connection, run.id)
             kept = run
-            if before is not None:  # its code may have set tags that whoever ends it has not heard of
-                kept = replace(run, tags={**run.tags, **before.tags})
+            if before is not None:  # its code may have said what whoever ends it has not heard of
+                kept = replace(run, tags={**run.tags, **before.tags}, experiment=before.experiment)
             if before is not None and before.state.ended and before.state is not RunState.LOST:
                 pending = connection.execute(
                     "SELECT pending FROM runs WHERE number = ?", (id_number(run.id),)
@@ -246,7 +257,7 @@ class Store(Records):
         def change(connection: sqlite3.Connection) -> None:
             for part, entries in found.items():
                 keep(connection, part, entries)
-                self._keep_tags(connection, part, entries)
+                self._keep_facts(connection, part, entries)
 
         self._database.write(change)
         for part, entries in found.items():
@@ -272,11 +283,16 @@ class Store(Records):
             times = {"created": document["time"], "started": document["time"]}
             self.begin(replace(run, state=RunState.RUNNING, tags=document["tags"], **times))
 
-    def _keep_tags(self, connection: sqlite3.Connection, run_id: str, entries: Placed) -> None:
+    def _keep_facts(self, connection: sqlite3.Connection, run_id: str, entries: Placed) -> None:
+        """What code said that stands in the run's document: tags, and the experiment."""
         tags = {key: str(value) for _, (kind, key, *rest) in entries if kind == "tag" for value in rest}
-        run = load(connection, run_id) if tags else None
-        if run is not None and run.tags != {**run.tags, **tags}:
-            self._write_run(connection, run.changed(tags={**run.tags, **tags}), run)
+        moved = [name for _, (kind, name, *_) in entries if kind == "experiment"]
+        before = load(connection, run_id) if tags or moved else None
+        if before is not None:
+            experiment = moved[-1] if moved else before.experiment
+            run = before.changed(tags={**before.tags, **tags}, experiment=experiment)
+            if run != before:
+                self._write_run(connection, run, before)
 
     def _end_parts(self, run: Run) -> None:
         """End with a run the parts of it that could not say how they end."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from nbcloud.errors import UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.entries import metric, plain
 from nbcloud.runs.record import RunState
 from nbcloud.runs.sinks import Place, Sink
@@ -111,6 +112,21 @@ def set_tags(values: Mapping[str, object]) -> None:
     """Give the run several tags."""
     for key, value in values.items():
         set_tag(key, value)
+
+
+def set_experiment(name: str) -> None:
+    """Let the run that goes on here, and those that are begun from now on, belong to an experiment.
+
+    In a ``%%cloud`` cell, that is the cell's run and those of the session's next cells.
+
+    Parameters
+    ----------
+    name : str
+        ``nbcloud experiments`` lists them; one that is not there yet begins with its first run.
+    """
+    experiments.choose(_key(name))
+    if _sink is not None and _sink.goes_on(_place.get()):
+        _sink.put(_place.get(), ["experiment", name])
 
 
 def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:

@@ -21,6 +21,7 @@ from nbcloud import secret_values
 from nbcloud.config import settings
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
+from nbcloud.runs import experiments
 from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.entries import Entry, contents, line
 from nbcloud.runs.owners import process_mark
@@ -71,6 +72,11 @@ class Writer:
         self._work.append((log, part, entry))
         if not self._woken.is_set():
             self._woken.set()
+
+    def goes_on(self, place: Place) -> bool:
+        """Whether this process has begun a run there."""
+        self._look_for_fork(place)
+        return place[0] in self._logs or bool(self._own)
 
     def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
         """Begin a run: nested in that of ``place``, or one that stands for itself."""
@@ -134,6 +140,7 @@ class Writer:
             name=name,
             kind="process",
             parent=self._above,
+            experiment=experiments.current(),
             state=RunState.RUNNING,
             notebook=os.environ.get("JPY_SESSION_NAME", ""),
             created=now,

@@ -24,6 +24,7 @@ from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows import beginning
 from nbcloud.workflows.checkpoints import forget, is_tagged, keep
@@ -49,10 +50,10 @@ class NotebookOptions:
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
     folder : str, optional
         Where it runs; in the folder of this process by default, which is one for all of its threads.
-    name, tags : optional
-        For the record.
     skip_tags : sequence of str
         Cells with one of these tags don't run, and keep what they have.
+    name, tags, experiment : optional
+        For the record; the experiment that ``nbcloud.set_experiment`` or the settings say otherwise.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
     stopping : Stopping, optional
@@ -67,6 +68,7 @@ class NotebookOptions:
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     skip_tags: Sequence[str] = ()
+    experiment: str = ""
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
 
@@ -247,6 +249,7 @@ def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> 
         name=asked.name or Path(input_path or "notebook").stem,
         notebook=str(input_path or ""),
         tags=dict(asked.tags),
+        experiment=asked.experiment or experiments.current(),
         resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
         extra={"parameters": parameters, "output": manager.output_path or ""},
     )

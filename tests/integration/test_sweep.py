@@ -106,6 +106,8 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
         "7",
         "-o",
         str(out),
+        "--experiment",
+        "rates",
     ]
     dry = shell(*words, "--dry-run")
     assert "6 members; nothing was run." in dry.stdout
@@ -121,6 +123,8 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
     assert "6 members already; 6 have ended" in again.stderr
     listed = json.loads(shell("results", str(out), "--lowest", "loss", "--json").stdout)
     assert (listed[0]["loss"], len(listed)) == (1.0, 6)
+    (experiment,) = json.loads(shell("experiments", "--json").stdout)
+    assert (experiment["name"], experiment["runs"]) == ("rates", 6)
 
 
 def test_a_killed_sweep_is_gone_on_with_each_member_once(notebook: Path, tmp_path: Path):

@@ -62,6 +62,19 @@ def test_a_run_tells_what_it_has_logged_while_it_goes_on(notebook: RunningNotebo
     notebook.run("%cloud cancel live")
 
 
+def test_experiments_of_cells(notebook: RunningNotebook, wait_until: Any) -> None:
+    notebook.run("import nbcloud\nnbcloud.set_experiment('digits')")
+    notebook.run("%%cloud --name first\n1")
+    notebook.run("%%cloud --name second\nimport nbcloud\nnbcloud.set_experiment('flowers')")
+    notebook.run("%%cloud --name third\n1")
+    notebook.run("%%cloud --local --name here\n1")
+    found = {"first": "digits", "second": "flowers", "third": "flowers", "here": "digits"}
+    for name, experiment in found.items():
+        wait_until(lambda name=name: ended(name), what="the record")
+        assert logged(name=name)[0].experiment == experiment
+    assert "flowers" in notebook.run("%cloud experiments").result
+
+
 def test_nested_runs_of_a_cell(notebook: RunningNotebook, wait_until: Any) -> None:
     notebook.run(
         "%%cloud --name folds\nimport nbcloud\nfor fold in range(3):\n"

@@ -39,6 +39,7 @@ def test_public_names() -> None:
         "record",
         "rerun",
         "secret",
+        "set_experiment",
         "set_tag",
         "set_tags",
         "start_run",

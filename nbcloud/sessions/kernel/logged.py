@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.entries import LOGGED, PART, Entry, contents
 from nbcloud.runs.record import RunState
 from nbcloud.runs.sinks import Place, begin_nested, end_nested
@@ -43,6 +44,8 @@ class CellSink:
         """What is logged from now on belongs to the present request."""
         self._cell = self._kernel.get_parent("shell")
         self._scheduled = False  # an interrupt may have come between the two steps of scheduling
+        if name := experiments.chosen():  # in an earlier cell of this session
+            self.put(("", ""), ["experiment", name])
 
     def end_cell(self) -> None:
         """Send what the cell has logged, before its end is told."""
@@ -70,6 +73,10 @@ class CellSink:
                 "Nothing can be logged between two cells: what a thread logs belongs to the run of a cell.",
                 "Wait for the thread in the cell: thread.join()",
             )
+
+    def goes_on(self, place: Place) -> bool:  # noqa: ARG002 - the interface
+        """The cell's does."""
+        return True
 
     def begin(self, place: Place, name: str, tags: dict[str, str]) -> Place:
         """Begin a run nested in the cell's."""
