@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import parse_seconds
-from nbcloud.errors import UsageError
+from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
 from nbcloud.workflows.parameters import check, check_domain, declared, grid
 from nbcloud.workflows.progress import bar
@@ -215,6 +215,7 @@ def run(
         The fields of `Limits`, and those of `run_notebook`; what is None is as it was said before.
     """
     given = {name: value for name, value in options.items() if value not in (None, "", [])}
+    before = dict(found.options)
     found.keep_options(**{name: value for name, value in given.items() if _can_be_kept(value)})
     given = {**found.options, **given}
     limits = Limits(**{name: value for name, value in given.items() if name in _LIMITS})
@@ -226,7 +227,11 @@ def run(
     shown_metric, shown_mode = about.get("metric", metric), about.get("mode", mode)
     with bar(found.source.name, total, shown_metric, shown_mode) as shown:
         runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
-        runner.run()
+        try:
+            runner.run()
+        except NbcloudError:  # they may be what is wrong
+            found.keep_options(**{name: before.get(name) for name in given})
+            raise
     return runner
 
 
