@@ -150,8 +150,8 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
     """Many notebooks."""
     check("papermill", "to run notebooks")
     from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.sweeping import limits_of, search_of
     from nbcloud.workflows.sweeping import run as run_sweep
-    from nbcloud.workflows.sweeping import search_of
 
     options = {
         **_options(arguments),
@@ -160,6 +160,7 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         "member_timeout": read_option("--member-timeout", arguments.member_timeout, parse_seconds),
         "until": arguments.until,
     }
+    limits_of(options)
     if arguments.dry_run:
         return _listed(arguments)
     found = _sweep(arguments)
