@@ -216,8 +216,13 @@ def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.notebook:
         raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
     known = declared(arguments.notebook)
-    fixed = {name: [value] for name, value in given(arguments, known).items()}
-    return fixed | dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid)
+    domains: dict[str, Any] = {name: [value] for name, value in given(arguments, known).items()}
+    for text in arguments.grid:
+        name, values = values_of(known, text, loose=arguments.loose)
+        if name in domains:
+            raise UsageError(f"{name} is given twice.", f"Write all of its values in one: -g {name}=A,B,C")
+        domains[name] = values
+    return domains
 
 
 def _sweep(arguments: argparse.Namespace) -> Sweep:

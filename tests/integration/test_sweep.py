@@ -126,6 +126,8 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
     ]
     dry = shell(*words, "--dry-run")
     assert "6 members; nothing was run." in dry.stdout
+    twice = shell(*words, "-g", "name=8,9")
+    assert (twice.returncode, "name is given twice" in twice.stderr) == (2, True)
     assert not out.exists()
     told = shell(*words)
     assert told.returncode == 1  # some failed
