@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 
     options = _options(arguments)
     parameters = given(arguments, declared(arguments.notebook))
+    _check_place(arguments.output)
     try:
         end = run_notebook(
             arguments.notebook,
@@ -144,6 +145,21 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
         run_id = outcome(Path(arguments.output)).run  # empty where OUT is no file of this machine
         raise RemoteError(error.message, f"All of it: nbcloud logs {run_id}" if run_id else "") from None
     return Answer(f"{arguments.output} is done after {duration(end.seconds)}: run {end.run}.")
+
+
+def _check_place(output: str) -> None:
+    """Refuse an output that can't be written, before a cluster is started for it."""
+    from nbcloud.workflows.manager import is_elsewhere
+
+    if is_elsewhere(output):
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"{output} is a folder.", f"Name a file: {path / 'out.ipynb'}")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {path.parent} for {path.name}.", f"Type: mkdir -p {path.parent}"
+        )
 
 
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
