@@ -144,6 +144,11 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
     except RemoteError as error:
         run_id = outcome(Path(arguments.output)).run  # empty where OUT is no file of this machine
         raise RemoteError(error.message, f"All of it: nbcloud logs {run_id}" if run_id else "") from None
+    except KeyboardInterrupt:
+        again = f"nbcloud run {arguments.notebook} {arguments.output} --resume"
+        raise KeyboardInterrupt(
+            f"The notebook was stopped. To run it again by its parameters: {again}"
+        ) from None
     return Answer(f"{arguments.output} is done after {duration(end.seconds)}: run {end.run}.")
 
 
