@@ -149,10 +149,11 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
     from nbcloud.workflows.running import Limits
     from nbcloud.workflows.sweeping import run as run_sweep
     from nbcloud.workflows.sweeping import search_of
+    from nbcloud.workflows.table import summary
 
     options = _options(arguments)
     limits = Limits(
@@ -251,8 +252,9 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """The table of a sweep."""
     check("papermill", "to read the results of a sweep")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
     from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.table import summary
 
     found = Results(Sweep.open(arguments.folder))
     rows = found.rows
