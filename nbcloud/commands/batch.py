@@ -57,7 +57,7 @@ def add_sweep_options(parser: Parser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in FOLDER")
     parser.add_argument("--failed", action="store_true", help="with --resume: those that failed, too")
     parser.add_argument("--parallel", type=int, metavar="N", help="at once (the cluster's threads)")
-    parser.add_argument("--retries", type=int, default=0, metavar="N", help="for a member that fails (0)")
+    parser.add_argument("--retries", type=int, metavar="N", help="for a member that fails (0)")
     parser.add_argument("--member-timeout", metavar="TIME", help="stop a member that takes longer (2h)")
     parser.add_argument("--dry-run", action="store_true", help="list the members, and run none")
     _add_common(parser)
@@ -108,7 +108,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory": read_option("--memory", arguments.memory, parse_bytes),
         "gpus": arguments.gpus,
         "execution_timeout": timeout,
-        "cwd": arguments.cwd,
+        "cwd": str(Path(arguments.cwd).absolute()) if arguments.cwd else None,
         "skip_tags": arguments.skip_tag,
         "experiment": arguments.experiment,
     }
@@ -150,25 +150,22 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
     """Many notebooks."""
     check("papermill", "to run notebooks")
     from nbcloud.workflows.results import Results
-    from nbcloud.workflows.running import Limits
     from nbcloud.workflows.sweeping import run as run_sweep
     from nbcloud.workflows.sweeping import search_of
     from nbcloud.workflows.table import summary
 
-    options = _options(arguments)
-    limits = Limits(
-        arguments.parallel,
-        arguments.retries,
-        read_option("--member-timeout", arguments.member_timeout, parse_seconds),
-        arguments.until,
-    )
+    options = {
+        **_options(arguments),
+        "parallel": arguments.parallel,
+        "retries": arguments.retries,
+        "member_timeout": read_option("--member-timeout", arguments.member_timeout, parse_seconds),
+        "until": arguments.until,
+    }
     if arguments.dry_run:
         return _listed(arguments)
     found = _sweep(arguments)
     try:
-        runner = run_sweep(
-            found, search_of(found), limits, **_metric(arguments), again=arguments.failed, **options
-        )
+        runner = run_sweep(found, search_of(found), **_metric(arguments), again=arguments.failed, **options)
     except KeyboardInterrupt:
         again = f"nbcloud sweep -o {arguments.output} --resume"
         raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None

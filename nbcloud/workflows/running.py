@@ -173,6 +173,8 @@ class Runner:
             return ""
         with open_store() as store:
             found = store.search(filter=f"{self._limits.until} and attributes.id = '{end.run}'", limit=1)
+        if found:
+            self.sweep.keep_options(until=None)  # who goes on now wants the rest
         return f"Member {member.number} has {self._limits.until}." if found else ""
 
     def _stop_all(self) -> None:

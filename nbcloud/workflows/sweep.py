@@ -3,7 +3,7 @@
 ::
 
     sweeps/
-        sweep.json      the notebook, the parameters of every member, and what chooses further ones
+        sweep.json      the notebook, the parameters of every member, what chooses further ones, and options
         0000.ipynb      the members' outputs: how far each is, its file tells
 
 Nothing else is remembered, so that whatever is killed, the folder is true.
@@ -62,6 +62,8 @@ class Sweep:
         Of the notebook, as it was when the sweep was begun.
     search : mapping, optional
         What is needed to choose further members.
+    options : mapping, optional
+        With which it runs, and is gone on with.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Sweep:
         parameters: Sequence[Mapping[str, Any]],
         digest: str,
         search: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
         self.directory = directory
         self.search = search
+        self.options = dict(options or {})
         self._digest = digest
         self.members: list[Member] = []
         for each in parameters:
@@ -122,6 +126,7 @@ class Sweep:
             "notebook": str(self.source.absolute()),
             "digest": self._digest,
             "search": self.search,
+            "options": self.options,
             "members": [each.parameters for each in self.members],
         }
         data = json.dumps(document, indent=1).encode()
@@ -132,6 +137,13 @@ class Sweep:
         member = Member(number, dict(parameters), self.directory / f"{number:04}.ipynb")
         self.members.append(member)
         return member
+
+    def keep_options(self, **given: Any) -> None:
+        """Run with these from now on, and with those from before that are not named; None forgets one."""
+        before = dict(self.options)
+        self.options = {name: value for name, value in {**before, **given}.items() if value is not None}
+        if self.options != before:
+            self._write()
 
     def add(self, parameters: Mapping[str, Any]) -> Member:
         """One more member, which is in the folder when this returns."""
@@ -153,7 +165,7 @@ class Sweep:
             document = json.loads(file.read_text(encoding="utf-8"))
             source, members = Path(document["notebook"]), list(document["members"])
             digest = str(document["digest"])
-            search = document.get("search")
+            search, options = document.get("search"), document.get("options")
             known = document["format"] <= FORMAT and all(isinstance(each, dict) for each in members)
         except FileNotFoundError:
             raise UsageError(f"{directory} holds no sweep: there is no {file.name} in it.") from None
@@ -161,7 +173,7 @@ class Sweep:
             raise UsageError(f"{file} can't be read ({error!r}).") from None
         if not known:
             raise UsageError(f"{file} was written by a newer nbcloud.", "pip install -U nbcloud.")
-        return cls(source, directory, members, digest, search)
+        return cls(source, directory, members, digest, search, options)
 
     def check_source(self) -> None:
         """Refuse to go on with another notebook than the sweep was begun with."""

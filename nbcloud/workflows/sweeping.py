@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import parse_seconds
-from nbcloud.errors import UsageError
+from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
 from nbcloud.workflows.parameters import check, check_domain, declared, grid
 from nbcloud.workflows.progress import bar
@@ -18,6 +20,8 @@ from nbcloud.workflows.sweep import Sweep
 
 if TYPE_CHECKING:
     import optuna
+
+_LIMITS = frozenset(each.name for each in dataclasses.fields(Limits))
 
 Parameters = (
     Mapping[str, Sequence[Any] | str]
@@ -73,7 +77,8 @@ def sweep(
     until : str
         A filter as of ``nbcloud runs``, ``"metrics.loss < 0.1"``: the rest is stopped when a member meets it.
     resume : bool
-        Go on with the sweep in the folder, if there is one; the members that it has count then.
+        Go on with the sweep in the folder, if there is one; its members count then, and options that are not
+        given are as they were.
     loose : bool
         Take parameters whose name or type the notebook does not have.
     parallel : int, optional
@@ -97,7 +102,8 @@ def sweep(
         raise UsageError(
             f"{ignored[0]}= needs a grid, and parameters is none.", "Write for example: {'lr': 'uniform:0:1'}"
         )
-    limits = Limits(parallel, retries, _seconds(member_timeout), until)
+    limits = {"parallel": parallel, "retries": retries or None, "until": until or None}
+    options |= {**limits, "member_timeout": _seconds(member_timeout)}
     if resume and (directory / "sweep.json").exists():
         found = Sweep.open(directory)
         found.check_source()
@@ -124,7 +130,7 @@ def sweep(
     if callable(parameters):
         known = declared(str(source))
         search = Function(found, parameters, lambda chosen: check(known, chosen, loose=loose))
-    run(found, search, limits, metric=metric, mode=mode, **options)
+    run(found, search, metric=metric, mode=mode, **options)
     return Results(found)
 
 
@@ -188,7 +194,6 @@ def search_of(found: Sweep, study: optuna.Study | None = None) -> Search | None:
 def run(
     found: Sweep,
     search: Search | None,
-    limits: Limits,
     *,
     metric: str = "",
     mode: str = "min",
@@ -202,14 +207,19 @@ def run(
     found : Sweep
     search : Search, optional
         Chooses further members.
-    limits : Limits
     metric, mode : str
         Of what the best value is shown; a search knows its own.
     again : bool
         Run those again that have failed.
     **options
-        Those of `run_notebook`.
+        The fields of `Limits`, and those of `run_notebook`; what is None is as it was said before.
     """
+    given = {name: value for name, value in options.items() if value not in (None, "", [])}
+    before = dict(found.options)
+    found.keep_options(**{name: value for name, value in given.items() if _can_be_kept(value)})
+    given = {**found.options, **given}
+    limits = Limits(**{name: value for name, value in given.items() if name in _LIMITS})
+    options = {name: value for name, value in given.items() if name not in _LIMITS}
     about = found.search or {}
     total: int | None = len(found.left(again=again))
     if search is not None:
@@ -217,9 +227,22 @@ def run(
     shown_metric, shown_mode = about.get("metric", metric), about.get("mode", mode)
     with bar(found.source.name, total, shown_metric, shown_mode) as shown:
         runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
-        runner.run()
+        try:
+            runner.run()
+        except NbcloudError:  # they may be what is wrong
+            found.keep_options(**{name: before.get(name) for name in given})
+            raise
     return runner
 
 
 def _seconds(limit: float | str | None) -> float | None:
     return parse_seconds(limit) if isinstance(limit, str) else limit
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether a file can hold it; an open file, as papermill takes one, is given anew each time."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

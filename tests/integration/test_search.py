@@ -18,6 +18,7 @@ import pytest
 
 import nbcloud
 from nbcloud.dispatch.links import close_links
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.workflows.results import Results
 from nbcloud.workflows.sweep import Sweep
@@ -178,3 +179,16 @@ def test_the_table_is_written_as_parquet(notebook: Path, tmp_path: Path):
     frame = pandas.read_parquet(tmp_path / "table.parquet")
     assert [json.loads(each) for each in frame["layers"]] == [[1], [1, 2]]
     assert list(frame["loss"]) == [row["loss"] for row in found.rows]
+
+
+def test_a_sweep_is_gone_on_with_as_it_was_begun(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    given = {"steps": [1, 600], "wait": [0.1]}
+    options = {"skip_tags": ["slow"], "experiment": "limits", "parallel": 1}
+    nbcloud.sweep(notebook, given, out, until="metrics.loss < 100", member_timeout=2, **options)
+    assert [row["state"] for row in Results(Sweep.open(out)).rows] == ["done", "new"]
+    found = nbcloud.sweep(notebook, {}, out, resume=True)
+    assert found.rows[1]["error"] == "RunTimeout: It took longer than 2 s."
+    with open_store() as store:
+        assert {store.get(row["run"]).experiment for row in found.rows} == {"limits"}
+    assert Sweep.open(out).options == {**options, "member_timeout": 2}
