@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
     except KeyboardInterrupt:
         again = f"nbcloud run {arguments.notebook} {arguments.output} --resume"
         raise KeyboardInterrupt(
-            f"The notebook was stopped. To run it again by its parameters: {again}"
+            f"The notebook was stopped. To run it again with its parameters: {again}"
         ) from None
     return Answer(f"{arguments.output} is done after {duration(end.seconds)}: run {end.run}.")
 
@@ -170,9 +170,10 @@ def _check_place(output: str) -> None:
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
     from nbcloud.workflows.sweeping import limits_of, search_of
     from nbcloud.workflows.sweeping import run as run_sweep
+    from nbcloud.workflows.table import summary
 
     options = {
         **_options(arguments),
@@ -275,8 +276,9 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """The table of a sweep."""
     check("papermill", "to read the results of a sweep")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
     from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.table import summary
 
     found = Results(Sweep.open(arguments.folder))
     rows = found.rows

@@ -10,8 +10,7 @@ from typing import Any
 
 from jupyter_core.utils import ensure_event_loop
 
-from nbcloud.clusters.connect import status
-from nbcloud.dispatch.links import connect
+from nbcloud.dispatch.links import connect, threads
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.filters import parse
@@ -120,7 +119,7 @@ class Runner:
         following = None if self.met else self._next()
         if following is None:
             return
-        count = self._limits.parallel or _threads(self._options.get("cluster"))
+        count = self._limits.parallel or threads(connect(self._options.get("cluster")))
         with ThreadPoolExecutor(count, thread_name_prefix="nbcloud-sweep") as pool:
             try:
                 while following is not None or self._under_way:
@@ -224,9 +223,3 @@ class Runner:
                     return
             else:
                 return
-
-
-def _threads(cluster: str | None) -> int:
-    """How many notebooks a cluster runs at once without one in the way of another."""
-    workers = status(connect(cluster).info)["workers"]
-    return max(1, sum(int(worker["nthreads"]) for worker in workers))
