@@ -304,7 +304,7 @@ class CellSweep:
         """It is over: put that on record, and stop what still runs."""
         for member in self.members:
             if member.run is not None and not member.ended:
-                member.run.cancel()
+                member.run.withdraw()
                 self.stopped = member.ended = True
             elif not member.ended:
                 self._withdraw(member)

@@ -83,10 +83,10 @@ class SweepRunner:
         finally:
             if not sweep.left:
                 sweep.close()
-        self._notebook.recorder.flush()
-        table = SweepTable(sweep.record.name or "sweep", ended_members(sweep))
-        table.shown_by = self._shell, self._shell.execution_count
-        live.close(table)
+                self._notebook.recorder.flush()
+                table = SweepTable(sweep.record.name or "sweep", ended_members(sweep))
+                table.shown_by = self._shell, self._shell.execution_count
+                live.close(table)
         self._bind(sweep)
         if sweep.stopped:
             raise RunCancelled(

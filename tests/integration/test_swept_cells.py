@@ -146,6 +146,13 @@ def test_a_second_interrupt_kills_those_that_do_not_listen(notebook: RunningNote
     assert {run.message for run in members} == {"it was cancelled"}, "none had its time to stop"
 
 
+def test_what_no_worker_has_is_said_and_the_table_does_not_go_on(notebook: RunningNotebook) -> None:
+    shown = notebook.run("%%cloud --sweep x=1,2 --gpus 1\nx")
+    assert shown.error, shown.messages
+    assert "GPU" in shown.traceback
+    assert "2 members: 2 cancelled" in table(shown)
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
