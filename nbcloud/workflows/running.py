@@ -12,7 +12,7 @@ from jupyter_core.utils import ensure_event_loop
 
 from nbcloud.dispatch.links import connect, threads
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout
+from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.filters import parse
 from nbcloud.workflows.notebooks import run_notebook
 from nbcloud.workflows.outcome import Stage
@@ -44,6 +44,14 @@ class Limits:
     retries: int = 0
     member_timeout: float | None = None
     until: str = ""
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and self.parallel < 1:
+            raise UsageError(f"--parallel {self.parallel}: it must be at least 1.")
+        if self.retries < 0:
+            raise UsageError(f"--retries {self.retries}: it must not be below 0.")
+        if self.until:
+            parse(self.until)
 
 
 @dataclass
@@ -92,8 +100,6 @@ class Runner:
         self._options = options
         self._left = sweep.left(again=again)
         self._under_way: dict[Future[None], _Running] = {}
-        if self._limits.until:
-            parse(self._limits.until)
 
     def run(self) -> None:
         """Run them all.

@@ -25,7 +25,7 @@ def test_members_are_every_combination() -> None:
         (["class=1,2"], "'class' is not the name of a variable"),
         (["lr=1", "lr=2"], "--sweep lr is given twice"),
         (["lr=loguniform:1e-4:1e-1"], "has no end of values"),
-        (["seed=4:4"], "has no member"),
+        (["seed=4:4"], "has no value"),
     ],
 )
 def test_what_can_be_no_sweep_is_said(texts: list[str], said: str) -> None:
