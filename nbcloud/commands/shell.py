@@ -57,6 +57,11 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add_results_options(
         add_verb(verbs, "results", sweep_results, "show what the members of a sweep came to", listing=True)
     )
+    parser = add_verb(
+        verbs, "mirror", mirror, "bring the runs to MLflow that are not there yet", listing=True
+    )
+    parser.add_argument("--status", action="store_true", help="only say how far it is behind, and why")
+    parser.add_argument("--all", action="store_true", help="those from before the setting tracking, too")
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
@@ -201,6 +206,13 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
     if error is not None and run.error is None:
         raise error
     return None
+
+
+def mirror(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """What is about the mirror of runs."""
+    from nbcloud.commands.mirror import mirror as act
+
+    return act(arguments, progress)
 
 
 def demo(arguments: argparse.Namespace, progress: Progress) -> Answer:
