@@ -27,8 +27,9 @@ _PUBLIC = {
     "log_param": "nbcloud.runs.tracking",
     "log_params": "nbcloud.runs.tracking",
     "record": "nbcloud.runs.tracking",
+    "rerun": "nbcloud.workflows.rerun",
     "secret": "nbcloud.secret_values",
-    "sweep": "nbcloud.workflows.results",
+    "sweep": "nbcloud.workflows.sweeping",
     "set_experiment": "nbcloud.runs.tracking",
     "set_tag": "nbcloud.runs.tracking",
     "set_tags": "nbcloud.runs.tracking",
@@ -52,6 +53,7 @@ __all__ = [
     "log_param",
     "log_params",
     "record",
+    "rerun",
     "secret",
     "set_experiment",
     "set_tag",
@@ -83,7 +85,8 @@ if TYPE_CHECKING:
     )
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
-    from nbcloud.workflows.results import sweep
+    from nbcloud.workflows.rerun import rerun
+    from nbcloud.workflows.sweeping import sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from nbcloud.errors import NbcloudError, UsageError
 NOTEBOOK_ONLY = ("names", "pull", "push", "reset")
 """Commands of ``%cloud`` that a shell does not have."""
 
-_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
+_FAILED, _USAGE, _DIFFERS, _INTERRUPTED = 1, 2, 3, 130
 _ENDED = 128  # and the signal's number
 _PATIENCE = 5.0
 _QUOTED = {"name", "experiment"}  # columns that hold code and names of the user's
@@ -43,7 +43,11 @@ def parser() -> Parser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 for failure, 2 for a wrong command line; after a signal 128 and more."""
+    """Run one command.
+
+    Returns 0, 1 for failure, 2 for a wrong command line, 3 when what ran again came out otherwise; after a
+    signal 128 and more.
+    """
     if "_ARGCOMPLETE" in os.environ:
         from nbcloud.commands.tab import complete
 
@@ -69,7 +73,9 @@ def _main(words: Sequence[str]) -> int:
             answer = arguments.function(arguments, told.tell)
         _print(answer, arguments)
         sys.stdout.flush()  # not at the very end, where a reader that is gone would be an error
-        return _FAILED if answer is not None and answer.failed else 0
+        if answer is None:
+            return 0
+        return _FAILED if answer.failed else _DIFFERS if answer.differs else 0
     except Help as page:
         print(page, end="")
     except UsageError as error:

@@ -18,6 +18,7 @@
     │   ├── RemoteError                    the user's code raised; carries the remote traceback
     │   ├── RunCancelled                   cancelled or interrupted on request
     │   ├── RunTimeout (TimeoutError)      it took longer than ``--timeout``
+    │   ├── RunPruned                      a search gave it up
     │   ├── RunLost                        kernel, worker or scheduler died under it
     │   └── RunNotFound (LookupError)      no such run on the cluster or in the store
     ├── TransferError
@@ -163,6 +164,10 @@ class RunCancelled(RunError):
 
 class RunTimeout(RunError, TimeoutError):
     """The run took longer than its timeout."""
+
+
+class RunPruned(RunError):
+    """A search of a sweep gave the run up, because others do better."""
 
 
 class RunLost(RunError):

@@ -19,6 +19,7 @@ _EXTRAS = {
     "dask_kubernetes": "kubernetes",
     "mlflow": "mlflow",
     "papermill": "batch",
+    "optuna": "optuna",
 }
 """The extra that brings each package."""
 

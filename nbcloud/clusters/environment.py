@@ -52,6 +52,12 @@ def probe(names):
             except importlib.metadata.PackageNotFoundError:
                 pass
     return json.dumps({"python": platform.python_version(), "executable": sys.executable, "packages": found})
+
+
+async def probe_aside(names):
+    """The same, while the process goes on with its work."""
+    import asyncio
+    return await asyncio.to_thread(probe, names)
 '''
 """As text, because it has to be carried to processes that don't know nbcloud."""
 
@@ -78,13 +84,13 @@ def normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def probe_function() -> bytes:
+def probe_function(name: str = "probe") -> bytes:
     """The probe, pickled by value."""
     import cloudpickle
 
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(SOURCE, namespace)  # noqa: S102 - a text of this module
-    pickled: bytes = cloudpickle.dumps(namespace["probe"])
+    pickled: bytes = cloudpickle.dumps(namespace[name])
     return pickled
 
 
@@ -123,6 +129,26 @@ def there(
     message = {"op": "run", **asked}
     workers = wire.ask(info, "broadcast", timeout=timeout, msg=message, on_error="return")
     return {**found, **{address: _facts(each) for address, each in workers.items() if isinstance(each, dict)}}
+
+
+def of_worker(info: ClusterInfo, address: str, *, timeout: float = 15.0) -> Facts:
+    """All packages of one worker.
+
+    Raises
+    ------
+    ClusterError
+        When it does not answer.
+    """
+    import pickle
+
+    from nbcloud.clusters import wire
+
+    message = {"op": "run", "function": probe_function("probe_aside"), "args": pickle.dumps((None,))}
+    options = {"workers": [address], "on_error": "return"}
+    answer = wire.ask(info, "broadcast", timeout=timeout, msg=message, **options).get(address)
+    if not isinstance(answer, dict):
+        raise ClusterError(f"The worker {address} of {info.name!r} does not answer.")
+    return _facts(answer)
 
 
 INSTALL = '''

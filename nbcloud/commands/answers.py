@@ -26,6 +26,8 @@ class Answer:
         The same as plain data, for ``--json``.
     failed : bool
         Whether a shell is to end with 1.
+    differs : bool
+        Whether it is to end with 3: all went well, and is not as it was.
     """
 
     text: str = ""
@@ -33,6 +35,7 @@ class Answer:
     rows: Sequence[Sequence[str]] = ()
     data: Any = field(default=None)
     failed: bool = False
+    differs: bool = False
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self._table(), self.text) if part)

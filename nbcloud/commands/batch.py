@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer, duration
@@ -13,12 +13,15 @@ from nbcloud.config import parse_bytes, parse_seconds
 from nbcloud.errors import RemoteError, UsageError
 from nbcloud.extras import check
 
+if TYPE_CHECKING:
+    from nbcloud.workflows.sweep import Sweep
+
 
 def add_run_options(parser: Parser) -> None:
     """Of ``nbcloud run``."""
     parser.add_argument("notebook", metavar="IN", help="the notebook")
     parser.add_argument("output", metavar="OUT", help="the notebook with its outputs")
-    _add_parameter(parser, "a parameter of the notebook's cell that is tagged 'parameters'")
+    add_parameter(parser, "a parameter of the notebook's cell that is tagged 'parameters'")
     parser.add_argument("--resume", action="store_true", help="go on with OUT, where a killed run left it")
     parser.add_argument("--log-output", action="store_true", help="print what the cells print")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -34,23 +37,41 @@ def add_sweep_options(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUES",
-        help="lr=0.1,0.01 or seed=0:4; every combination of all that are given",
+        help="lr=0.1,0.01 or seed=0:4, every combination of all that are given; with --random or --trials "
+        "also lr=loguniform:1e-4:1e-1, uniform:A:B, randint:A:B, lograndint:A:B",
     )
-    _add_parameter(parser, "the same for all members")
+    add_parameter(parser, "the same for all members")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the members' notebooks go"
     )
     parser.add_argument("--random", type=int, metavar="N", help="only N members of the grid, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --random (0)")
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="N members, chosen one after the other by Optuna"
+    )
+    add_metric(parser, "the metric that --trials searches by; or that is shown")
+    parser.add_argument("--prune", action="store_true", help="stop members that are behind in that metric")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --random and --trials (0)")
+    parser.add_argument(
+        "--until", default="", metavar="FILTER", help="stop the rest when a member meets: metrics.loss < 0.1"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in FOLDER")
     parser.add_argument("--failed", action="store_true", help="with --resume: those that failed, too")
     parser.add_argument("--parallel", type=int, metavar="N", help="at once (the cluster's threads)")
-    parser.add_argument("--retries", type=int, default=0, metavar="N", help="for a member that fails (0)")
+    parser.add_argument("--retries", type=int, metavar="N", help="for a member that fails (0)")
+    parser.add_argument("--member-timeout", metavar="TIME", help="stop a member that takes longer (2h)")
     parser.add_argument("--dry-run", action="store_true", help="list the members, and run none")
     _add_common(parser)
 
 
-def _add_parameter(parser: Parser, text: str) -> None:
+def add_metric(parser: Parser, text: str) -> None:
+    """``--lowest`` and ``--highest``."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--lowest", default="", metavar="METRIC", help=text)
+    either.add_argument("--highest", default="", metavar="METRIC", help="the same, where more is better")
+
+
+def add_parameter(parser: Parser, text: str) -> None:
+    """``-p``."""
     names = ("NAME", "VALUE")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=names, help=text)
 
@@ -62,6 +83,9 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs for each notebook")
     parser.add_argument("--timeout", metavar="TIME", help="stop a cell that takes longer (2h)")
     parser.add_argument("--cwd", metavar="FOLDER", help="where the notebook runs (here)")
+    parser.add_argument(
+        "--skip-tag", action="append", default=[], metavar="TAG", help="leave cells with this tag as they are"
+    )
     parser.add_argument("--experiment", default="", metavar="NAME", help="to which the runs belong (Default)")
     parser.add_argument("--loose", action="store_true", help="take parameters that it does not have")
 
@@ -69,8 +93,7 @@ def _add_common(parser: Parser) -> None:
 def add_results_options(parser: Parser) -> None:
     """Of ``nbcloud results``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep")
-    parser.add_argument("--lowest", metavar="METRIC", help="first the member that has the lowest")
-    parser.add_argument("--highest", metavar="METRIC", help="first the member that has the highest")
+    add_metric(parser, "first the member that has the lowest")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv, .parquet or .html")
 
 
@@ -85,12 +108,14 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "memory": read_option("--memory", arguments.memory, parse_bytes),
         "gpus": arguments.gpus,
         "execution_timeout": timeout,
-        "cwd": arguments.cwd,
+        "cwd": str(Path(arguments.cwd).absolute()) if arguments.cwd else None,
+        "skip_tags": arguments.skip_tag,
         "experiment": arguments.experiment,
     }
 
 
-def _given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+def given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any]:
+    """The values of all ``-p``."""
     from nbcloud.workflows.parameters import typed
 
     return {name: typed(known, name, text, loose=arguments.loose) for name, text in arguments.parameter}
@@ -104,7 +129,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
     from nbcloud.workflows.parameters import declared
 
     options = _options(arguments)
-    parameters = _given(arguments, declared(arguments.notebook))
+    parameters = given(arguments, declared(arguments.notebook))
     try:
         end = run_notebook(
             arguments.notebook,
@@ -124,36 +149,22 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from tqdm import tqdm
-
     from nbcloud.workflows.results import Results, summary
-    from nbcloud.workflows.sweep import Member
+    from nbcloud.workflows.sweeping import run as run_sweep
+    from nbcloud.workflows.sweeping import search_of
 
-    options = _options(arguments)
-    found = _sweep(arguments)
+    options = {
+        **_options(arguments),
+        "parallel": arguments.parallel,
+        "retries": arguments.retries,
+        "member_timeout": read_option("--member-timeout", arguments.member_timeout, parse_seconds),
+        "until": arguments.until,
+    }
     if arguments.dry_run:
-        columns = list(found.members[0].parameters)
-        rows = [[str(member.parameters[key]) for key in columns] for member in found.members]
-        return Answer(f"{len(rows)} members; nothing was run.", columns, rows)
-    left = found.left(again=arguments.failed)
-    states: dict[str, int] = {}
-    bar = tqdm(total=len(left), desc=found.source.name, unit="notebook", smoothing=0)
-
-    def ended(member: Member) -> None:
-        stage = str(member.outcome.stage)
-        states[stage] = states.get(stage, 0) + 1
-        bar.set_postfix_str(summary(states))
-        bar.update()
-
+        return _listed(arguments)
+    found = _sweep(arguments)
     try:
-        with bar:
-            found.run(
-                parallel=arguments.parallel,
-                retries=arguments.retries,
-                again=arguments.failed,
-                ended=ended,
-                **options,
-            )
+        runner = run_sweep(found, search_of(found), **_metric(arguments), again=arguments.failed, **options)
     except KeyboardInterrupt:
         again = f"nbcloud sweep -o {arguments.output} --resume"
         raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None
@@ -163,15 +174,55 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         results.write(found.directory / "results.html")
     counts = results.counts()
     text = f"{summary(counts)}. The table: nbcloud results {found.directory}, or results.html in it."
-    return Answer(text, data=results.rows, failed=set(counts) != {"done"})
+    if runner.met:
+        text = f"{runner.met} The rest was stopped. {text}"
+    bad = counts.keys() - {"done", "pruned"} - ({"new", "begun"} if runner.met else set())
+    return Answer(text, data=results.rows, failed=bool(bad))
 
 
-def _sweep(arguments: argparse.Namespace) -> Any:
-    """The sweep that is begun, or gone on with."""
-    import random
+def _metric(arguments: argparse.Namespace) -> dict[str, str]:
+    return {
+        "metric": arguments.lowest or arguments.highest,
+        "mode": "max" if arguments.highest else "min",
+    }
 
-    from nbcloud.workflows.parameters import declared, grid, values_of
+
+def _listed(arguments: argparse.Namespace) -> Answer:
+    """What would run."""
+    from nbcloud.workflows.distributions import drawn
+    from nbcloud.workflows.parameters import grid
     from nbcloud.workflows.sweep import Sweep
+
+    if arguments.resume:
+        found = Sweep.open(arguments.output)
+        members = [member.parameters for member in found.left(again=arguments.failed)]
+    else:
+        domains = _domains(arguments)
+        if arguments.trials is not None:
+            rows = [[name, str(each)] for name, each in domains.items()]
+            return Answer(f"{arguments.trials} members; nothing was run.", ["parameter", "values"], rows)
+        count = arguments.random
+        members = grid(domains) if count is None else drawn(domains, count, arguments.seed)
+    columns = list(members[0]) if members else []
+    rows = [[str(member[key]) for key in columns] for member in members]
+    return Answer(f"{len(rows)} members; nothing was run.", columns, rows)
+
+
+def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What each parameter of the notebook may be."""
+    from nbcloud.workflows.parameters import declared, values_of
+
+    if not arguments.notebook:
+        raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
+    known = declared(arguments.notebook)
+    fixed = {name: [value] for name, value in given(arguments, known).items()}
+    return fixed | dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid)
+
+
+def _sweep(arguments: argparse.Namespace) -> Sweep:
+    """The sweep that is begun, or gone on with."""
+    from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.sweeping import begin
 
     if arguments.resume:
         if arguments.notebook or arguments.grid or arguments.parameter:
@@ -182,21 +233,16 @@ def _sweep(arguments: argparse.Namespace) -> Any:
         found = Sweep.open(arguments.output)
         found.check_source()
         return found
-    if not arguments.notebook:
-        raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
-    known = declared(arguments.notebook)
-    fixed = _given(arguments, known)
-    members = [
-        {**fixed, **each}
-        for each in grid(dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid))
-    ]
-    if arguments.random is not None:
-        if not 0 < arguments.random <= len(members):
-            raise UsageError(f"--random {arguments.random}: the grid has {len(members)} members.")
-        members = random.Random(arguments.seed).sample(members, arguments.random)  # noqa: S311 - no secret
-    if arguments.dry_run:
-        return Sweep(Path(arguments.notebook), arguments.output, members, "")
-    return Sweep.begin(Path(arguments.notebook), arguments.output, members)
+    return begin(
+        Path(arguments.notebook or ""),
+        arguments.output,
+        _domains(arguments),
+        random=arguments.random,
+        trials=arguments.trials,
+        **_metric(arguments),
+        seed=arguments.seed,
+        prune=arguments.prune,
+    )
 
 
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001

@@ -15,6 +15,7 @@ from nbcloud.commands.export import add_export_options, export_file
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.optimize import add_optimize_options, optimize
 from nbcloud.commands.parser import Parser
+from nbcloud.commands.reproduce import add_rerun_options, rerun
 from nbcloud.commands.verbs import add_verb
 from nbcloud.dispatch.attach import attach, complete_records
 from nbcloud.dispatch.feed import SKIPPED
@@ -56,6 +57,9 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add_sweep_options(parser)
     add_results_options(
         add_verb(verbs, "results", sweep_results, "show what the members of a sweep came to", listing=True)
+    )
+    add_rerun_options(
+        add_verb(verbs, "rerun", rerun, "run again what is on record, and say what differs", listing=True)
     )
     parser = add_verb(
         verbs, "mirror", mirror, "bring the runs to MLflow that are not there yet", listing=True

@@ -17,13 +17,14 @@ from nbcloud.commands.answers import Answer, ago, facts_of, yaml_answer
 from nbcloud.commands.cost import cost, keep_cost
 from nbcloud.commands.models import add_model_verbs
 from nbcloud.commands.parser import Parser, read_option
+from nbcloud.commands.reproduce import add_diff_options, diff
 from nbcloud.commands.uses import uses_text
 from nbcloud.config import parse_bytes, parse_seconds, settings
 from nbcloud.config.profiles import KubernetesProfile, profile
 from nbcloud.dispatch.attach import complete_records
+from nbcloud.dispatch.cancel import cancel as cancel_run
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import ClusterNotFound, NbcloudError, RunNotFound, UsageError
 from nbcloud.runs.record import RunState
 from nbcloud.sessions.spool import remove_orphans
@@ -167,6 +168,7 @@ def _add_run_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add_verb(verbs, "experiments", _runs, "list experiments, with the number of their runs", listing=True)
     parser = add_verb(verbs, "compare", _runs, "show what runs logged side by side", listing=True)
     parser.add_argument("run", nargs="+", metavar="RUN", help="its id, the beginning of it, or its name")
+    add_diff_options(add_verb(verbs, "diff", diff, "show in what two runs differ", listing=True))
     parser = add_verb(verbs, "artifacts", _runs, "list or copy the files that a run logged", listing=True)
     parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, or its name")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="copy them there")
@@ -324,7 +326,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             "busy" if session["active"] else session["state"],
             counted(len(session["names"]), "name"),
             session["worker"],
-            "",
+            f"no preload: {session['cold']}" if session["cold"] else "",
         ]
         for session in sessions
     ]
@@ -388,18 +390,4 @@ def cancel(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
     """Stop a run."""
     with open_store() as store:
         run = store.get(arguments.run)
-    if run.state.ended:
-        return Answer(f"Run {run.id} is {run.state} already.", data=run.to_json())
-    if run.kind == "process":
-        raise UsageError(
-            f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
-        )
-    info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
-    if info is None:
-        complete_records()
-        return Answer(f"Run {run.id} is over: its cluster is gone.", data=run.to_json())
-    try:
-        link_to(info).ask("stop", run=run.id, **CANCELLED)
-    except NbcloudError as error:
-        raise UsageError(f"Run {run.id} can't be cancelled: {error}") from None
-    return Answer(f"Run {run.id} is being stopped.", data=run.to_json())
+    return Answer(cancel_run(run), data=run.to_json())

@@ -39,9 +39,19 @@ class CloudKernel:
         Is given what its cells say.
     path : str
         The notebook's, for those who list sessions.
+    folder : str, optional
+        Where its first cell runs, if that is there; the folder of this process otherwise.
     """
 
-    def __init__(self, name: str, options: CellOptions, recorder: Recorder, path: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        options: CellOptions,
+        recorder: Recorder,
+        path: str = "",
+        folder: str | None = None,
+    ) -> None:
+        self._folder = folder
         self._options = replace(options, session=name)
         self._recorder = recorder
         self.notes: list[str] = []
@@ -96,6 +106,10 @@ class CloudKernel:
             limits=Limits(settings().home_limit, settings().out_limit),
             secret_values=secret_values.known(found.secrets),
         )
+        if count > 1:  # where a cell went, the next one is, as in any kernel
+            request["cwd"] = None
+        elif self._folder is not None:
+            request["cwd"] = self._folder
         run.sent += 1
         session.link.run(
             session.worker,

@@ -13,9 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from nbcloud import secret_values
+from nbcloud.dispatch.packages import packages_of
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
+from nbcloud.runs import provenance
 from nbcloud.runs.mirror.wake import enlist, wake
+from nbcloud.runs.provenance import git_diff
 from nbcloud.runs.record import Run, environment_facts, git_facts
 from nbcloud.runs.store import Store
 
@@ -53,10 +56,14 @@ class Recorder:
         """A run is about to be sent; kept when the recorder is woken, or with what becomes known of it."""
 
         def work(store: Store) -> None:
+            self._mask(store)
             facts = replace(
                 run, versions=environment_facts() | run.versions, git=git_facts(cwd) if cwd else None
             )
-            self._mask(store)
+            if cwd and facts.git and facts.git["dirty"] and (diff := git_diff(cwd)):
+                facts = replace(
+                    facts, provenance=facts.provenance | provenance.keep(store, provenance.DIFF, diff)
+                )
             store.begin(facts)
 
         self._work.append(work)
@@ -91,6 +98,8 @@ class Recorder:
             self._mask(store)
             if run_id in self._refused:
                 self._append(store, run_id, b"")
+            if changes.get("worker"):
+                changes.update(provenance=_with_packages(store, run_id, changes["worker"]))
             store.update(run_id, **changes)
 
         self._do(work)
@@ -153,3 +162,10 @@ class Recorder:
             self._woken.set()
             thread.join(_FLUSH_SECONDS)
             atexit.unregister(self.flush)
+
+
+def _with_packages(store: Store, run_id: str, worker: str) -> dict[str, str]:
+    """What is kept with a run, and the packages of where it is."""
+    run = store.get(run_id)
+    text = packages_of(run.cluster_id, worker)
+    return run.provenance | (provenance.keep(store, provenance.PACKAGES, text) if text else {})

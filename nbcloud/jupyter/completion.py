@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nbcloud.jupyter.lines import LineCommands
 
 _LINE = re.compile(r"\s*%%?cloud\s")
-_RUN_VERBS = {"logs", "attach", "cancel", "compare", "artifacts", "delete"}
+_RUN_VERBS = {"logs", "attach", "cancel", "compare", "diff", "artifacts", "delete"}
 _GROUP_FLAGS = {"-g", "--group"}
 _CLUSTER_FLAGS = {"-c", "--cluster"}
 _SESSION_FLAGS = {"-s", "--session"}

@@ -166,6 +166,8 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+    """Hashes of what else it takes to run it again: see `nbcloud.runs.provenance`."""
     host: str = ""
     worker: str = ""
     exit_info: dict[str, Any] | None = None

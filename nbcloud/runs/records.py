@@ -182,9 +182,12 @@ class Records:
         ]
 
     def contents(self) -> set[str]:
-        """The hashes of all files that runs have logged."""
-        rows = self._database.read("SELECT DISTINCT hash FROM items WHERE hash IS NOT NULL")
-        return {digest for (digest,) in rows}
+        """The hashes of all files that runs have logged, or that were kept with them."""
+        logged = self._database.read("SELECT DISTINCT hash FROM items WHERE hash IS NOT NULL")
+        kept = self._database.read(
+            "SELECT DISTINCT p.value FROM documents d, json_each(d.document, '$.provenance') p"
+        )
+        return {digest for (digest,) in [*logged, *kept]}
 
     def artifact(self, run_id: str, name: str) -> Path:
         """The file that a run logged under a name; it must not be changed.

@@ -78,6 +78,10 @@ class CloudClient:
         """How many cells were executed."""
         self.sent: list[str] = []
         """Runs of the next cells, which an earlier process has sent already."""
+        self.restored = 0
+        """How many cells have run in another session."""
+        self.replies = True
+        """Whether the kernel is told what nbclient's halves of widgets say."""
         self._kernel = kernel
         self.shell_channel = _Channel(self._send)
         self.iopub_channel = _Channel(self._send)
@@ -162,7 +166,7 @@ class CloudClient:
         from nbcloud.sessions.messages import frames
 
         session = self._kernel.session
-        if session is None or session.lost:
+        if session is None or session.lost or not self.replies:
             return
         header = {key: value for key, value in message["header"].items() if key != "date"} | {"date": ""}
         fields = frames(message["msg_type"], message["content"], header=header, metadata=message["metadata"])

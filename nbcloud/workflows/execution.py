@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
@@ -22,12 +23,14 @@ from nbcloud.config import parse_bytes
 from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
-from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunLost, RunTimeout, UsageError
+from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
+from nbcloud.workflows import beginning
+from nbcloud.workflows.checkpoints import forget, is_tagged, keep
 from nbcloud.workflows.client import CloudClient
 from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, raised
+from nbcloud.workflows.outcome import is_completed, is_executed, raised, source_of
 from nbcloud.workflows.record import NotebookRecorder
 from nbcloud.workflows.stopping import Stopping
 
@@ -45,6 +48,10 @@ class NotebookOptions:
         Its name, a profile or an address; the default cluster otherwise, which is started when it is not up.
     cpus, memory, gpus : optional
         What the session is to hold; memory as ``"16GiB"`` or in bytes.
+    folder : str, optional
+        Where it runs; in the folder of this process by default, which is one for all of its threads.
+    skip_tags : sequence of str
+        Cells with one of these tags don't run, and keep what they have.
     name, tags, experiment : optional
         For the record; the experiment that ``nbcloud.set_experiment`` or the settings say otherwise.
     resume : bool
@@ -57,8 +64,10 @@ class NotebookOptions:
     cpus: float | None = None
     memory: str | int | None = None
     gpus: int | None = None
+    folder: str | None = None
     name: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    skip_tags: Sequence[str] = ()
     experiment: str = ""
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
@@ -73,28 +82,52 @@ class _Client(PapermillNotebookClient):
     """papermill's client, which leaves what is completed and writes the file while a cell runs."""
 
     nb_man: SteadyManager
+    kc: CloudClient
     stopping: Stopping
+    cloud_kernel: CloudKernel
+    run_id: str
 
     def papermill_execute_cells(self) -> None:
         """Run the cells that are not completed, up to the first that fails."""
         for index, cell in enumerate(self.nb.cells):
             if is_completed(cell):
+                self._hear_again(index, cell)
                 continue
             self.nb_man.cell_start(cell, index)
-            # Who stops it here leaves the cell as one that runs: nothing of its own has ended it.
-            self.stopping.check()
             try:
+                self.stopping.check()
                 self.execute_cell(cell, index)
             except CellExecutionError as error:
                 self._failed(index, error)
                 break
-            except (CellTimeoutError, RunLost) as error:
-                sentence, name = str(error).splitlines()[0], type(error).__name__
-                told = new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
-                self.nb.cells[index].outputs.append(told)
-                self._failed(index, error)
-                raise
+            except (CellTimeoutError, RunError) as error:
+                self._ended_by(index, self.stopping.why or error)
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+            if is_tagged(cell) and self.cloud_kernel.session is not None:
+                keep(self.nb_man, index, self.cloud_kernel.session, self.run_id)
+
+    def _hear_again(self, index: int, cell: Any) -> None:
+        """What a cell said that an earlier process has heard: its widgets and displays may change yet."""
+        if not is_executed(cell) or not self.kc.sent:
+            return
+        if self.kc.restored:
+            self.kc.restored -= 1
+            return
+        self.kc.replies = False  # the kernel has had them
+        with contextlib.suppress(CellExecutionError):
+            self.execute_cell(deepcopy(cell), index)  # the file has what it showed
+        self.kc.replies = True
+        self.nb.cells[index] = cell
+
+    def _ended_by(self, index: int, error: Exception) -> NoReturn:
+        """A cell ended with what its code did not raise."""
+        # Who stops a notebook leaves the cell as one that runs: it may be gone on with.
+        if not isinstance(error, RunCancelled):
+            sentence, name = str(error).splitlines()[0], type(error).__name__
+            told = new_output("error", ename=name, evalue=sentence, traceback=[f"{name}: {sentence}"])
+            self.nb.cells[index].outputs.append(told)
+            self._failed(index, error)
+        raise error
 
     def _failed(self, index: int, error: Exception) -> None:
         cell = self.nb.cells[index]
@@ -155,53 +188,44 @@ def execute(
     _check_options(options)
     options["timeout"] = execution_timeout or options.get("timeout")
     asked = NotebookOptions(**ours)
+    manager.skip_tags = frozenset([asked.skip_tags] if isinstance(asked.skip_tags, str) else asked.skip_tags)
     recorder = NotebookRecorder()
-    path = str(Path(manager.output_path or recorder.run.id).absolute())
-    kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path)
+    path = str(manager.file or Path(manager.output_path or recorder.run.id).absolute())
+    kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path, asked.folder)
     try:
         with _closing(kernel):
-            left = asked.resume and kernel.reopen()
-            if not left or not recorder.go_on(str(manager.nb.metadata.papermill.get("run"))):
-                recorder.start(_run_of(manager, asked, input_path))
+            left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
+            _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
             with _on_record(manager, recorder), _watched(kernel, asked.stopping):
-                client = _gone_on_with(kernel, manager) if left else _started(kernel, manager, asked)
+                if left:
+                    client = beginning.go_on(kernel, manager)
+                else:
+                    client = beginning.start(kernel, manager, again=asked.resume)
                 _place(kernel, recorder)
                 notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
-                notebook.stopping = asked.stopping
+                notebook.stopping, notebook.cloud_kernel, notebook.run_id = (
+                    asked.stopping,
+                    kernel,
+                    recorder.run.id,
+                )
                 notebook.execute()
             # Before its session ends: who is killed in between goes on with it, and runs no cell twice.
             manager.notebook_complete()
+            forget(manager)
     except BaseException:
         manager.leave()
         raise
     return manager.nb
 
 
-def _started(kernel: CloudKernel, manager: SteadyManager, asked: NotebookOptions) -> CloudClient:
-    """The client of a new kernel."""
-    if asked.resume:
-        logger.warning("The session of %s is gone: all of it runs again.", manager.output_path)
-    manager.notebook_start()
-    kernel.start(lambda text: logger.info("%s …", text))
-    for note in kernel.notes:
-        logger.warning("%s", note)
-    return CloudClient(kernel)
-
-
-def _gone_on_with(kernel: CloudKernel, manager: SteadyManager) -> CloudClient:
-    """The client of a kernel that an earlier process left.
-
-    A session runs the cells of one notebook, in its order: so the place of a run tells its cell.
-    """
-    manager.go_on()
-    client = CloudClient(kernel)
-    runs = kernel.runs()
-    completed = filter(is_completed, manager.nb.cells)
-    client.count = sum(cell.get("execution_count") is not None for cell in completed)
-    client.sent = runs[client.count :]
-    for run_id in runs[: client.count]:
-        kernel.attach(run_id).wait()  # for the record: the file has what they said
-    return client
+def _begin_record(recorder: NotebookRecorder, manager: SteadyManager, run: Run, *, left: bool) -> None:
+    """Go on with the record of what is ``left``, or begin one."""
+    about, restored = manager.nb.metadata.papermill, beginning.restored_in(manager)
+    if left and recorder.go_on(str(about.get("run")), restored.get("messages", 0)):
+        return
+    recorder.start(run, source_of(manager.nb))
+    if restored:
+        about["restored"]["messages"] = 0
 
 
 def _place(kernel: CloudKernel, recorder: NotebookRecorder) -> None:
@@ -247,7 +271,7 @@ def _watched(kernel: CloudKernel, stopping: Stopping) -> Iterator[None]:
     try:
         yield
     finally:
-        stopping.forget(kernel)
+        stopping.watch(None)
         with contextlib.suppress(NbcloudError):
             kernel.withdraw()
 
@@ -272,7 +296,7 @@ def _on_record(manager: SteadyManager, recorder: NotebookRecorder) -> Iterator[N
 def _end_by(error: BaseException) -> RunState:
     """How a notebook ended that this ended."""
     match error:
-        case KeyboardInterrupt() | RunCancelled():
+        case KeyboardInterrupt() | RunCancelled() | RunPruned():
             return RunState.CANCELLED
         case CellTimeoutError() | RunTimeout():
             return RunState.TIMEOUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import papermill
 from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import papermill_io
 
 from nbcloud.errors import RemoteError, RunTimeout
+from nbcloud.workflows.manager import WHOLE, is_elsewhere
 from nbcloud.workflows.outcome import Outcome, Stage, outcome, outcome_of
 
 
@@ -20,6 +23,7 @@ def run_notebook(
     parameters: Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
+    cwd: str | Path | None = None,
     **options: Any,
 ) -> Outcome:
     """Run a notebook on a cluster.
@@ -31,6 +35,8 @@ def run_notebook(
     parameters : mapping, optional
     resume : bool
         Go on with ``output``, where that was begun.
+    cwd : path, optional
+        Where the notebook runs.
     **options
         Those of papermill and of its engine ``nbcloud``.
 
@@ -41,16 +47,18 @@ def run_notebook(
     RunError
         When the run was lost, stopped, or took too long.
     """
-    begun = resume and outcome(Path(output)).stage is Stage.BEGUN
+    there = _begun(output) if resume else Outcome(Stage.NEW)
+    begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
-            output,
+            output if is_elsewhere(output) else f"{WHOLE}{Path(output).absolute()}",
             parameters=None if begun else dict(parameters or {}),
             engine_name="nbcloud",
             kernel_name="python3",
             language="python",
             resume=begun,
+            folder=None if cwd is None else str(Path(cwd).absolute()),
             **options,
         )
     except PapermillExecutionError as error:
@@ -64,3 +72,13 @@ def run_notebook(
     except CellTimeoutError as error:
         raise RunTimeout(f"{str(error).splitlines()[0]} ({output})") from None
     return outcome_of(notebook)
+
+
+def _begun(output: str) -> Outcome:
+    """How far a notebook is, wherever it is."""
+    if not is_elsewhere(output):
+        return outcome(Path(output))
+    try:
+        return outcome_of(json.loads(papermill_io.read(output)))
+    except Exception:  # noqa: BLE001 - each kind of storage has its own for what is not there
+        return Outcome(Stage.NEW)

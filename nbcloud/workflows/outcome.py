@@ -9,10 +9,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from nbcloud.errors import RunLost
+from nbcloud.errors import RunLost, RunPruned
 
+SKIPPED = "skipped"
+"""The status of a cell that was not to run."""
 LOST = RunLost.__name__
 """The ``ename`` of an output that stands for a kernel's, worker's or scheduler's death."""
+PRUNED = RunPruned.__name__
+"""That of one that stands for a search that gave the notebook up."""
+
+_INJECTED = "injected-parameters"
+"""papermill's tag."""
 
 
 class Stage(StrEnum):
@@ -22,12 +29,13 @@ class Stage(StrEnum):
     BEGUN = "begun"
     DONE = "done"
     FAILED = "failed"
+    PRUNED = "pruned"
     LOST = "lost"
 
     @property
     def ended(self) -> bool:
-        """Whether its own code brought it to an end."""
-        return self in {Stage.DONE, Stage.FAILED}
+        """Whether it need not run again."""
+        return self in {Stage.DONE, Stage.FAILED, Stage.PRUNED}
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,15 @@ class Outcome:
     seconds : float or None
     error : str
         What it raised.
+    checkpoint : bool
+        Whether one is kept.
     """
 
     stage: Stage
     run: str = ""
     seconds: float | None = None
     error: str = ""
+    checkpoint: bool = False
 
 
 def outcome(path: Path) -> Outcome:
@@ -62,11 +73,14 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     """The outcome of a notebook that papermill has run."""
     about = notebook["metadata"]["papermill"]
     run, seconds = str(about.get("run") or ""), about.get("duration")
+    checkpoint = "checkpoint" in about
     if error := raised(notebook):
-        stage = Stage.LOST if error["ename"] == LOST else Stage.FAILED
-        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}")
-    whole = all(_status(cell) in {"", "completed"} for cell in notebook["cells"])
-    return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds)
+        stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
+        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", checkpoint)
+    whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
+    return Outcome(
+        Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, checkpoint=checkpoint
+    )
 
 
 def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
@@ -83,9 +97,32 @@ def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:
 
 def is_completed(cell: Mapping[str, Any]) -> bool:
     """Whether a cell has run to its end, or needs not run."""
-    return _status(cell) == "completed"
+    return _status(cell) in {"completed", SKIPPED}
+
+
+def is_executed(cell: Mapping[str, Any]) -> bool:
+    """Whether the kernel has run a cell to its end."""
+    return _status(cell) == "completed" and cell.get("execution_count") is not None
 
 
 def _status(cell: Mapping[str, Any]) -> str:
     """Papermill's word for how far a cell is; empty for one that it added itself."""
     return str(cell["metadata"].get("papermill", {}).get("status") or "")
+
+
+def source_of(notebook: Mapping[str, Any]) -> str:
+    """A notebook as it can be run again: without outputs, and without what papermill has put there."""
+    cells = []
+    for cell in notebook["cells"]:
+        if _INJECTED in cell["metadata"].get("tags", ()):
+            continue
+        bare = {**cell, "metadata": _without(cell["metadata"], "papermill", "execution")}
+        if cell["cell_type"] == "code":
+            bare.update(outputs=[], execution_count=None)
+        cells.append(bare)
+    metadata = _without(notebook["metadata"], "papermill", "widgets")
+    return json.dumps({**notebook, "cells": cells, "metadata": metadata}, ensure_ascii=False)
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
-from papermill.iorw import load_notebook_node
-from papermill.utils import find_first_tagged_cell_index
 
 from nbcloud.errors import UsageError
+from nbcloud.workflows.distributions import Distribution, Domain, distribution
 
 _NONE = object()
 _CONSTANTS = {
@@ -26,6 +25,7 @@ _CONSTANTS = {
     "nan": float("nan"),
 }
 _RANGE = re.compile(r"(-?[\d.e+-]+):(-?[\d.e+-]+)(?::(-?[\d.e+-]+))?")
+_CALL = re.compile(r"(log)?(uniform|randint)\(")
 _MOST = 100_000
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", list: "a list", dict: "a dict"}
 
@@ -38,14 +38,22 @@ def declared(notebook: str) -> dict[str, Any]:
     UsageError
         When there is no such notebook, or it can't be read.
     """
+    from papermill.iorw import load_notebook_node
+
     try:
         loaded = load_notebook_node(notebook)
     except FileNotFoundError:
         raise UsageError(f"There is no notebook {notebook}.") from None
     except Exception as error:
         raise UsageError(f"{notebook} can't be read as a notebook: {error}.") from error
-    place = find_first_tagged_cell_index(loaded, "parameters")
-    return _assigned(loaded.cells[place].source) if place >= 0 else {}
+    return declared_in(loaded)
+
+
+def declared_in(notebook: Any) -> dict[str, Any]:
+    """The same, of a notebook that is read."""
+    tagged = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    first = next(tagged, None)
+    return {} if first is None else _assigned(first.source)
 
 
 def _assigned(code: str) -> dict[str, Any]:
@@ -107,6 +115,17 @@ def check(known: Mapping[str, Any], values: Mapping[str, Any], *, loose: bool = 
             raise _misfit(name, repr(value), known[name])
 
 
+def check_domain(known: Mapping[str, Any], name: str, values: Domain, *, loose: bool = False) -> None:
+    """Refuse what a parameter may be, where its name or type is none of the notebook's."""
+    if not isinstance(values, Distribution):
+        for value in values:
+            check(known, {name: value}, loose=loose)
+    elif not loose and name not in known:
+        raise _unknown(known, name)
+    elif not loose and not _fits(known[name], int(values.low) if values.whole else 0.5):
+        raise _misfit(name, str(values), known[name])
+
+
 def _fits(default: Any, value: Any) -> bool:
     """Whether a value is of the default's type; a whole number is a number, True is none."""
     if default is None or default is ...:
@@ -149,8 +168,10 @@ def _unquoted(text: str) -> str:
     return value if quoted and isinstance(value, str) else text
 
 
-def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tuple[str, list[Any]]:
+def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tuple[str, Domain]:
     """A name and the values that a grid has for it: ``lr=0.1,0.01``, ``seed=0:4``, ``rate=0:1:0.25``.
+
+    Or what they are drawn from: ``lr=loguniform:1e-4:1e-1``.
 
     ``a:b`` goes from a to b without b, by steps of 1 or of the third number, as Python's ``range`` does.
     Where values hold commas themselves, write a list: ``sizes=[[1,2],[3]]``.
@@ -158,6 +179,11 @@ def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tu
     name, equals, rest = text.partition("=")
     if not equals or not rest:
         raise UsageError(f"{text!r} is no list of values.", "Write for example: -g lr=0.1,0.01 -g seed=0:4")
+    if _CALL.match(rest):
+        raise UsageError(f"{text!r} is no list of values.", f"Write: {name}=loguniform:1e-4:1e-1")
+    if not isinstance(known.get(name), str) and (drawn := distribution(rest)) is not None:
+        check_domain(known, name, drawn, loose=loose)
+        return name, drawn
     if (found := _RANGE.fullmatch(rest)) is not None:
         return name, [typed(known, name, each, loose=loose) for each in _steps(text, *found.groups())]
     listed = _literal(rest, None) if rest.startswith("[") else None
@@ -177,6 +203,20 @@ def _steps(text: str, first: str, last: str, step: str | None) -> Iterator[str]:
         yield repr(round(value, 12) if isinstance(value, float) else value)
 
 
-def grid(values: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every combination, the last name varying quickest."""
-    return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+def grid(domains: Mapping[str, Domain]) -> list[dict[str, Any]]:
+    """Every combination, the last name varying quickest.
+
+    Raises
+    ------
+    UsageError
+        When a parameter is drawn from a distribution, of which there is no end.
+    """
+    lists = []
+    for name, values in domains.items():
+        if isinstance(values, Distribution):
+            raise UsageError(
+                f"{name}={values} has no end of values.",
+                "Say how many members are to be drawn: --random 20; or to be searched for: --trials 20",
+            )
+        lists.append(values)
+    return [dict(zip(domains, each, strict=True)) for each in itertools.product(*lists)]

@@ -10,6 +10,7 @@ from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.entries import line, plain
 from nbcloud.runs.owners import process_mark
+from nbcloud.runs.provenance import SOURCE, keep
 from nbcloud.runs.record import Run, RunState
 from nbcloud.sessions.runlog import number_of, renumbered
 
@@ -41,15 +42,32 @@ class NotebookRecorder(Recorder):
         self._running = False
         self._ended = False
 
-    def start(self, run: Run) -> None:
-        """The notebook is about to run: its parameters are what the run was told."""
-        self.run = run.changed(extra={**run.extra, "client": process_mark()})
+    def start(self, run: Run, source: str) -> None:
+        """The notebook is about to run: its parameters are what the run was told.
+
+        Parameters
+        ----------
+        run : Run
+        source : str
+            The notebook, as it can be run again.
+        """
+        with open_store() as store:
+            of_source = keep(store, SOURCE, source)
+        extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
+        self.run = run.changed(extra=extra, provenance=of_source)
         self.begin(self.run, str(Path.cwd()))
         if entries := self._parameters():
             super().lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
 
-    def go_on(self, run_id: str) -> bool:
-        """Go on with the record that an earlier process has begun; whether it is there and open to that."""
+    def go_on(self, run_id: str, before: int = 0) -> bool:
+        """Go on with the record that an earlier process has begun; whether it is there and open to that.
+
+        Parameters
+        ----------
+        run_id : str
+        before : int
+            How many of its messages came from sessions before this one.
+        """
         try:
             with open_store() as store:
                 run = store.get(run_id)
@@ -64,6 +82,7 @@ class NotebookRecorder(Recorder):
         extra = {**run.extra, "client": process_mark()}
         self._change(state=RunState.RUNNING, finished=None, message="", extra=extra)
         self._parameters()
+        self._count = max(self._count, before)
         return True
 
     def _parameters(self) -> list[list[Any]]:
@@ -98,8 +117,12 @@ class NotebookRecorder(Recorder):
             return
         self._running = True
         known = {key: changes[key] for key in _SHARED if changes.get(key)}
+        self.run = self.run.changed(started=changes["started"])
         self._change(state=RunState.RUNNING, started=changes["started"], **known)
 
     def finish(self, state: RunState, error: dict[str, Any] | None, message: str) -> None:
         """The notebook has ended."""
-        self._change(state=state, finished=time.time(), error=error, message=message)
+        now, began = time.time(), self.run.started
+        price = self.run.extra.get("price")
+        used = {**self.run.used, "cost": price * (now - began) / 3600} if price and began else self.run.used
+        self._change(state=state, finished=now, error=error, message=message, used=used)

@@ -7,22 +7,22 @@ import csv
 import html
 import importlib.util
 import io
+import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.errors import UsageError
+from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.extras import check
 from nbcloud.runs.files import write_atomically
+from nbcloud.runs.store import Store
 from nbcloud.runs.tracked import Tracked
 from nbcloud.workflows.manager import PUBLIC
-from nbcloud.workflows.parameters import check as check_values
-from nbcloud.workflows.parameters import declared, grid
 from nbcloud.workflows.sweep import Sweep
 
-_FIXED = ("member", "state", "seconds", "error", "run", "notebook")
+_FIXED = ("member", "state", "seconds", "cost", "error", "run", "notebook")
 
 
 class Results:
@@ -37,7 +37,7 @@ class Results:
     rows : list of dict
         ``member``, then its parameters, what it logged and recorded (by the keys alone where these are unlike
         all others, else as ``metrics.KEY`` and ``records.NAME``), ``state``, ``seconds``, ``error``, ``run``
-        and ``notebook``.
+        and ``notebook``; ``cost`` where the cluster's profile has a price.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -45,6 +45,7 @@ class Results:
         outcomes = [member.outcome for member in sweep.members]
         with open_store() as store:
             logged = store.tracked(each.run for each in outcomes if each.run)
+            costs = [_cost(store, each.run) for each in outcomes]
         self.parameters = list(dict.fromkeys(key for member in sweep.members for key in member.parameters))
         told = [_told(logged.get(each.run, Tracked())) for each in outcomes]
         logged_keys = sorted({key for each in told for key in each})
@@ -54,9 +55,10 @@ class Results:
             dict[str, Any](member=member.number)
             | {key: member.parameters.get(key) for key in self.parameters}
             | {names[key]: each.get(key) for key in names}
-            | {"state": str(end.stage), "seconds": end.seconds, "error": end.error, "run": end.run}
-            | {"notebook": str(member.output)}
-            for member, each, end in zip(sweep.members, told, outcomes, strict=True)
+            | {"state": str(end.stage), "seconds": end.seconds}
+            | ({"cost": cost} if any(costs) else {})
+            | {"error": end.error, "run": end.run, "notebook": str(member.output)}
+            for member, each, end, cost in zip(sweep.members, told, outcomes, costs, strict=True)
         ]
 
     def _is_free(self, key: str) -> bool:
@@ -101,6 +103,16 @@ class Results:
 
         return pandas.DataFrame(self.rows, columns=self.columns)
 
+    def _uniform_frame(self) -> Any:
+        """The rows with one type in each column, as Parquet wants it: a column of several is one of texts."""
+        frame = self.frame()
+        for column in frame.select_dtypes(include="object"):
+            present = [value for value in frame[column] if value is not None]
+            if any(not isinstance(value, str) for value in present):
+                texts = [None if value is None else _plain_text(value) for value in frame[column]]
+                frame[column] = texts
+        return frame
+
     def write(self, path: Path) -> None:
         """Write the table: ``.csv``, ``.parquet`` or ``.html``, by the file's name."""
         match path.suffix:
@@ -111,7 +123,7 @@ class Results:
             case ".parquet":
                 check("pyarrow", "to write Parquet")
                 buffer = io.BytesIO()
-                self.frame().to_parquet(buffer)
+                self._uniform_frame().to_parquet(buffer)
                 data = buffer.getvalue()
             case other:
                 raise UsageError(
@@ -133,31 +145,50 @@ class Results:
             for title, picture in self._plots()
         )
         title = html.escape(f"{self.sweep.source.name}: {len(self.rows)} members")
-        return _PAGE.format(title=title, table=self._table(), plots=plots)
+        note = "Hollow: members that are not done." if plots and set(self.counts()) != {"done"} else ""
+        return _PAGE.format(title=title, table=self._table(), plots=plots, note=note)
 
     def _table(self) -> str:
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_text(value))}</td>" for value in row.values()) + "</tr>"
-            for row in self.rows
-        )
+        body = "".join(f"<tr>{''.join(map(self._cell, row, row.values()))}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
+    def _cell(self, column: str, value: Any) -> str:
+        text = html.escape(_text(value))
+        if column == "notebook":  # beside the table
+            name = html.escape(Path(value).name)
+            text = f'<a href="{name}">{name}</a>'
+        return f"<td>{text}</td>"
+
+    def _most(self) -> bool:
+        return bool(self.sweep.search) and dict(self.sweep.search or {}).get("mode") == "max"
+
     def _plots(self) -> list[tuple[str, str]]:
-        pairs = [(key, metric) for metric in self.metrics for key in self.parameters]
+        # Of a search, whose members come one after the other, how it came along is what one looks at first.
+        order = ["member"] if self.sweep.search else []
+        pairs = [(key, metric) for metric in self.metrics for key in [*order, *self.parameters]]
         if importlib.util.find_spec("matplotlib") is None:
             return []
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         found = []
         for key, metric in pairs:
-            points = [(row[key], row[metric]) for row in self.rows if _is_number(row[metric])]
+            measured = [row for row in self.rows if _is_number(row[metric])]
+            points = [(row[key], row[metric]) for row in measured]
             if len({str(x) for x, _ in points}) < 2:
                 continue
             figure = Figure(figsize=(4, 3), layout="constrained")
             axes = figure.subplots()
             numbers = all(map(_is_number, (x for x, _ in points)))
-            axes.plot([x if numbers else str(x) for x, _ in points], [y for _, y in points], "o")
+            colors = ["C0" if row["state"] == "done" else "none" for row in measured]
+            places = [x if numbers else str(x) for x, _ in points]
+            if key == "member":
+                best = itertools.accumulate((y for _, y in points), max if self._most() else min)
+                axes.step(places, [*best], where="post", color="C7")
+            axes.scatter(places, [y for _, y in points], c=colors, edgecolors="C0")
+            if all(isinstance(x, int) for x in places):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             values = [float(x or 0) for x, _ in points] if numbers else []
             if values and min(values) > 0 and max(values) >= 100 * min(values):
                 axes.set_xscale("log")
@@ -179,6 +210,7 @@ img {{ background: white; margin: 1em 1em 0 0 }}
 <h1>{title}</h1>
 {table}
 {plots}
+<p>{note}</p>
 </html>
 """
 
@@ -190,6 +222,17 @@ def _told(logged: Tracked) -> dict[str, Any]:
     return {**plain, **logged.metrics}
 
 
+def _cost(store: Store, run: str) -> float | None:
+    try:
+        return store.get(run).used.get("cost") if run else None
+    except RunNotFound:
+        return None
+
+
+def _plain_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
@@ -198,53 +241,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def sweep(
-    notebook: str | Path,
-    parameters: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
-    output: str | Path,
-    *,
-    resume: bool = False,
-    loose: bool = False,
-    **options: Any,
-) -> Results:
-    """Run a notebook over many sets of parameters, and return what each came to.
-
-    Parameters
-    ----------
-    notebook : str or Path
-    parameters : mapping or sequence of mappings
-        A grid, ``{"lr": [0.1, 0.01], "seed": range(4)}``, of which every combination is run; or the members.
-    output : str or Path
-        A folder, for the members' notebooks.
-    resume : bool
-        Go on with the sweep in the folder, if there is one; its parameters count then.
-    loose : bool
-        Take parameters whose name or type the notebook does not have.
-    **options
-        ``parallel``, ``retries``, ``cluster``, ``cpus``, ``memory``, ``gpus``, and those of papermill.
-
-    Raises
-    ------
-    UsageError
-        Before anything has run, for parameters that the notebook does not have.
-    """
-    directory = Path(output)
-    if resume and (directory / "sweep.json").exists():
-        found = Sweep.open(directory)
-        found.check_source()
-    else:
-        if isinstance(parameters, Mapping):
-            members = grid({name: [*values] for name, values in parameters.items()})
-        else:
-            members = [dict(each) for each in parameters]
-        known = declared(str(notebook))
-        for member in members:
-            check_values(known, member, loose=loose)
-        found = Sweep.begin(Path(notebook), directory, members)
-    found.run(**options)
-    return Results(found)
 
 
 def summary(counts: dict[str, int]) -> str:

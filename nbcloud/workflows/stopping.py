@@ -5,38 +5,42 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from nbcloud.errors import RunCancelled
+from nbcloud.errors import RunError
 
 if TYPE_CHECKING:
     from nbcloud.dispatch.kernel import CloudKernel
 
 
 class Stopping:
-    """Whether all that runs is to stop, and what runs."""
+    """Whether one notebook is to stop, and what it runs.
+
+    Attributes
+    ----------
+    why : RunError or None
+        What the notebook is to end with.
+    """
 
     def __init__(self) -> None:
-        self._kernels: set[CloudKernel] = set()
+        self._kernel: CloudKernel | None = None
         self._lock = threading.Lock()
-        self.asked = False
+        self.why: RunError | None = None
 
-    def watch(self, kernel: CloudKernel) -> None:
-        """A kernel has begun."""
+    def watch(self, kernel: CloudKernel | None) -> None:
+        """It runs this now; None: nothing any more."""
         with self._lock:
-            self._kernels.add(kernel)
+            self._kernel = kernel
 
-    def forget(self, kernel: CloudKernel) -> None:
-        """It has ended."""
-        with self._lock:
-            self._kernels.discard(kernel)
+    def stop(self, why: RunError) -> None:
+        """Stop what runs, and let no other cell begin; the first reason counts.
 
-    def stop(self) -> None:
-        """Stop all of them, and those that begin later at their next cell."""
+        A cell that was about to be sent just now is not met: call it again until the notebook has ended.
+        """
         with self._lock:
-            self.asked = True
-            for kernel in self._kernels:
-                kernel.cancel()
+            self.why = self.why or why
+            if self._kernel is not None:
+                self._kernel.cancel()
 
     def check(self) -> None:
-        """Raise when all is to stop."""
-        if self.asked:
-            raise RunCancelled("The sweep was stopped.")
+        """Raise when it is to stop."""
+        if self.why is not None:
+            raise self.why

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import distributed
 import pytest
 
+from nbcloud.cli import main
+from nbcloud.dispatch.kernel import CloudKernel
+from nbcloud.dispatch.links import close_links
+from nbcloud.dispatch.options import CellOptions
+from nbcloud.dispatch.recorder import Recorder
 from nbcloud.sessions.host.arrival import hold_session
 from nbcloud.sessions.host.host import Host
 from nbcloud.sessions.journal.journal import Journal
@@ -43,3 +50,28 @@ def test_the_first_kernel_has_what_is_preloaded_however_long_that_takes(
         while (forked := next(iter(client.run(is_forked).values()))) is None:
             assert time.monotonic() < deadline
         assert forked
+
+
+def test_status_says_why_a_kernel_has_nothing_preloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("NBCLOUD_PRELOAD", "odd")
+    command = [sys.executable, "-m", "nbcloud", "status", "preloading"]
+    assert main(["up", "preloading", "--workers", "1"]) == 0
+    try:
+        told = ""
+        deadline = time.monotonic() + 60
+        while "can't be shared: it keeps 1 threads running" not in told:  # it may still be importing
+            assert time.monotonic() < deadline, told
+            kernel = CloudKernel("here", CellOptions(cluster="preloading"), Recorder())
+            kernel.start()
+            told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+            kernel.close()
+        assert "no preload: the preload 'odd' can't be shared" in told
+    finally:
+        close_links()
+        assert main(["down", "preloading"]) == 0

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
 from nbcloud.clusters.base import ClusterInfo
 from nbcloud.dispatch.attach import complete_records
+from nbcloud.dispatch.cancel import cancel
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
-from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.record import RunState
+from tests.integration.files import on_record, run, started, wait_for_output, write
+from tests.sweeps.notebooks import differences, seen
 
 OWN = Path(papermill.__file__).parent / "tests" / "notebooks"
-PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 pytestmark = [
     pytest.mark.usefixtures("local_cluster"),
@@ -43,48 +38,6 @@ pytestmark = [
 def _unlinked() -> object:
     yield
     close_links()
-
-
-def write(path: Path, *cells: str | tuple[str, str]) -> Path:
-    """A notebook of code cells; one with a tag is a pair."""
-    notebook = nbformat.v4.new_notebook(metadata=PYTHON)
-    for cell in cells:
-        code, tags = (cell, []) if isinstance(cell, str) else (cell[0], [cell[1]])
-        notebook.cells.append(nbformat.v4.new_code_cell(code, metadata={"tags": tags}))
-    nbformat.write(notebook, path)
-    return path
-
-
-def run(source: Path, output: Path, engine: str | None, **options: object) -> NotebookNode:
-    """Run a notebook; what it raises is in the file."""
-    with contextlib.suppress(PapermillExecutionError):
-        papermill.execute_notebook(
-            str(source), str(output), engine_name=engine, kernel_name="python3", progress_bar=False, **options
-        )
-    return nbformat.read(output, 4)
-
-
-def shown(notebook: NotebookNode) -> list[tuple[object, ...]]:
-    """What of a notebook must not depend on the engine."""
-    found = []
-    for cell in notebook.cells:
-        text = json.dumps(cell.get("outputs", []), sort_keys=True)
-        text = re.sub(r"/tmp/ipykernel_\d+/\d+\.py|<ipython-input-[^>]*>", "FILE", text)
-        text = re.sub(r"[0-9a-f]{32}", "ID", text)
-        timing = sorted(cell.metadata.get("execution", {}))
-        about = cell.metadata.get("papermill", {})
-        found.append(
-            (
-                cell.source,
-                cell.get("execution_count"),
-                text,
-                timing,
-                about.get("status"),
-                about.get("exception"),
-                tuple(cell.metadata.get("tags", [])),
-            )
-        )
-    return found
 
 
 @pytest.mark.parametrize(
@@ -109,7 +62,7 @@ def shown(notebook: NotebookNode) -> list[tuple[object, ...]]:
 def test_papermills_own_notebooks_come_out_alike(tmp_path: Path, name: str, parameters: dict[str, object]):
     stock = run(OWN / name, tmp_path / "stock.ipynb", None, parameters=parameters)
     ours = run(OWN / name, tmp_path / "ours.ipynb", "nbcloud", parameters=parameters)
-    assert shown(ours) == shown(stock)
+    assert differences(seen(stock), seen(ours)) == []
 
 
 def test_what_cells_show_comes_out_alike(tmp_path: Path):
@@ -124,15 +77,12 @@ def test_what_cells_show_comes_out_alike(tmp_path: Path):
         ("1 / 0", "raises-exception"),
         "!echo from a shell",
         "await __import__('asyncio').sleep(0)\n_",
-        "import os\nos.path.basename(os.getcwd())",
+        "import os\nprint(os.path.basename(os.getcwd()))\nos.chdir('/')",
+        "os.getcwd()",
     )
     stock = run(source, tmp_path / "stock.ipynb", None, parameters={"rate": 0.5})
     ours = run(source, tmp_path / "ours.ipynb", "nbcloud", parameters={"rate": 0.5})
-    assert shown(ours) == shown(stock)
-    widgets = [len(json.dumps(each.metadata.get("widgets"))) for each in (ours, stock)]
-    assert widgets[0] == widgets[1] > 1000
-    assert ours.metadata.language_info == stock.metadata.language_info
-    assert ours.metadata.papermill.parameters == {"rate": 0.5}
+    assert differences(seen(stock), seen(ours)) == []
 
 
 def test_what_an_output_widget_captures_is_in_the_widget(tmp_path: Path):
@@ -215,29 +165,6 @@ def test_a_notebook_of_another_language_is_refused(tmp_path: Path):
 SLOW = "import time\nfor number in range(40):\n    print(number, flush=True)\n    time.sleep(0.1)"
 
 
-def started(source: Path, output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "papermill", str(source), str(output), "--engine", "nbcloud"]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ.copy(),
-    )
-
-
-def on_record(run_id: str) -> Run:
-    with open_store() as store:
-        return store.get(run_id)
-
-
-def wait_for_output(path: Path, text: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, f"{text} never came"
-        time.sleep(0.05)
-
-
 def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
     first = "import os, nbcloud\nnbcloud.log_metric('early', 1.0)\nprint(os.getpid())"
     source = write(
@@ -269,6 +196,31 @@ def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
         assert store.tracked([run_id])[run_id].metrics == {"early": 1.0, "late": 2.0}
         said = store.text(run_id)
     assert said == "".join("".join(each.text for each in cell.outputs) for cell in after.cells)
+
+
+def test_widgets_and_displays_of_the_cells_before_are_gone_on_with(tmp_path: Path):
+    source = write(
+        tmp_path / "in.ipynb",
+        "import ipywidgets\nslider = ipywidgets.IntSlider(value=3)\nslider",
+        "from IPython.display import HTML\nshown = display(HTML('1'), display_id=True)",
+        ("1 / 0", "raises-exception"),
+        SLOW,
+        "shown.update(HTML('2'))\nslider.value = 7",
+    )
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    before = nbformat.read(output, 4)
+    after = run(output, output, "nbcloud", resume=True)
+    cells = [cell for cell in after.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, 5]
+    assert [cell.outputs for cell in cells[:1]] == [before.cells[0].outputs]
+    assert cells[0].metadata.execution == before.cells[0].metadata.execution
+    assert cells[1].outputs[0].data["text/html"] == "2"
+    states = after.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    assert [each["state"]["value"] for each in states if each["model_name"] == "IntSliderModel"] == [7]
 
 
 def test_what_a_killed_client_did_not_put_on_record_is_fetched_from_the_journal(tmp_path: Path):
@@ -305,3 +257,15 @@ def test_an_interrupt_stops_the_remote_cell_too(tmp_path: Path, local_cluster: C
     with open_store() as store:
         record = store.get(nbformat.read(output, 4).metadata.papermill.run)
     assert record.state is RunState.CANCELLED
+
+
+def test_a_notebook_is_cancelled_by_its_run(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", SLOW.replace("40", "600"), "print('after')")
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"5\\n"')
+    run_id = nbformat.read(output, 4).metadata.papermill.run
+    assert cancel(on_record(run_id)) == f"Run {run_id} is being stopped."
+    assert client.wait(30) != 0
+    assert on_record(run_id).state is RunState.CANCELLED
+    assert cancel(on_record(run_id)) == f"Run {run_id} is cancelled already."

@@ -37,6 +37,7 @@ def test_public_names() -> None:
         "log_param",
         "log_params",
         "record",
+        "rerun",
         "secret",
         "set_experiment",
         "set_tag",

@@ -111,10 +111,8 @@ class Session:
         self._modules: dict[str, str] = {}
         self._sources: set[str] = set()
         self._told = ToldInputs(shell)
-        self._blobs: Blobs = (
-            SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
-        )
-        self._results = Results(self, namespace, self._ledger, self._blobs, shell)
+        self.blobs: Blobs = SpooledBlobs(Path(facts["spool"])) if self.shared else RelayedBlobs(link, self.id)
+        self._results = Results(self, namespace, self._ledger, self.blobs, shell)
 
     @property
     def where(self) -> str:
@@ -163,7 +161,7 @@ class Session:
                 f"{foreign} is a handle on a value in another session than the cell's.",
                 f"Bring it here first: {foreign} = {foreign}.get()",
             )
-        parcels = Parcels(self._blobs)
+        parcels = Parcels(self.blobs)
         parcel = Parcel(sent=choice.bundles, refused=choice.refused, names=choice.names)
         for name, module in choice.modules.items():
             parcel.inputs.append({"names": [name], "kind": "module", "module": module})

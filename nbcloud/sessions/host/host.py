@@ -297,7 +297,9 @@ class Host(WorkerPlugin):
                 **await asyncio.to_thread(nvml.facts, devices),
             }
         seen = self._sessions[name].facts.get("resources", {})
-        self._journal.post({"op": "ready", "session": name, "resources": seen, **where})
+        # Nobody who asked for no modules cares.
+        cold = kernel.cold if self._preload else ""
+        self._journal.post({"op": "ready", "session": name, "resources": seen, "cold": cold, **where})
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:
         session = next((s for s in self._sessions.values() if s.kernel is kernel), None)

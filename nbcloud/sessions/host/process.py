@@ -98,6 +98,8 @@ class KernelProcess:
         self._on_exit = on_exit
         self._template = template
         self._process: Any = None
+        self.cold = ""
+        """Why it was not forked."""
         self._loop = asyncio.get_running_loop()
         self._reaped = False
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -123,7 +125,10 @@ class KernelProcess:
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         self._black_box = Reader(self._black_box_file)
-        self._process = await self._forked() or await self._cold()
+        forked = await self._forked()
+        if isinstance(forked, str):
+            self.cold, forked = forked, await self._started()
+        self._process = forked
         self.pid = self._process.pid
         threading.Thread(target=self._wait, daemon=True, name="nbcloud-kernel-exit").start()
         self._session = self._manager.session
@@ -147,9 +152,9 @@ class KernelProcess:
                 )
             await ready
 
-    async def _forked(self) -> Any:
+    async def _forked(self) -> Child | str:
         if self._template is None:
-            return None
+            return "there is no template"
         self._manager.write_connection_file()
         return await self._template.fork(
             environment(),
@@ -158,7 +163,7 @@ class KernelProcess:
             log=str(self.log),
         )
 
-    async def _cold(self) -> Any:
+    async def _started(self) -> Any:
         variables = {**environment(), BLACK_BOX: str(self._black_box_file)}
         with self.log.open("wb") as log:
             await self._manager.start_kernel(

@@ -90,8 +90,8 @@ class Template:
         if process is not None:
             await asyncio.wait([process.loading])
 
-    async def fork(self, environment: Mapping[str, str], **request: str) -> Child | None:
-        """Fork a kernel; None, with the reason in the log, when one must be started cold.
+    async def fork(self, environment: Mapping[str, str], **request: str) -> Child | str:
+        """Fork a kernel; or say why one must be started cold.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Template:
                 return await process.fork(request)
             except _Unusable as why:
                 logger.info("A kernel is started without the template: %s.", why)
-                return None
+                return str(why)
 
     async def _fit(self, environment: dict[str, str]) -> _Process:
         """A process that can fork a kernel with this environment."""

@@ -130,7 +130,7 @@ class Gangs:
         match operation:
             case "ready":
                 member.state, member.host, member.kernel_pid = "ready", host, message["kernel_pid"]
-                member.seen = message["resources"]
+                member.seen, member.cold = message["resources"], message["cold"]
                 self._ready(gang)
             case "port" if known is not None and known.request is not None:
                 known.places = places(gang.members, message["port"])
@@ -182,7 +182,7 @@ class Gangs:
     def _ready(self, gang: LiveSession) -> None:
         first = gang.members[0]
         if first.host is not None and all(member.state == "ready" for member in gang.members):
-            self._table.ready(gang, first.host, {"kernel_pid": first.kernel_pid})
+            self._table.ready(gang, first.host, {"kernel_pid": first.kernel_pid, "cold": first.cold})
 
     # Runs
 

@@ -34,6 +34,8 @@ class LiveSession:
     why: str = ""
     host: ConnectedHost | None = None
     kernel_pid: int = 0
+    cold: str = ""
+    """Why its kernel was not forked from one that had imported the modules of ``preload``."""
     names: set[str] = field(default_factory=set)
     runs: dict[str, JournaledRun] = field(default_factory=dict)
     """Those that have not ended, in the order in which they came."""
@@ -92,6 +94,7 @@ class LiveSession:
             "spool": self.host.facts["spool"] if self.host else "",
             "token": self.host.facts["token"] if self.host else "",
             "kernel_pid": self.kernel_pid,
+            "cold": self.cold,
             "resources": self.resources,
             "created": self.created,
             "names": sorted(self.names),

@@ -106,6 +106,7 @@ class Table:
     def ready(self, session: LiveSession, host: ConnectedHost, message: dict[str, Any]) -> None:
         """A session has its kernel."""
         session.state, session.host, session.kernel_pid = "ready", host, message["kernel_pid"]
+        session.cold = message["cold"]
         session.used = time.monotonic()  # it may have waited for its worker for long
         for client, ask in session.waiting:
             client.channel.post({"op": "answer", "ask": ask, "answer": session.facts()})

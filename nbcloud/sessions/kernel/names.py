@@ -21,6 +21,7 @@ from nbcloud.cells.ledger import LOOK, Ledger, settled
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.history import follow
+from nbcloud.sessions.kernel.checkpoint import RANDOM, freeze, set_random_state
 from nbcloud.sessions.kernel.describe import describe
 from nbcloud.sessions.kernel.modules import RemoteModules
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
@@ -280,6 +281,13 @@ class RemoteNames:
         if method == "push":
             request = {**arguments, "inputs": arguments["inputs"]}
             return self.bind(request, buffers), []
+        if method == "checkpoint":
+            return self._checkpoint(arguments)
+        if method == "restore":
+            missing = self.bind(arguments, buffers)
+            if not missing:
+                set_random_state(self._namespace.pop(RANDOM))
+            return missing, []
         if method == "hold":
             return {"names": [arguments["name"]], **self.hold(self._namespace[arguments["name"]])}, []
         if method == "pull":
@@ -291,6 +299,22 @@ class RemoteNames:
                 home.bring(arguments["names"], dict(self._visible()), limit=arguments["limit"], seconds=None)
             return {"results": home.results, "sources": home.sources}, home.parcels.buffers
         raise UsageError(f"A session has no method {method!r}.")
+
+    def _checkpoint(self, arguments: dict[str, Any]) -> tuple[Any, list[Any]]:
+        """All that another kernel needs to go on in this one's place."""
+        payload, lacking = freeze(
+            dict(self._visible()), self._namespace, arguments["reads"], arguments["limit"]
+        )
+        answer: dict[str, Any] = {"entry": None, "lacking": lacking}
+        parcels = Parcels(SpooledBlobs(self._spool(arguments)))
+        if payload is not None:
+            answer["entry"] = parcels.add(payload)
+            answer |= {
+                "cwd": str(Path.cwd()),
+                "path": sys.path,
+                "sources": cell_sources(self._shell, payload.files, set()),
+            }
+        return answer, parcels.buffers
 
 
 class _Homecoming:

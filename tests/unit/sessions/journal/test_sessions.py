@@ -82,7 +82,7 @@ def test_a_kernel_that_came_as_it_was_withdrawn_is_let_go_unless_it_was_there_be
         one, two = await house.client("one"), await house.client("two")
         await open_soon(one, "b", "q1")
         session = next(each for each in house.journal.table.sessions.values() if each.name == "b")
-        ready = {"op": "ready", "session": session.id, "kernel_pid": 1, "resources": {}}
+        ready = {"op": "ready", "session": session.id, "kernel_pid": 1, "resources": {}, "cold": ""}
         house.host.channel.post(ready)
         await one.expect("answer", ask="q1")
         await open_soon(two, "b", "q2")
@@ -128,7 +128,7 @@ async def gang_of_two(house, client):
         each for each in house.journal.table.sessions.values() if each.name == "gang" and each.members
     )
     for host, member in zip((house.host, second), gang.members, strict=True):
-        host.channel.post({"op": "ready", "session": member.id, "kernel_pid": 1, "resources": {}})
+        host.channel.post({"op": "ready", "session": member.id, "kernel_pid": 1, "resources": {}, "cold": ""})
     await client.expect("answer", ask="q")
     return gang, second
 
@@ -180,7 +180,7 @@ def test_a_session_that_waited_long_for_its_worker_is_not_idle_when_it_begins(tm
         assert house.journal.idle_seconds("w1") > 999
         session = next(each for each in house.journal.table.sessions.values() if each.name == "b")
         session.used -= 1000
-        ready = {"op": "ready", "session": session.id, "kernel_pid": 1, "resources": {}}
+        ready = {"op": "ready", "session": session.id, "kernel_pid": 1, "resources": {}, "cold": ""}
         house.host.channel.post(ready)
         await client.expect("answer", ask="q")
         assert house.journal.idle_seconds("w1") < 100

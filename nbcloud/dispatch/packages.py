@@ -1,0 +1,33 @@
+"""All packages where a run is: asked once of each worker, for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from nbcloud.clusters import environment, registry
+from nbcloud.errors import NbcloudError
+
+_FRESH_SECONDS = 300.0
+"""A session may install packages meanwhile."""
+_known: dict[tuple[str, str], tuple[float, str]] = {}
+
+
+def packages_of(cluster_id: str, worker: str) -> str:
+    """Python and packages of a worker, a line each; empty when it can't be asked. Takes its time."""
+    known = _known.get((cluster_id, worker))
+    if known is not None and time.monotonic() - known[0] < _FRESH_SECONDS:
+        return known[1]
+    text = ""
+    info = next((info for info in registry.entries() if info.id == cluster_id), None)
+    if info is not None:
+        with contextlib.suppress(NbcloudError):
+            text = listed(environment.of_worker(info, worker))
+    _known[cluster_id, worker] = (time.monotonic(), text)
+    return text
+
+
+def listed(facts: environment.Facts) -> str:
+    """Facts as pip reads them, and as they are kept."""
+    lines = [f"{name}=={version}" for name, version in sorted(facts.packages.items())]
+    return "\n".join([f"# Python {facts.python}", *lines, ""])

@@ -1,0 +1,119 @@
+"""The file that a notebook becomes: whole at any moment, where it was asked for, and gone on with wherever it is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.iorw import papermill_io
+
+import nbcloud
+from nbcloud.dispatch.links import close_links
+from nbcloud.errors import RunLost
+from nbcloud.workflows.notebooks import run_notebook
+from nbcloud.workflows.outcome import Stage
+from tests.integration.files import run, write
+
+pytestmark = [
+    pytest.mark.usefixtures("local_cluster"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::nbformat.warnings.MissingIDFieldWarning"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _unlinked() -> object:
+    yield
+    close_links()
+
+
+def test_papermills_last_write_is_no_moment_in_which_half_is_there(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "for _ in range(16):\n    print('x' * 500_000)")
+    output = tmp_path / "out.ipynb"
+    broken: list[str] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            text = output.read_text() if output.exists() else "{}"
+            if not text.endswith("}"):
+                broken.append(text[-20:])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        run_notebook(str(source), str(output), progress_bar=False)
+    finally:
+        ended.set()
+        reader.join()
+    assert broken == []
+    assert json.loads(output.read_text())["metadata"]["papermill"]["output_path"] == str(output)
+
+
+@pytest.mark.parametrize("way", ["papermill", "nbcloud"])
+def test_a_notebook_that_runs_in_a_folder_is_written_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    source = write(Path("in.ipynb"), "import os\nprint(os.path.basename(os.getcwd()))")
+    if way == "papermill":
+        run(source, Path("out.ipynb"), "nbcloud", cwd="folder")
+    else:
+        run_notebook(str(source), "out.ipynb", progress_bar=False, cwd="folder")
+    assert nbformat.read("out.ipynb", 4).cells[0].outputs[0].text == "folder\n"
+    assert not [*Path("folder").iterdir()]
+
+
+class Shelf:
+    """Storage of another kind, as papermill's plugins bring it."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, str] = {}
+
+    def read(self, path: str) -> str:
+        return self.content[path]
+
+    def write(self, text: str, path: str) -> None:
+        self.content[path] = text
+
+    def pretty_path(self, path: str) -> str:
+        return path
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    shelf = Shelf()
+    papermill_io.register("shelf://", shelf)
+    return shelf
+
+
+def test_a_notebook_that_is_elsewhere_is_gone_on_with(tmp_path: Path, shelf: Shelf):
+    die = "import os, pathlib\nif pathlib.Path(flag).exists():\n    os.unlink(flag)\n    os._exit(3)"
+    flag = tmp_path / "flag"
+    flag.touch()
+    source = write(
+        tmp_path / "in.ipynb", (f"flag = {str(flag)!r}\nprint(id(flag))", "checkpoint"), die, "print('end')"
+    )
+    with pytest.raises(RunLost):
+        run_notebook(str(source), "shelf://out.ipynb", progress_bar=False)
+    before = json.loads(shelf.content["shelf://out.ipynb"])["cells"][0]["outputs"]
+    end = run_notebook(str(source), "shelf://out.ipynb", resume=True, progress_bar=False)
+    assert end.stage is Stage.DONE
+    assert json.loads(shelf.content["shelf://out.ipynb"])["cells"][0]["outputs"] == before
+
+
+def test_the_members_of_a_sweep_run_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    source = write(
+        Path("in.ipynb"), ("a = 1", "parameters"), "import os\nprint(os.path.basename(os.getcwd()))"
+    )
+    nbcloud.sweep(source, {"a": [1, 2, 3, 4, 5, 6]}, "sweeps", parallel=2, cwd="folder")
+    for path in Path("sweeps").glob("*.ipynb"):
+        assert nbformat.read(path, 4).cells[-1].outputs[0].text == "folder\n"
+    assert Path.cwd() == tmp_path
