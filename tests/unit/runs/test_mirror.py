@@ -93,10 +93,8 @@ def target(request, tmp_path, nbcloud_dirs, monkeypatch, start_python):
     yield where
     for process in psutil.process_iter():
         try:
-            if (
-                process.environ().get("NBCLOUD_DATA_DIR") == str(tmp_path / "data")
-                and process.pid != os.getpid()
-            ):
+            ours = process.environ().get("NBCLOUD_DATA_DIR") == str(tmp_path / "data")
+            if ours and any("nbcloud.runs.mirror.process" in word for word in process.cmdline()):
                 process.kill()
         except psutil.Error:
             continue
