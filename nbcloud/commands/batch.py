@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 
     options = _options(arguments)
     parameters = given(arguments, declared(arguments.notebook))
+    _check_place(arguments.output)
     try:
         end = run_notebook(
             arguments.notebook,
@@ -143,15 +144,36 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
     except RemoteError as error:
         run_id = outcome(Path(arguments.output)).run  # empty where OUT is no file of this machine
         raise RemoteError(error.message, f"All of it: nbcloud logs {run_id}" if run_id else "") from None
+    except KeyboardInterrupt:
+        again = f"nbcloud run {arguments.notebook} {arguments.output} --resume"
+        raise KeyboardInterrupt(
+            f"The notebook was stopped. To run it again with its parameters: {again}"
+        ) from None
     return Answer(f"{arguments.output} is done after {duration(end.seconds)}: run {end.run}.")
+
+
+def _check_place(output: str) -> None:
+    """Refuse an output that can't be written, before a cluster is started for it."""
+    from nbcloud.workflows.manager import is_elsewhere
+
+    if is_elsewhere(output):
+        return
+    path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"{output} is a folder.", f"Name a file: {path / 'out.ipynb'}")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {path.parent} for {path.name}.", f"Type: mkdir -p {path.parent}"
+        )
 
 
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
+    from nbcloud.workflows.sweeping import limits_of, search_of
     from nbcloud.workflows.sweeping import run as run_sweep
-    from nbcloud.workflows.sweeping import search_of
+    from nbcloud.workflows.table import summary
 
     options = {
         **_options(arguments),
@@ -160,6 +182,7 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
         "member_timeout": read_option("--member-timeout", arguments.member_timeout, parse_seconds),
         "until": arguments.until,
     }
+    limits_of(options)
     if arguments.dry_run:
         return _listed(arguments)
     found = _sweep(arguments)
@@ -215,8 +238,13 @@ def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.notebook:
         raise UsageError("Which notebook?", "Type: nbcloud sweep NOTEBOOK -g NAME=VALUES -o FOLDER")
     known = declared(arguments.notebook)
-    fixed = {name: [value] for name, value in given(arguments, known).items()}
-    return fixed | dict(values_of(known, text, loose=arguments.loose) for text in arguments.grid)
+    domains: dict[str, Any] = {name: [value] for name, value in given(arguments, known).items()}
+    for text in arguments.grid:
+        name, values = values_of(known, text, loose=arguments.loose)
+        if name in domains:
+            raise UsageError(f"{name} is given twice.", f"Write all of its values in one: -g {name}=A,B,C")
+        domains[name] = values
+    return domains
 
 
 def _sweep(arguments: argparse.Namespace) -> Sweep:
@@ -248,8 +276,9 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """The table of a sweep."""
     check("papermill", "to read the results of a sweep")
-    from nbcloud.workflows.results import Results, summary
+    from nbcloud.workflows.results import Results
     from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.table import summary
 
     found = Results(Sweep.open(arguments.folder))
     rows = found.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import TypeVar
@@ -32,6 +33,7 @@ examples:
   %%cloud -o model,history --timeout 2h --name resnet
   %%cloud -s training --cpus 2 --memory 8GiB
   %%cloud --workers 2 --gpus 1
+  %%cloud --sweep lr=0.1,0.01 --sweep seed=0:4 -o loss
   %%cloud --bg
 """
 
@@ -66,6 +68,12 @@ def cell_parser() -> Parser:
     )
     where.add_argument("--local", action="store_true", help="run it here, with the same record")
     data = parser.add_argument_group("data")
+    data.add_argument(
+        "--sweep",
+        action="append",
+        metavar="NAME=VALUES",
+        help="run it once for each of these, a=0:4 or lr=0.1,0.01; of several of them, for each combination",
+    )
     data.add_argument("-i", "--in", dest="inputs", action="append", metavar="NAMES", help="send these, too")
     data.add_argument(
         "-o", "--out", dest="outputs", action="append", metavar="NAMES", help="bring these home"
@@ -119,6 +127,8 @@ def cell_options(line: str) -> CellOptions:
         raise UsageError(f"--workers {words.workers}: it must be at least 1.")
     if words.workers and words.cache:
         raise UsageError("--cache and --workers contradict each other.", "Each rank has results of its own.")
+    if words.sweep:
+        _check_sweep(words)
     if words.session and not _NAME.fullmatch(words.session):
         raise UsageError(
             f"-s {words.session!r} can't name a session.", "Use letters, digits, '-', '_' and '.'."
@@ -141,7 +151,23 @@ def cell_options(line: str) -> CellOptions:
         cache=words.cache,
         local=words.local,
         dry_run=words.dry_run,
+        sweep=tuple(words.sweep or ()),
     )
+
+
+_NOT_SWEPT = {
+    "session": ("-s", "Each member has a session of its own: leave it out."),
+    "workers": ("--workers", "Each member has one worker: leave it out."),
+    "local": ("--local", "A sweep runs on a cluster: leave it out."),
+    "cache": ("--cache", "Each member runs in a new session, which remembers no results."),
+    "bg": ("--bg", "In a notebook of its own, a sweep runs without you: nbcloud sweep NOTEBOOK"),
+}
+
+
+def _check_sweep(words: Namespace) -> None:
+    for option, (flag, hint) in _NOT_SWEPT.items():
+        if getattr(words, option):
+            raise UsageError(f"--sweep and {flag} contradict each other.", hint)
 
 
 def _names(flag: str, given: list[str] | None) -> tuple[str, ...]:

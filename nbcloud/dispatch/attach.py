@@ -73,8 +73,10 @@ def complete_records() -> list[Run]:
         alone = [run for run in store.unfinished() if "client" in run.extra or not run.parent]
         orphans = [run for run in alone if not is_running(str(run.extra.get("client", "")))]
         clusters = {info.id: info for info in registry.entries()}
-        running = []
-        for run in orphans:
+        running: list[Run] = []
+        for run in sorted(orphans, key=lambda run: run.kind == "sweep"):  # behind its members
+            if any(member.parent == run.id for member in running):
+                continue
             if run.cluster_id in clusters:
                 with contextlib.suppress(ClusterError):
                     if _from_cluster(run):
@@ -108,7 +110,7 @@ def _from_cluster(run: Run) -> bool:
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
     why = "its cluster ended, and nobody was listening"
-    if run.kind in {"process", "notebook"}:
+    if run.kind in {"process", "notebook", "sweep"}:
         why = "its process ended without a word"
     state, message = RunState.LOST, run.message or why
     finished = run.finished

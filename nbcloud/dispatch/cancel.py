@@ -25,6 +25,11 @@ def cancel(run: Run) -> str:
         raise UsageError(
             f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
         )
+    if run.kind == "sweep":
+        raise UsageError(
+            f"Run {run.id} is a sweep, which the cell that began it stops: interrupt its notebook's kernel.",
+            f"Its members can be cancelled one by one: %cloud runs --filter \"parent = '{run.id}'\"",
+        )
     info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
     if info is None:
         complete_records()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nbcloud.clusters import environment
 from nbcloud.clusters.base import ClusterInfo, Progress, silent
-from nbcloud.clusters.connect import come_back, resolve
+from nbcloud.clusters.connect import come_back, resolve, status
 from nbcloud.errors import ClusterLost
 
 if TYPE_CHECKING:
@@ -82,6 +82,11 @@ def compare(link: Link, packages: Iterable[str]) -> None:
 def connect(name: str | None = None, *, start: bool = True, progress: Progress = silent) -> Link:
     """The link to a cluster by name or address; the local one is started when it is not up."""
     return link_to(resolve(name, start=start, progress=progress), progress=progress)
+
+
+def threads(link: Link) -> int:
+    """How many runs a cluster has at once without one in the way of another."""
+    return max(1, sum(int(worker["nthreads"]) for worker in status(link.info)["workers"]))
 
 
 def close_links() -> None:

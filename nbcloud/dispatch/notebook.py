@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbcloud import secret_values
-from nbcloud.cells.analysis import CellNames, analyze
+from nbcloud.cells.analysis import CellNames, Required, analyze
 from nbcloud.clusters.base import Progress, silent
 from nbcloud.clusters.prices import hourly
 from nbcloud.config import settings
@@ -31,6 +31,31 @@ _SETTLE_SECONDS = 5.0
 
 class Undefined(UsageError, NameError):
     """A cell needs a name that nobody has; carries its place in the cell."""
+
+
+def refuse_undefined(lacking: Sequence[Required]) -> None:
+    """Raise Undefined for the first of the names that a cell needs and nobody has."""
+    for first in lacking:
+        raise Undefined(
+            f"name '{first.name}' is not defined",
+            lineno=first.lineno,
+            column=first.col_offset,
+            name=first.name,
+        )
+
+
+def refuse_stuck(refused: Mapping[str, Exception], certain: Set[str]) -> None:
+    """Raise NotPicklable for a name that a cell certainly needs and that can't travel."""
+    for name, error in refused.items():
+        if name in certain:
+            path, reason = getattr(error, "path", ""), getattr(error, "reason", str(error))
+            raise NotPicklable(
+                f"{name} can't travel to the cluster: {path or name} can't be pickled ({reason}).",
+                "Make it in the cell itself, or leave that part out: "
+                f"%%cloud cells that don't use {name} still run.",
+                path=path,
+                reason=reason,
+            )
 
 
 class Notebook:
@@ -112,7 +137,7 @@ class Notebook:
         self._check_names(cell, session, options)
         parcel = self._pack(cell, session, options)
         run = CloudRun(
-            session.link, self._record(code, options, session, parcel, count, cell_id), self.recorder
+            session.link, self.record(code, options, session, parcel, count, cell_id), self.recorder
         )
         run.session = session
         run.refused = parcel.refused
@@ -156,15 +181,7 @@ class Notebook:
                 value.check()
 
     def _check_names(self, cell: CellNames, session: Session, options: CellOptions) -> None:
-        lacking = session.undefined(cell)
-        if lacking:
-            first = lacking[0]
-            raise Undefined(
-                f"name '{first.name}' is not defined",
-                lineno=first.lineno,
-                column=first.col_offset,
-                name=first.name,
-            )
+        refuse_undefined(session.undefined(cell))
         for name in options.inputs:
             if name not in self.namespace and name not in session.names:
                 raise UsageError(f"-i {name}: the notebook has no variable {name!r}.")
@@ -172,21 +189,13 @@ class Notebook:
     def _pack(self, cell: CellNames, session: Session, options: CellOptions) -> Parcel:
         parcel = session.pack(cell.reads | set(options.inputs))
         certain = {required.name for required in cell.required} | set(options.inputs)
-        for name, error in parcel.refused.items():
-            if name in certain and name not in session.names:
-                path, reason = getattr(error, "path", ""), getattr(error, "reason", str(error))
-                raise NotPicklable(
-                    f"{name} can't travel to the cluster: {path or name} can't be pickled ({reason}).",
-                    "Make it in the cell itself, or leave that part out: "
-                    f"%%cloud cells that don't use {name} still run.",
-                    path=path,
-                    reason=reason,
-                )
+        refuse_stuck(parcel.refused, certain - session.names)
         return parcel
 
-    def _record(
+    def record(
         self, code: str, options: CellOptions, session: Session, parcel: Parcel, count: int, cell_id: str
     ) -> Run:
+        """The record of a cell that is about to be sent."""
         info = session.link.info
         return Run(
             name=options.name,
@@ -220,6 +229,7 @@ class Notebook:
         options: CellOptions,
         count: int,
         header: dict[str, Any] | None,
+        params: Sequence[str] = (),
     ) -> None:
         """Send a run's request; once more, when its session turns out to lack values."""
         from nbcloud.sessions.messages import execute_frames
@@ -234,12 +244,13 @@ class Notebook:
             limits=self.limits(),
             secret_values=secret_values.known(cell.secrets),
             cache=hashlib.blake2b(code.encode(), digest_size=16).hexdigest() if options.cache else "",
+            params=params,
         )
 
         def again(hashes: list[str]) -> None:
             session.missing(hashes, parcel)
             anew = self._pack(cell, session, options)
-            self.send(run, session, cell, anew, code, options, count, header)
+            self.send(run, session, cell, anew, code, options, count, header, params)
 
         run.again = again
         run.sent += 1

@@ -26,6 +26,8 @@ class CellOptions:
     cache: bool = False
     local: bool = False
     dry_run: bool = False
+    sweep: tuple[str, ...] = ()
+    """Names and their values, as texts: ``lr=0.1,0.01``."""
 
     @property
     def resources(self) -> dict[str, float]:

@@ -49,6 +49,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._refused: dict[str, bytes] = {}
+        self._asking: list[threading.Thread] = []
         self._masked: dict[str, str] = {}
         self.trouble = ""
 
@@ -98,11 +99,23 @@ class Recorder:
             self._mask(store)
             if run_id in self._refused:
                 self._append(store, run_id, b"")
+            run = store.update(run_id, **changes)
             if changes.get("worker"):
-                changes.update(provenance=_with_packages(store, run_id, changes["worker"]))
-            store.update(run_id, **changes)
+                self._ask_packages(run)
 
         self._do(work)
+
+    def _ask_packages(self, run: Run) -> None:
+        """Keep with a run what is installed where it is: asked aside, as messages must not wait for that."""
+
+        def ask() -> None:
+            text = packages_of(run.cluster_id, run.worker)
+            if text:
+                self._do(lambda store: _keep_packages(store, run.id, text))
+
+        self._asking = [each for each in self._asking if each.is_alive()]
+        self._asking.append(threading.Thread(target=ask, daemon=True, name="nbcloud-packages"))
+        self._asking[-1].start()
 
     def _do(self, work: Callable[[Store], None]) -> None:
         self._work.append(work)
@@ -156,6 +169,9 @@ class Recorder:
 
     def close(self) -> None:
         """Flush, and end the thread."""
+        self.flush()
+        for asking in self._asking:
+            asking.join(_FLUSH_SECONDS)
         thread, self._thread = self._thread, None
         if thread is not None:
             self._work.append(None)
@@ -164,8 +180,7 @@ class Recorder:
             atexit.unregister(self.flush)
 
 
-def _with_packages(store: Store, run_id: str, worker: str) -> dict[str, str]:
-    """What is kept with a run, and the packages of where it is."""
+def _keep_packages(store: Store, run_id: str, text: str) -> None:
     run = store.get(run_id)
-    text = packages_of(run.cluster_id, worker)
-    return run.provenance | (provenance.keep(store, provenance.PACKAGES, text) if text else {})
+    kept = provenance.keep(store, provenance.PACKAGES, text)
+    store.update(run.id, provenance=run.provenance | kept)

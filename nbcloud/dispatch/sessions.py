@@ -95,23 +95,10 @@ class Sessions:
         """Open a session; one that exists as it is, when nothing is asked of it."""
         from nbcloud.sessions.client.session import Session
 
-        options = asked or CellOptions(session=name)
         ask = secrets.token_hex(8)
         try:
-            facts = link.ask(
-                "open",
-                ask=ask,
-                timeout=None,
-                phase=progress,
-                name=name,
-                notebook=self._identity.path,
-                resources=options.resources,
-                memory=options.memory,
-                workers=options.workers or 0,
-                ephemeral=options.fresh,
-                lasting=self._identity.lasting or options.session is not None,
-                over=[known.id for known in self._known.values() if known.over],
-            )
+            wanted = self._wanted(name, asked or CellOptions(session=name))
+            facts = link.ask("open", ask=ask, timeout=None, phase=progress, **wanted)
             compare(link, facts["packages"])
             hidden = getattr(self._shell, "user_ns_hidden", None)
             session = Session(
@@ -126,6 +113,35 @@ class Sessions:
         for key in [key for key in self._known if key[1] == name]:
             del self._known[key]
         self._known[link.info.id, name] = session
+        return session
+
+    def _wanted(self, name: str, options: CellOptions) -> dict[str, Any]:
+        """What the journal is asked to open."""
+        return {
+            "name": name,
+            "notebook": self._identity.path,
+            "resources": options.resources,
+            "memory": options.memory,
+            "workers": options.workers or 0,
+            "ephemeral": options.fresh,
+            "lasting": self._identity.lasting or options.session is not None,
+            "over": [known.id for known in self._known.values() if known.over],
+        }
+
+    def ask_one_off(self, link: Link, options: CellOptions) -> tuple[str, Future[dict[str, Any]]]:
+        """Ask for a session for one run; returns what the question is known by, and the future answer."""
+        ask = secrets.token_hex(8)
+        name = f"{self._identity.session}-fresh-{secrets.token_hex(3)}"
+        return ask, link.ask_soon("open", ask=ask, **self._wanted(name, options))
+
+    def one_off(self, link: Link, facts: dict[str, Any], namespace: MutableMapping[str, Any]) -> Session:
+        """The session that such an answer tells of, for a namespace of its own."""
+        from nbcloud.sessions.client.session import Session
+
+        compare(link, facts["packages"])
+        hidden = getattr(self._shell, "user_ns_hidden", None)
+        session = Session(link, facts, namespace, hidden=hidden, shell=self._shell)
+        link.listen(session.id, lambda message: self._of_session(session, message))
         return session
 
     def _introduce(self, session: Session, before: Session | None) -> None:

@@ -24,6 +24,7 @@ from nbcloud.jupyter.here import LocalRun
 from nbcloud.jupyter.interrupts import Departure, Interrupts
 from nbcloud.jupyter.output import CellOutput, LaterOutput, cell_error, show_errors_once
 from nbcloud.jupyter.progress import Phases
+from nbcloud.jupyter.sweeping import SweepRunner
 from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
 from nbcloud.wording import size_text
@@ -67,8 +68,8 @@ class CellRunner:
         parent = kernel.get_parent("shell") if kernel is not None else {}
         return str((parent.get("metadata") or {}).get("cellId") or "")
 
-    def run(self, code: str, options: CellOptions) -> CloudRun | None:
-        """Run a cell; returns the run when it is in the background.
+    def run(self, code: str, options: CellOptions) -> Any:
+        """Run a cell; returns the run when it is in the background, and of a sweep its table.
 
         Raises
         ------
@@ -77,6 +78,12 @@ class CellRunner:
         RunError
             When it was stopped or lost.
         """
+        if options.sweep:
+            sweeps = SweepRunner(self.shell, self.notebook, self.departure)
+            try:
+                return sweeps.run(code, options, self._cell_id())
+            except Undefined as error:
+                raise self._name_error(code, error) from None
         if options.dry_run:
             self._tell_plan(plan(self.notebook, code, options))
             return None

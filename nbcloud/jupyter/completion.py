@@ -96,6 +96,8 @@ def _cell(magics: Magics, words: list[str], begun: str) -> list[str]:
     if last in _NAME_FLAGS:
         listed, comma, _ = begun.rpartition(",")
         return [f"{listed}{comma}{name}" for name in _names(magics, remote=last in {"-o", "--out"})]
+    if last == "--sweep":
+        return [f"{name}=" for name in _names(magics, remote=False)]
     return cell_parser().flags()
 
 

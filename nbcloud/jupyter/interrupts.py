@@ -6,11 +6,22 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
-
-from nbcloud.dispatch.run import CloudRun
+from typing import Any, Protocol, Self
 
 _DEPARTURE_SECONDS = 0.5
+
+
+class Interruptible(Protocol):
+    """What is stopped by an interrupt: a run, or a sweep of them."""
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in it."""
+
+    def kill(self, session: str) -> None:
+        """End its kernel."""
+
+    def leave(self) -> None:
+        """Tell the one who shows it to stop; what runs goes on."""
 
 
 class Departure:
@@ -45,12 +56,12 @@ class Interrupts:
 
     Parameters
     ----------
-    run : CloudRun
+    run : Interruptible
     session : nbcloud.sessions.client.session.Session
     departure : Departure
     """
 
-    def __init__(self, run: CloudRun, session: Any, departure: Departure) -> None:
+    def __init__(self, run: Interruptible, session: Any, departure: Departure) -> None:
         self._run = run
         self._session = session
         self._departure = departure

@@ -186,9 +186,11 @@ def write_atomically(path: Path, data: bytes, sync: bool, mode: int = 0o600) -> 
             if sync:
                 os.fsync(handle)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # nobody has asked for the temporary one
         raise
 
 

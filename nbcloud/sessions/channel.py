@@ -19,7 +19,7 @@ from distributed.comm import Comm, CommClosedError
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Raised with every change that the other side must know of; the two must be equal."""
 
 SOON = 0.01

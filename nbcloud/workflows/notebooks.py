@@ -12,7 +12,7 @@ from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
-from nbcloud.errors import RemoteError, RunTimeout
+from nbcloud.errors import RemoteError, RunTimeout, UsageError
 from nbcloud.workflows.manager import WHOLE, is_elsewhere
 from nbcloud.workflows.outcome import Outcome, Stage, outcome, outcome_of
 
@@ -34,7 +34,8 @@ def run_notebook(
         Paths, or what else papermill reads and writes (``s3://…``).
     parameters : mapping, optional
     resume : bool
-        Go on with ``output``, where that was begun.
+        Go on with ``output``, where that was begun, by the parameters that it has; where it has ended badly,
+        run it again by them, or by those that are given. One that is done is left as it is.
     cwd : path, optional
         Where the notebook runs.
     **options
@@ -42,18 +43,24 @@ def run_notebook(
 
     Raises
     ------
+    UsageError
+        For other parameters than those of what is gone on with.
     RemoteError
         What a cell raised; ``output`` has it, too.
     RunError
         When the run was lost, stopped, or took too long.
     """
     there = _begun(output) if resume else Outcome(Stage.NEW)
+    if there.stage is Stage.DONE:
+        return there
     begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
+    if begun:
+        _check_same(there.parameters, parameters or {}, output)
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
             output if is_elsewhere(output) else f"{WHOLE}{Path(output).absolute()}",
-            parameters=None if begun else dict(parameters or {}),
+            parameters=None if begun else {**there.parameters, **(parameters or {})},
             engine_name="nbcloud",
             kernel_name="python3",
             language="python",
@@ -72,6 +79,15 @@ def run_notebook(
     except CellTimeoutError as error:
         raise RunTimeout(f"{str(error).splitlines()[0]} ({output})") from None
     return outcome_of(notebook)
+
+
+def _check_same(had: Mapping[str, Any], given: Mapping[str, Any], output: str) -> None:
+    for name, value in given.items():
+        if json.dumps(had.get(name), default=str) != json.dumps(value, default=str):
+            raise UsageError(
+                f"{output} was begun with {name}={had.get(name)!r}, and can't be gone on with by {value!r}.",
+                "Leave -p out, or run it anew: without --resume.",
+            )
 
 
 def _begun(output: str) -> Outcome:

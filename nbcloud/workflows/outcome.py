@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Outcome:
         What it raised.
     checkpoint : bool
         Whether one is kept.
+    parameters : mapping
+        By which it runs.
     """
 
     stage: Stage
@@ -59,6 +61,7 @@ class Outcome:
     seconds: float | None = None
     error: str = ""
     checkpoint: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def outcome(path: Path) -> Outcome:
@@ -73,14 +76,15 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     """The outcome of a notebook that papermill has run."""
     about = notebook["metadata"]["papermill"]
     run, seconds = str(about.get("run") or ""), about.get("duration")
-    checkpoint = "checkpoint" in about
+    known: dict[str, Any] = {
+        "checkpoint": "checkpoint" in about,
+        "parameters": dict(about.get("parameters") or {}),
+    }
     if error := raised(notebook):
         stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
-        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", checkpoint)
+        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", **known)
     whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
-    return Outcome(
-        Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, checkpoint=checkpoint
-    )
+    return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, **known)
 
 
 def raised(notebook: Mapping[str, Any]) -> dict[str, str] | None:

@@ -118,6 +118,8 @@ def check(known: Mapping[str, Any], values: Mapping[str, Any], *, loose: bool = 
 def check_domain(known: Mapping[str, Any], name: str, values: Domain, *, loose: bool = False) -> None:
     """Refuse what a parameter may be, where its name or type is none of the notebook's."""
     if not isinstance(values, Distribution):
+        if not values:
+            raise UsageError(f"{name} has no value.", "Give at least one, or leave it out.")
         for value in values:
             check(known, {name: value}, loose=loose)
     elif not loose and name not in known:
@@ -185,7 +187,10 @@ def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tu
         check_domain(known, name, drawn, loose=loose)
         return name, drawn
     if (found := _RANGE.fullmatch(rest)) is not None:
-        return name, [typed(known, name, each, loose=loose) for each in _steps(text, *found.groups())]
+        numbers = [typed(known, name, each, loose=loose) for each in _steps(text, *found.groups())]
+        if not numbers:
+            raise UsageError(f"{text!r} has no value.", "Write for example: seed=0:4, or seed=4:0:-1")
+        return name, numbers
     listed = _literal(rest, None) if rest.startswith("[") else None
     texts = [str(each) for each in listed] if isinstance(listed, list) else rest.split(",")
     return name, [typed(known, name, each, loose=loose) for each in texts]
@@ -194,8 +199,12 @@ def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tu
 def _steps(text: str, first: str, last: str, step: str | None) -> Iterator[str]:
     numbers = [_literal(each, None) for each in (first, last, step or "1")]
     start, end, by = numbers
-    if not all(isinstance(each, int | float) for each in numbers) or not by or (end - start) / by > _MOST:
+    if not all(isinstance(each, int | float) for each in numbers) or not by:
         raise UsageError(f"{text!r} is no range.", "Write for example: seed=0:4, or rate=0:1:0.25")
+    if (end - start) / by > _MOST:
+        raise UsageError(
+            f"{text!r} has more than {_MOST} values.", "Draw some: --random 20, of randint:A:B or uniform:A:B"
+        )
     for place in itertools.count():
         value = start + place * by
         if (value >= end) if by > 0 else (value <= end):

@@ -10,10 +10,9 @@ from typing import Any
 
 from jupyter_core.utils import ensure_event_loop
 
-from nbcloud.clusters.connect import status
-from nbcloud.dispatch.links import connect
+from nbcloud.dispatch.links import connect, threads
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout
+from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.filters import parse
 from nbcloud.workflows.notebooks import run_notebook
 from nbcloud.workflows.outcome import Stage
@@ -45,6 +44,14 @@ class Limits:
     retries: int = 0
     member_timeout: float | None = None
     until: str = ""
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and self.parallel < 1:
+            raise UsageError(f"--parallel {self.parallel}: it must be at least 1.")
+        if self.retries < 0:
+            raise UsageError(f"--retries {self.retries}: it must not be below 0.")
+        if self.until:
+            parse(self.until)
 
 
 @dataclass
@@ -93,8 +100,6 @@ class Runner:
         self._options = options
         self._left = sweep.left(again=again)
         self._under_way: dict[Future[None], _Running] = {}
-        if self._limits.until:
-            parse(self._limits.until)
 
     def run(self) -> None:
         """Run them all.
@@ -114,7 +119,7 @@ class Runner:
         following = None if self.met else self._next()
         if following is None:
             return
-        count = self._limits.parallel or _threads(self._options.get("cluster"))
+        count = self._limits.parallel or threads(connect(self._options.get("cluster")))
         with ThreadPoolExecutor(count, thread_name_prefix="nbcloud-sweep") as pool:
             try:
                 while following is not None or self._under_way:
@@ -218,9 +223,3 @@ class Runner:
                     return
             else:
                 return
-
-
-def _threads(cluster: str | None) -> int:
-    """How many notebooks a cluster runs at once without one in the way of another."""
-    workers = status(connect(cluster).info)["workers"]
-    return max(1, sum(int(worker["nthreads"]) for worker in workers))

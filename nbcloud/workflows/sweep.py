@@ -116,7 +116,12 @@ class Sweep:
                 f"{directory} holds a sweep of {len(there.members)} members already; {ended} have ended.",
                 "To go on with it: --resume. Else choose another folder: -o FOLDER",
             )
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UsageError(
+                f"{directory} can't be a folder: a file is in its place.", "Choose another: -o FOLDER"
+            ) from error
         sweep._write()
         return sweep
 
@@ -167,7 +172,7 @@ class Sweep:
             digest = str(document["digest"])
             search, options = document.get("search"), document.get("options")
             known = document["format"] <= FORMAT and all(isinstance(each, dict) for each in members)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{directory} holds no sweep: there is no {file.name} in it.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{file} can't be read ({error!r}).") from None

@@ -104,6 +104,7 @@ def sweep(
         )
     limits = {"parallel": parallel, "retries": retries or None, "until": until or None}
     options |= {**limits, "member_timeout": _seconds(member_timeout)}
+    limits_of(options)
     if resume and (directory / "sweep.json").exists():
         found = Sweep.open(directory)
         found.check_source()
@@ -216,9 +217,9 @@ def run(
     """
     given = {name: value for name, value in options.items() if value not in (None, "", [])}
     before = dict(found.options)
+    limits = limits_of({**before, **given})
     found.keep_options(**{name: value for name, value in given.items() if _can_be_kept(value)})
     given = {**found.options, **given}
-    limits = Limits(**{name: value for name, value in given.items() if name in _LIMITS})
     options = {name: value for name, value in given.items() if name not in _LIMITS}
     about = found.search or {}
     total: int | None = len(found.left(again=again))
@@ -233,6 +234,17 @@ def run(
             found.keep_options(**{name: before.get(name) for name in given})
             raise
     return runner
+
+
+def limits_of(options: Mapping[str, Any]) -> Limits:
+    """The limits among options, of which None is not said.
+
+    Raises
+    ------
+    UsageError
+        For a limit that can't be one.
+    """
+    return Limits(**{name: options[name] for name in _LIMITS if options.get(name) is not None})
 
 
 def _seconds(limit: float | str | None) -> float | None:

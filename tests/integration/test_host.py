@@ -21,7 +21,7 @@ from nbcloud.sessions.journal.journal import Journal
 
 
 def test_a_session_that_comes_before_its_host_waits_for_it() -> None:
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         client.register_plugin(Journal(None, 2**20))
         session = client.submit(hold_session, "early", None)
@@ -43,7 +43,7 @@ def test_the_first_kernel_has_what_is_preloaded_however_long_that_takes(
         ahead = getattr(dask_worker.plugins["nbcloud"], "_warm", None)
         return ahead.result().forked if ahead is not None and ahead.done() else None
 
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         client.register_plugin(Host(preload=["slow"]))
         deadline = time.monotonic() + 60

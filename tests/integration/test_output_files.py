@@ -12,7 +12,7 @@ from papermill.iorw import papermill_io
 
 import nbcloud
 from nbcloud.dispatch.links import close_links
-from nbcloud.errors import RunLost
+from nbcloud.errors import RemoteError, RunLost, UsageError
 from nbcloud.workflows.notebooks import run_notebook
 from nbcloud.workflows.outcome import Stage
 from tests.integration.files import run, write
@@ -117,3 +117,23 @@ def test_the_members_of_a_sweep_run_in_a_folder(tmp_path: Path, monkeypatch: pyt
     for path in Path("sweeps").glob("*.ipynb"):
         assert nbformat.read(path, 4).cells[-1].outputs[0].text == "folder\n"
     assert Path.cwd() == tmp_path
+
+
+def test_what_is_gone_on_with_has_the_parameters_that_it_had(tmp_path: Path):
+    fails = "import pathlib\nif not pathlib.Path('mended').exists():\n    raise ValueError(x)\nprint(x)"
+    source = write(tmp_path / "in.ipynb", ("x = 1", "parameters"), fails)
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(RemoteError, match="ValueError: 2"):
+        run_notebook(str(source), str(output), {"x": 2}, progress_bar=False, cwd=tmp_path)
+    (tmp_path / "mended").touch()
+    end = run_notebook(str(source), str(output), resume=True, progress_bar=False, cwd=tmp_path)
+    assert (end.stage, end.parameters) == (Stage.DONE, {"x": 2})
+    assert nbformat.read(output, 4).cells[-1].outputs[0].text == "2\n"
+    written = output.stat().st_mtime_ns
+    assert run_notebook(str(source), str(output), resume=True, progress_bar=False).run == end.run
+    assert output.stat().st_mtime_ns == written  # it was done
+    begun = nbformat.read(output, 4)
+    begun.cells[-1].metadata.papermill.status = "running"
+    nbformat.write(begun, output)
+    with pytest.raises(UsageError, match="was begun with x=2, and can't be gone on with by 7"):
+        run_notebook(str(source), str(output), {"x": 7}, resume=True, progress_bar=False)

@@ -92,6 +92,21 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_limits_that_are_none_are_refused_before_the_folder_is_made(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    for option, value, said in [
+        ("--parallel", "0", "at least 1"),
+        ("--retries", "-1", "not be below 0"),
+        ("--until", "loss <", "can't be read"),
+    ]:
+        told = shell("sweep", str(notebook), "-g", "seed=0:2", "-o", str(out), option, value)
+        assert told.returncode == 2, told.stderr
+        assert said in told.stderr
+    with pytest.raises(UsageError, match="at least 1"):
+        nbcloud.sweep(notebook, {"seed": [0]}, out, parallel=-1)
+    assert not out.exists()
+
+
 def test_in_a_shell(notebook: Path, tmp_path: Path):
     out = tmp_path / "out"
     words = [
@@ -111,6 +126,8 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
     ]
     dry = shell(*words, "--dry-run")
     assert "6 members; nothing was run." in dry.stdout
+    twice = shell(*words, "-g", "name=8,9")
+    assert (twice.returncode, "name is given twice" in twice.stderr) == (2, True)
     assert not out.exists()
     told = shell(*words)
     assert told.returncode == 1  # some failed

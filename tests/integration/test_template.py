@@ -124,9 +124,23 @@ def test_what_a_preload_shows_is_what_an_import_shows(tmp_path: Path) -> None:
         assert await forked.value(targets)
         # OpenBLAS' threads, which a fork ended, begin again.
         product = (
-            "import numpy, os\na = numpy.ones((900, 900))\na @ a\nprint(len(os.listdir('/proc/self/task')))"
+            "import numpy, pathlib\na = numpy.ones((900, 900))\na @ a\n"
+            "threads = [each.read_text() for each in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+            "print(len([name for name in threads if 'jemalloc' not in name]))"  # which only cold ones have
         )
         assert await cold.text(product) == await forked.text(product)
+
+    with_worker(tmp_path, scenario)
+
+
+def test_pandas_with_pyarrow_is_shared(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+
+    async def scenario(worker: Worker) -> None:
+        kernel = await worker.forked(worker.template("pandas"))
+        assert await kernel.value("'pyarrow' in __import__('sys').modules")
+        assert await kernel.value("[name for name in __import__('os').environ if 'ARROW' in name]") == []
+        assert await kernel.value("__import__('pyarrow').array(range(10**6)).nbytes") == 8 * 10**6
 
     with_worker(tmp_path, scenario)
 

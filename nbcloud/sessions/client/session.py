@@ -11,16 +11,16 @@ import secrets
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbcloud.cells.analysis import CellNames, function_binds
+from nbcloud.cells.analysis import CellNames, Required, function_binds
 from nbcloud.cells.ledger import Bundle, Ledger
 from nbcloud.cells.modules import ModuleFile, local_modules
 from nbcloud.errors import NotPicklable, SessionError, TransferError, UsageError
-from nbcloud.sessions.client.inputs import Inputs
+from nbcloud.sessions.client.inputs import Choice, Inputs
 from nbcloud.sessions.client.link import Link
 from nbcloud.sessions.client.relay import RelayedBlobs
 from nbcloud.sessions.client.results import Results
@@ -53,6 +53,27 @@ class Parcel:
     records: list[dict[str, Any]] = field(default_factory=list)
     files: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+
+
+def out_of_reach(handle: str) -> TransferError:
+    """The error of a cell that reads a handle of another session than its own."""
+    return TransferError(
+        f"{handle} is a handle on a value in another session than the cell's.",
+        f"Bring it here first: {handle} = {handle}.get()",
+    )
+
+
+def undefined(cell: CellNames, namespace: Mapping[str, Any]) -> list[Required]:
+    """Names that a cell certainly needs and a notebook lacks, as the analysis found them."""
+    functions = [f for f in map(namespace.get, cell.reads) if isinstance(f, types.FunctionType)]
+    bound_by_calls = {name for function in functions for name in function_binds(function.__code__)}
+    return [
+        required
+        for required in cell.required
+        if required.name not in namespace
+        and required.name not in bound_by_calls
+        and not hasattr(builtins, required.name)
+    ]
 
 
 class Session:
@@ -127,16 +148,7 @@ class Session:
         A cell that would only come to such a name after an hour's work is refused all the same: here alone it
         is not as in the notebook's own kernel.
         """
-        functions = [f for f in map(self.namespace.get, cell.reads) if isinstance(f, types.FunctionType)]
-        bound_by_calls = {name for function in functions for name in function_binds(function.__code__)}
-        lacking = [
-            required
-            for required in cell.required
-            if required.name not in self.namespace
-            and required.name not in bound_by_calls
-            and required.name not in self.names
-            and not hasattr(builtins, required.name)
-        ]
+        lacking = [each for each in undefined(cell, self.namespace) if each.name not in self.names]
         if lacking:  # another notebook may have bound it meanwhile
             facts = next((f for f in self.link.ask("sessions") if f["id"] == self.id), None)
             if facts is None or facts["active"] or facts["queued"]:
@@ -154,13 +166,13 @@ class Session:
         resend : bool
             Send values although they were sent before.
         """
-        choice = self.inputs.choose(wanted, resend=resend)
+        return self.parcel(self.inputs.choose(wanted, resend=resend))
+
+    def parcel(self, choice: Choice) -> Parcel:
+        """Pack inputs that are chosen."""
         foreign = next((name for name, handle in choice.handles.items() if not handle.held_by(self)), None)
         if foreign is not None:
-            raise TransferError(
-                f"{foreign} is a handle on a value in another session than the cell's.",
-                f"Bring it here first: {foreign} = {foreign}.get()",
-            )
+            raise out_of_reach(foreign)
         parcels = Parcels(self.blobs)
         parcel = Parcel(sent=choice.bundles, refused=choice.refused, names=choice.names)
         for name, module in choice.modules.items():
@@ -189,10 +201,12 @@ class Session:
         limits: Limits,
         secret_values: dict[str, str],
         cache: str = "",
+        params: Sequence[str] = (),
     ) -> tuple[dict[str, Any], list[Any]]:
         """The ``nbcloud`` part of a cell's metadata, and all buffers.
 
-        ``cache`` is a hash of the code when a run with the same code and inputs may stand for this one.
+        ``cache`` is a hash of the code when a run with the same code and inputs may stand for this one;
+        ``params`` are names whose values are put on record as the run's parameters.
         """
         buffers = list(parcel.buffers)
         modules = self._local_modules(cell, parcel, buffers)
@@ -224,6 +238,7 @@ class Session:
             "secrets": secret_values,
             "cache": bool(cache),
             "code_hash": cache,
+            "params": list(params),
             "uses": sorted(cell.reads | parcel.names) if cache else [],
         }
         return request, buffers

@@ -78,6 +78,7 @@ class SessionKernel(IPythonKernel):
         self.shell.execution_count = request["count"]
         self.names.watch()
         self._logged.begin_cell()
+        tracking.log_params({name: self.shell.user_ns[name] for name in request["params"]})
         try:
             with self._interruptible():
                 reply = await super().do_execute(code, silent, *args, cell_meta=cell_meta, **kwargs)

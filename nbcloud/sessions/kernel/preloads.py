@@ -25,6 +25,9 @@ _THREAD_SECONDS = 1.0
 """How long threads of a preload may go on after it."""
 _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
+_CALM = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""What keeps a library from a thread that it can do without: jemalloc's of pyarrow, which pandas imports."""
+
 _AGAIN = {
     "ipywidgets": "_handle_ipython",
     "matplotlib_inline.backend_inline": "_enable_matplotlib_integration",
@@ -45,7 +48,7 @@ def preload(name: str) -> None:
         Where it would be another in a kernel's cell.
     """
     logged = os.fstat(2).st_size
-    with _early_streams(), _shell() as asked, _made_files() as made:
+    with _early_streams(), _calm(), _shell() as asked, _made_files() as made:
         failed = _import(name)
     if asked:
         raise Unfit(f"it asks the notebook's shell when it is imported ({', '.join(sorted(asked))})")
@@ -74,6 +77,18 @@ def _import(name: str) -> str:
     except BaseException as error:  # noqa: BLE001 - a module may raise anything
         return f"its import failed: {type(error).__name__}: {error}"
     return ""
+
+
+@contextlib.contextmanager
+def _calm() -> Iterator[None]:
+    """Variables that libraries read when they are loaded; the kernels have them no more."""
+    added = {name: value for name, value in _CALM.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 class _EarlyStream(OrderedOutStream):

@@ -46,6 +46,7 @@ def complete(shell):
         ("%cloud names --js", "%cloud names --json"),
         ("%%cloud -o mod", "%%cloud -o model"),
         ("%%cloud -i data,mod", "%%cloud -i data,model"),
+        ("%%cloud --sweep mod", "%%cloud --sweep model="),
         ("%cloud push mod", "%cloud push model"),
     ],
 )

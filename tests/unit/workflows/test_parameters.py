@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from nbcloud.errors import UsageError
-from nbcloud.workflows.parameters import check, declared, grid, typed, values_of
+from nbcloud.workflows.parameters import check, check_domain, declared, grid, typed, values_of
 
 KNOWN = {"rate": 0.1, "seed": 0, "name": "a", "deep": True, "sizes": [1], "limit": None, "made": ...}
 
@@ -80,10 +80,20 @@ def test_a_grid_has_lists_and_ranges(text: str, values: list[object]):
     assert values_of(KNOWN, text) == (text.partition("=")[0], values)
 
 
-@pytest.mark.parametrize("text", ["rate", "rate=", "seed=0:4:0", "seed=0:1e30"])
+@pytest.mark.parametrize("text", ["rate", "rate=", "seed=0:4:0", "seed=4:0"])
 def test_what_is_no_list_of_values_is_refused(text: str):
     with pytest.raises(UsageError, match="Write for example"):
         values_of(KNOWN, text)
+
+
+def test_a_range_without_end_is_refused():
+    with pytest.raises(UsageError, match=r"more than 100000 values.*--random"):
+        values_of(KNOWN, "seed=0:1e30")
+
+
+def test_a_parameter_without_a_value_is_refused():
+    with pytest.raises(UsageError, match="seed has no value"):
+        check_domain(KNOWN, "seed", [])
 
 
 def test_a_grid_is_every_combination():
