@@ -148,7 +148,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
-    contenders = ["nbcloud", "sqlite3"] + ["mlflow"] * (importlib.util.find_spec("mlflow") is not None)
+    contenders = ["nbcloud", "sqlite3"] + ["mlflow"] * all(
+        map(importlib.util.find_spec, ("mlflow", "alembic"))
+    )
     print("log_metric, µs for the caller (end: ms until all is written)")
     for pause, what in (("pass", "without a pause"), ("time.sleep(0.001)", "every ms")):
         for contender in contenders:

@@ -17,7 +17,7 @@ _EXTRAS = {
     "tf2onnx": "tensorflow",
     "tensorflow": "tensorflow",
     "dask_kubernetes": "kubernetes",
-    "mlflow": "tracking",
+    "mlflow": "mlflow",
     "papermill": "batch",
     "optuna": "optuna",
 }

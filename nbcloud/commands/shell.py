@@ -61,6 +61,11 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     add_rerun_options(
         add_verb(verbs, "rerun", rerun, "run again what is on record, and say what differs", listing=True)
     )
+    parser = add_verb(
+        verbs, "mirror", mirror, "bring the runs to MLflow that are not there yet", listing=True
+    )
+    parser.add_argument("--status", action="store_true", help="only say how far it is behind, and why")
+    parser.add_argument("--all", action="store_true", help="those from before the setting tracking, too")
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )
@@ -205,6 +210,13 @@ def follow(arguments: argparse.Namespace, progress: Progress) -> Answer | None: 
     if error is not None and run.error is None:
         raise error
     return None
+
+
+def mirror(arguments: argparse.Namespace, progress: Progress) -> Answer:
+    """What is about the mirror of runs."""
+    from nbcloud.commands.mirror import mirror as act
+
+    return act(arguments, progress)
 
 
 def demo(arguments: argparse.Namespace, progress: Progress) -> Answer:

@@ -37,6 +37,8 @@ class Settings:
     registry: str = ""
     """Where models are kept: a folder, or an address that fsspec knows (``s3://bucket/models``); a folder
     beside the records when empty."""
+    tracking: str = ""
+    """Where runs are mirrored to: ``mlflow:`` and the address of an MLflow server, or a folder."""
     idle_timeout: float = 3600.0
     """Seconds without a run, after which a local cluster stops by itself; 0 never."""
     home_limit: int = 2**20
@@ -73,12 +75,27 @@ def _experiment(text: str) -> str:
     return text
 
 
+def _tracking(text: str) -> str:
+    scheme, _, where = text.partition(":")
+    if text and (scheme != "mlflow" or not where):
+        raise ConfigError(
+            f"{text!r} is no place that runs can be mirrored to.", 'Write for example "mlflow:https://HOST".'
+        )
+    if where and ":" not in where and where != "databricks" and not Path(where).is_absolute():
+        raise ConfigError(
+            f"{text!r} is a folder whose place depends on where it is read.",
+            'Write all of its path: "mlflow:/home/…".',
+        )
+    return text
+
+
 _PARSE: dict[str, Callable[[str], Any]] = {
     "data_dir": Path,
     "runtime_dir": Path,
     "cluster": str,
     "experiment": _experiment,
     "registry": str,
+    "tracking": _tracking,
     "idle_timeout": parse_seconds,
     "home_limit": parse_bytes,
     "out_limit": parse_bytes,

@@ -17,6 +17,7 @@ from nbcloud.dispatch.packages import packages_of
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs import provenance
+from nbcloud.runs.mirror.wake import enlist, wake
 from nbcloud.runs.provenance import git_diff
 from nbcloud.runs.record import Run, environment_facts, git_facts
 from nbcloud.runs.store import Store
@@ -132,6 +133,8 @@ class Recorder:
         store: Store | None = None
         while True:
             if not self._work:
+                if store is not None:
+                    wake(store.directory)
                 self._woken.wait()
                 self._woken.clear()
                 # A short cell is over by then; until it is, this thread would only be in its way.
@@ -142,11 +145,13 @@ class Recorder:
                 break
             try:
                 store = store or Store()
+                enlist(store)
                 work(store)
             except (NbcloudError, OSError) as error:
                 self.trouble = str(error)
                 logger.warning("nbcloud could not keep a record: %s", error)
         if store is not None:
+            wake(store.directory)
             store.close()
 
     def flush(self, timeout: float = _FLUSH_SECONDS) -> bool:
@@ -154,7 +159,12 @@ class Recorder:
         if self._thread is None:
             return True
         done = threading.Event()
-        self._do(lambda _store: done.set())
+
+        def finished(store: Store) -> None:
+            wake(store.directory)
+            done.set()
+
+        self._do(finished)
         return done.wait(timeout)
 
     def close(self) -> None:

@@ -66,6 +66,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE runs ADD COLUMN experiment TEXT NOT NULL DEFAULT 'Default'",
         "CREATE INDEX runs_by_experiment ON runs (experiment)",
     ),
+    (
+        # The run that was changed last has the highest number; none is given twice.
+        """CREATE TABLE changes (
+            revision INTEGER PRIMARY KEY AUTOINCREMENT,
+            run INTEGER NOT NULL UNIQUE REFERENCES runs ON DELETE CASCADE
+        )""",
+        "INSERT INTO changes (run) SELECT number FROM runs ORDER BY number",
+        """CREATE TABLE mirrors (
+            target TEXT PRIMARY KEY, since REAL NOT NULL,
+            revision INTEGER NOT NULL,           -- all changes up to this one are there
+            trouble TEXT NOT NULL DEFAULT ''
+        ) WITHOUT ROWID""",
+        """CREATE TABLE mirrored (
+            run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE, target TEXT NOT NULL,
+            id TEXT NOT NULL, experiment TEXT NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+            sending INTEGER NOT NULL, artifacts TEXT NOT NULL, gone INTEGER NOT NULL, trouble TEXT NOT NULL,
+            PRIMARY KEY (run, target)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 _BUSY_SECONDS = 10.0

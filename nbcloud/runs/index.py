@@ -11,7 +11,7 @@ from typing import Any
 from nbcloud.errors import StoreError
 from nbcloud.runs.files import RunFiles, dump
 from nbcloud.runs.record import Run, RunState, id_number, is_run_id
-from nbcloud.runs.tracked import by_run, keep
+from nbcloud.runs.tracked import by_run, changed, keep
 
 _COLUMNS = (
     "id",
@@ -70,6 +70,7 @@ def put(connection: sqlite3.Connection, run: Run, before: Run | None, pending: b
         "INSERT INTO documents VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET document = excluded.document",
         (row["number"], dump(run.to_json()).decode()),
     )
+    changed(connection, row["number"])
     if before is None or before.tags != run.tags:
         if before is not None:
             connection.execute("DELETE FROM tags WHERE run = ?", (row["number"],))

@@ -103,11 +103,17 @@ def by_run(run_id: str, messages: Iterable[dict[str, Any]]) -> dict[str, Placed]
     return found
 
 
+def changed(connection: sqlite3.Connection, number: int) -> None:
+    """Give a run's last change the next number, by which mirrors know that they lack it."""
+    connection.execute("INSERT OR REPLACE INTO changes (run) VALUES (?)", (number,))
+
+
 def keep(connection: sqlite3.Connection, run_id: str, entries: Placed) -> None:
     """Write entries of one run, if it is still there; those that are there already stay as they are."""
     number = id_number(run_id)
     if connection.execute("SELECT 1 FROM runs WHERE number = ?", (number,)).fetchone() is None:
         return
+    changed(connection, number)
     values = [
         (number, key, at, step, time, _number(value))
         for at, (kind, key, *rest) in entries

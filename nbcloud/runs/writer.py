@@ -24,6 +24,7 @@ from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs import experiments
 from nbcloud.runs.artifacts import Artifacts
 from nbcloud.runs.entries import Entry, contents, line
+from nbcloud.runs.mirror.wake import enlist, wake
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState, environment_facts, git_facts
 from nbcloud.runs.sinks import Place, begin_nested, end_nested
@@ -120,6 +121,7 @@ class Writer:
                     f"What was logged could not be written within {_LIMIT:g} s.", "Try it again."
                 )
             self._hurry.set()
+        wake(Path(settings().data_dir).absolute())  # the thread may not come to it at the process's end
 
     def _here(self, place: Place) -> Place:
         """The place in a log of this process."""
@@ -178,10 +180,12 @@ class Writer:
             found = environment_secrets(os.environ) | secret_values.all_known()
             if found != secrets:
                 secrets, store.redactor = found, Redactor(found)
+            enlist(store)
             self._steps += self._taken(store.redactor)
             if not self._carry_out(store):
                 self._woken.set()
                 self._hurry.wait(_RETRY)
+            wake(store.directory)
 
     def _taken(self, redactor: Redactor) -> Iterator[Step]:
         """What waits, as steps that may be repeated."""

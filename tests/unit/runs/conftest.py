@@ -57,10 +57,10 @@ def start_python():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 2 MiB, and a function that mounts it again with other options."""
+    """A disk of some 2 MiB, and a function that mounts it again with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "nbcloud-test", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=2200k", "nbcloud-test", str(folder)]
     if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount a disk")
 
