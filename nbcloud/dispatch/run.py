@@ -79,8 +79,9 @@ class CloudRun:
     def listen(self, message: dict[str, Any]) -> None:
         """One message of the journal about this run."""
         match message["op"]:
-            # Straight from its host, where a gap is left to the journal; or from the journal, without gaps.
-            case "messages" if message.get("first", 0) <= self._feed.last + 1:
+            # What would leave a gap comes from the journal in its turn: it may be straight from the host, or
+            # meant for another reader of this process, who is further on.
+            case "messages" if message["first"] <= self._feed.last + 1:
                 self._feed.add(message["last"], message["lines"])
             case "end" if message.get("last", 0) <= self._feed.last:
                 self._finish(message)

@@ -19,7 +19,7 @@ from distributed.comm import Comm, CommClosedError
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Raised with every change that the other side must know of; the two must be equal."""
 
 SOON = 0.01

@@ -283,8 +283,11 @@ class Table:
             await run.log.grown(after)
             if run.log.count <= after:
                 break
+            first = after + 1
             after, lines = run.log.read(after, _BATCH)
-            client.channel.post({"op": "messages", "run": run.id, "last": after, "lines": lines})
+            client.channel.post(
+                {"op": "messages", "run": run.id, "first": first, "last": after, "lines": lines}
+            )
             await client.channel.light()
         end = run.end or {"content": b"", "buffers": []}
         client.channel.post({"op": "end", "run": run.id, **run.facts(), **end})
