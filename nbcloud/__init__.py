@@ -29,7 +29,7 @@ _PUBLIC = {
     "record": "nbcloud.runs.tracking",
     "rerun": "nbcloud.workflows.rerun",
     "secret": "nbcloud.secret_values",
-    "sweep": "nbcloud.workflows.sweeping",
+    "sweep": "nbcloud.workflows.sweep.start",
     "set_experiment": "nbcloud.runs.tracking",
     "set_tag": "nbcloud.runs.tracking",
     "set_tags": "nbcloud.runs.tracking",
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from nbcloud.secret_values import secret
     from nbcloud.sessions.client.handles import Handle
     from nbcloud.workflows.rerun import rerun
-    from nbcloud.workflows.sweeping import sweep
+    from nbcloud.workflows.sweep.start import sweep
 
 
 def __getattr__(name: str) -> Any:

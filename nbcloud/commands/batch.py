@@ -14,7 +14,7 @@ from nbcloud.errors import RemoteError, UsageError
 from nbcloud.extras import check
 
 if TYPE_CHECKING:
-    from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.sweep.folder import Sweep
 
 
 def add_run_options(parser: Parser) -> None:
@@ -124,8 +124,8 @@ def given(arguments: argparse.Namespace, known: dict[str, Any]) -> dict[str, Any
 def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """One notebook."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.notebooks import run_notebook
-    from nbcloud.workflows.outcome import outcome
+    from nbcloud.workflows.notebook.outcome import outcome
+    from nbcloud.workflows.notebook.run import run_notebook
     from nbcloud.workflows.parameters import declared
 
     options = _options(arguments)
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: A
 
 def _check_place(output: str) -> None:
     """Refuse an output that can't be written, before a cluster is started for it."""
-    from nbcloud.workflows.manager import is_elsewhere
+    from nbcloud.workflows.notebook.manager import is_elsewhere
 
     if is_elsewhere(output):
         return
@@ -170,10 +170,10 @@ def _check_place(output: str) -> None:
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
-    from nbcloud.workflows.results import Results
-    from nbcloud.workflows.sweeping import limits_of, search_of
-    from nbcloud.workflows.sweeping import run as run_sweep
-    from nbcloud.workflows.table import summary
+    from nbcloud.workflows.sweep.results import Results
+    from nbcloud.workflows.sweep.start import limits_of, search_of
+    from nbcloud.workflows.sweep.start import run as run_sweep
+    from nbcloud.workflows.sweep.table import summary
 
     options = {
         **_options(arguments),
@@ -214,7 +214,7 @@ def _listed(arguments: argparse.Namespace) -> Answer:
     """What would run."""
     from nbcloud.workflows.distributions import drawn
     from nbcloud.workflows.parameters import grid
-    from nbcloud.workflows.sweep import Sweep
+    from nbcloud.workflows.sweep.folder import Sweep
 
     if arguments.resume:
         found = Sweep.open(arguments.output)
@@ -249,8 +249,8 @@ def _domains(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _sweep(arguments: argparse.Namespace) -> Sweep:
     """The sweep that is begun, or gone on with."""
-    from nbcloud.workflows.sweep import Sweep
-    from nbcloud.workflows.sweeping import begin
+    from nbcloud.workflows.sweep.folder import Sweep
+    from nbcloud.workflows.sweep.start import begin
 
     if arguments.resume:
         if arguments.notebook or arguments.grid or arguments.parameter:
@@ -276,9 +276,9 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
 def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001
     """The table of a sweep."""
     check("papermill", "to read the results of a sweep")
-    from nbcloud.workflows.results import Results
-    from nbcloud.workflows.sweep import Sweep
-    from nbcloud.workflows.table import summary
+    from nbcloud.workflows.sweep.folder import Sweep
+    from nbcloud.workflows.sweep.results import Results
+    from nbcloud.workflows.sweep.table import summary
 
     found = Results(Sweep.open(arguments.folder))
     rows = found.rows

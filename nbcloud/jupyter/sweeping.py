@@ -19,8 +19,8 @@ from nbcloud.jupyter.progress import Phases
 from nbcloud.runs.record import RunState
 from nbcloud.sessions.client.handles import Handle
 from nbcloud.wording import counted, size_text
-from nbcloud.workflows.swept_cells import ended_members, error_of, members_of
-from nbcloud.workflows.table import Table, summary
+from nbcloud.workflows.sweep.cells import ended_members, error_of, members_of
+from nbcloud.workflows.sweep.table import Table, summary
 
 _TICK = 0.1
 _ELAPSED = 1.0

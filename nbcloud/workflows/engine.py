@@ -33,8 +33,8 @@ class CloudEngine(Engine):
         **kwargs
             Those of `nbcloud.workflows.execution.execute`.
         """
-        from nbcloud.workflows.execution import execute
-        from nbcloud.workflows.manager import SteadyManager
+        from nbcloud.workflows.notebook.execution import execute
+        from nbcloud.workflows.notebook.manager import SteadyManager
 
         manager = SteadyManager(nb, output_path, log_output, progress_bar, autosave_cell_every)
         return execute(manager, kernel_name, log_output=log_output, **kwargs)

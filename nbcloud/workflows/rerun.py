@@ -23,7 +23,7 @@ from nbcloud.runs.differences import OUTCOME, Difference, differences
 from nbcloud.runs.provenance import SOURCE, kept
 from nbcloud.runs.record import Run
 from nbcloud.runs.records import Records
-from nbcloud.workflows.outcome import outcome
+from nbcloud.workflows.notebook.outcome import outcome
 from nbcloud.workflows.parameters import check, declared_in
 
 
@@ -85,7 +85,7 @@ def rerun(
         When the new run was lost or stopped.
     """
     check_extra("papermill", "to run notebooks")
-    from nbcloud.workflows.notebooks import run_notebook
+    from nbcloud.workflows.notebook.run import run_notebook
 
     with open_store() as store:
         before = store.get(run)

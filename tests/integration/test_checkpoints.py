@@ -17,8 +17,8 @@ import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunLost
-from nbcloud.workflows.notebooks import run_notebook
-from nbcloud.workflows.outcome import Stage, outcome
+from nbcloud.workflows.notebook.outcome import Stage, outcome
+from nbcloud.workflows.notebook.run import run_notebook
 from tests.integration.files import wait_for_output, write
 
 pytestmark = [

@@ -13,8 +13,8 @@ from papermill.iorw import papermill_io
 import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.errors import RemoteError, RunLost, UsageError
-from nbcloud.workflows.notebooks import run_notebook
-from nbcloud.workflows.outcome import Stage
+from nbcloud.workflows.notebook.outcome import Stage
+from nbcloud.workflows.notebook.run import run_notebook
 from tests.integration.files import run, write
 
 pytestmark = [

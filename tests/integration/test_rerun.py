@@ -17,7 +17,7 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.runs.provenance import DIFF, PACKAGES, SOURCE, kept
 from nbcloud.runs.record import Run
-from nbcloud.workflows.notebooks import run_notebook
+from nbcloud.workflows.notebook.run import run_notebook
 
 pytestmark = [
     pytest.mark.usefixtures("local_cluster"),

@@ -20,8 +20,8 @@ import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
-from nbcloud.workflows.results import Results
-from nbcloud.workflows.sweep import Sweep
+from nbcloud.workflows.sweep.folder import Sweep
+from nbcloud.workflows.sweep.results import Results
 
 pytestmark = [
     pytest.mark.usefixtures("local_cluster"),

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from nbcloud.dispatch.links import close_links
-from nbcloud.workflows.outcome import Stage, outcome
+from nbcloud.workflows.notebook.outcome import Stage, outcome
 from tests.integration.files import run, write
 
 pytestmark = [

@@ -17,8 +17,8 @@ import pytest
 import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.errors import NbcloudError, UsageError
-from nbcloud.workflows.results import Results
-from nbcloud.workflows.sweep import Sweep
+from nbcloud.workflows.sweep.folder import Sweep
+from nbcloud.workflows.sweep.results import Results
 
 pytestmark = [
     pytest.mark.usefixtures("local_cluster"),

@@ -23,8 +23,8 @@ import psutil
 
 from nbcloud.clusters import registry
 from nbcloud.clusters.connect import status
-from nbcloud.workflows.results import Results
-from nbcloud.workflows.sweep import Sweep
+from nbcloud.workflows.sweep.folder import Sweep
+from nbcloud.workflows.sweep.results import Results
 
 CODE = "import nbcloud, os, time\nnbcloud.log_metric('double', 2 * seed)\ntime.sleep(0.1)"
 _PATIENCE = 900.0

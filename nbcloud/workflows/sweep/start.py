@@ -12,11 +12,11 @@ from nbcloud.config import parse_seconds
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
 from nbcloud.workflows.parameters import check, check_domain, declared, grid
-from nbcloud.workflows.progress import bar
-from nbcloud.workflows.results import Results
-from nbcloud.workflows.running import Limits, Runner
-from nbcloud.workflows.search import Function, Rows, Search
-from nbcloud.workflows.sweep import Sweep
+from nbcloud.workflows.sweep.folder import Sweep
+from nbcloud.workflows.sweep.progress import bar
+from nbcloud.workflows.sweep.results import Results
+from nbcloud.workflows.sweep.runner import Limits, Runner
+from nbcloud.workflows.sweep.search import Function, Rows, Search
 
 if TYPE_CHECKING:
     import optuna
@@ -185,7 +185,7 @@ def search_of(found: Sweep, study: optuna.Study | None = None) -> Search | None:
     """What chooses further members of a sweep; None when it has all."""
     if not found.search:
         return None
-    from nbcloud.workflows.study import StudySearch
+    from nbcloud.workflows.sweep.study import StudySearch
 
     about = dict(found.search)
     domains = {name: domain(each) for name, each in about.pop("domains").items()}

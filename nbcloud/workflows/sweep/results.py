@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nbcloud.workflows.sweep import Sweep
-from nbcloud.workflows.table import Ended, Table
+from nbcloud.workflows.sweep.folder import Sweep
+from nbcloud.workflows.sweep.table import Ended, Table
 
 
 class Results(Table):

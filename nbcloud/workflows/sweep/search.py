@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.runs.tracked import Point
-from nbcloud.workflows.outcome import Outcome
-from nbcloud.workflows.results import Results
-from nbcloud.workflows.sweep import Member, Sweep
+from nbcloud.workflows.notebook.outcome import Outcome
+from nbcloud.workflows.sweep.folder import Member, Sweep
+from nbcloud.workflows.sweep.results import Results
 
 Rows = list[dict[str, Any]]
 

@@ -21,7 +21,7 @@ from nbcloud.errors import NbcloudError, RunNotFound
 from nbcloud.runs.files import explained, write_atomically
 from nbcloud.sessions.client.checkpoints import Checkpoint, digest
 from nbcloud.sessions.client.session import Session
-from nbcloud.workflows.manager import SteadyManager
+from nbcloud.workflows.notebook.manager import SteadyManager
 
 TAG = "checkpoint"
 _PREFIX = "checkpoint-"

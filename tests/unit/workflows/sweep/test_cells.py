@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbcloud.errors import UsageError
-from nbcloud.workflows.swept_cells import members_of
+from nbcloud.workflows.sweep.cells import members_of
 
 
 def test_members_are_every_combination() -> None:

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from nbcloud.errors import UsageError
 from nbcloud.runs.files import write_atomically
-from nbcloud.workflows.manager import PUBLIC
-from nbcloud.workflows.outcome import Outcome, Stage, outcome
+from nbcloud.workflows.notebook.manager import PUBLIC
+from nbcloud.workflows.notebook.outcome import Outcome, Stage, outcome
 
 FORMAT = 1
 """Of sweep.json."""

@@ -9,8 +9,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from nbcloud.dispatch.recorder import open_store
-from nbcloud.workflows.outcome import Stage
-from nbcloud.workflows.running import Runner
+from nbcloud.workflows.notebook.outcome import Stage
+from nbcloud.workflows.sweep.runner import Runner
 
 
 class Bar:

@@ -13,8 +13,8 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
 from nbcloud.errors import RemoteError, RunTimeout, UsageError
-from nbcloud.workflows.manager import WHOLE, is_elsewhere
-from nbcloud.workflows.outcome import Outcome, Stage, outcome, outcome_of
+from nbcloud.workflows.notebook.manager import WHOLE, is_elsewhere
+from nbcloud.workflows.notebook.outcome import Outcome, Stage, outcome, outcome_of
 
 
 def run_notebook(

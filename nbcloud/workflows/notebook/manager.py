@@ -12,7 +12,7 @@ from papermill.engines import NotebookExecutionManager
 from papermill.iorw import papermill_io, write_ipynb
 
 from nbcloud.runs.files import write_atomically
-from nbcloud.workflows.outcome import SKIPPED
+from nbcloud.workflows.notebook.outcome import SKIPPED
 
 PUBLIC = 0o666
 """The mode of files for anybody, less what the user's umask takes away."""

@@ -26,13 +26,13 @@ from nbcloud.dispatch.options import CellOptions
 from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
-from nbcloud.workflows import beginning
-from nbcloud.workflows.checkpoints import forget, is_tagged, keep
-from nbcloud.workflows.client import CloudClient
-from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_completed, is_executed, raised, source_of
-from nbcloud.workflows.record import NotebookRecorder
-from nbcloud.workflows.stopping import Stopping
+from nbcloud.workflows.notebook import beginning
+from nbcloud.workflows.notebook.checkpoints import forget, is_tagged, keep
+from nbcloud.workflows.notebook.client import CloudClient
+from nbcloud.workflows.notebook.manager import SteadyManager
+from nbcloud.workflows.notebook.outcome import is_completed, is_executed, raised, source_of
+from nbcloud.workflows.notebook.record import NotebookRecorder
+from nbcloud.workflows.notebook.stopping import Stopping
 
 _WRITE_SECONDS = 0.5
 """Between two writes of the file while a cell runs, if they are quick."""

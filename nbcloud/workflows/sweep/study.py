@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from nbcloud.errors import UsageError
 from nbcloud.extras import check
 from nbcloud.workflows.distributions import Distribution, Domain
-from nbcloud.workflows.outcome import Outcome, Stage
-from nbcloud.workflows.search import history_of, metrics_of
-from nbcloud.workflows.sweep import Member
+from nbcloud.workflows.notebook.outcome import Outcome, Stage
+from nbcloud.workflows.sweep.folder import Member
+from nbcloud.workflows.sweep.search import history_of, metrics_of
 
 if TYPE_CHECKING:
     import optuna

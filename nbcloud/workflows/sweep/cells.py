@@ -12,7 +12,7 @@ from nbcloud.errors import UsageError
 from nbcloud.runs.record import Run
 from nbcloud.workflows.distributions import Distribution
 from nbcloud.workflows.parameters import grid, values_of
-from nbcloud.workflows.table import Ended
+from nbcloud.workflows.sweep.table import Ended
 
 
 def members_of(texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Write the table: ``.csv``, ``.parquet`` or ``.html``, by the file's name."""
-        from nbcloud.workflows.manager import PUBLIC  # with papermill, which is slow to import
+        from nbcloud.workflows.notebook.manager import PUBLIC  # with papermill, which is slow to import
 
         match path.suffix:
             case ".csv":

@@ -14,11 +14,11 @@ from nbcloud.dispatch.links import connect, threads
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.filters import parse
-from nbcloud.workflows.notebooks import run_notebook
-from nbcloud.workflows.outcome import Stage
-from nbcloud.workflows.search import Given, Search
-from nbcloud.workflows.stopping import Stopping
-from nbcloud.workflows.sweep import Member, Sweep
+from nbcloud.workflows.notebook.outcome import Stage
+from nbcloud.workflows.notebook.run import run_notebook
+from nbcloud.workflows.notebook.stopping import Stopping
+from nbcloud.workflows.sweep.folder import Member, Sweep
+from nbcloud.workflows.sweep.search import Given, Search
 
 _TICK = 0.5
 _STOPPED = "The sweep was stopped."

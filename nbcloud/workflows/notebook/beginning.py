@@ -9,10 +9,10 @@ from papermill.log import logger
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import NbcloudError, RunNotFound
-from nbcloud.workflows.checkpoints import Kept
-from nbcloud.workflows.client import CloudClient
-from nbcloud.workflows.manager import SteadyManager
-from nbcloud.workflows.outcome import is_executed
+from nbcloud.workflows.notebook.checkpoints import Kept
+from nbcloud.workflows.notebook.client import CloudClient
+from nbcloud.workflows.notebook.manager import SteadyManager
+from nbcloud.workflows.notebook.outcome import is_executed
 
 
 def is_left(kernel: CloudKernel, manager: SteadyManager) -> bool:
