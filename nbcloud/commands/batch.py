@@ -46,7 +46,10 @@ def add_sweep_options(parser: Parser) -> None:
     )
     parser.add_argument("--random", type=int, metavar="N", help="only N members of the grid, drawn at random")
     parser.add_argument(
-        "--trials", type=int, metavar="N", help="N members, chosen one after the other by Optuna"
+        "--trials",
+        type=int,
+        metavar="N",
+        help="N members (with --resume: in all), chosen one after the other by Optuna",
     )
     add_metric(parser, "the metric that --trials searches by; or that is shown")
     parser.add_argument("--prune", action="store_true", help="stop members that are behind in that metric")
@@ -258,8 +261,15 @@ def _sweep(arguments: argparse.Namespace) -> Sweep:
                 "--resume goes on with the notebook and the members that the folder names.",
                 f"Type: nbcloud sweep -o {arguments.output} --resume",
             )
+        for option in ("random", "prune"):
+            if getattr(arguments, option):
+                raise UsageError(
+                    f"--{option} counts when a sweep is begun, and this one was.", f"Leave out --{option}."
+                )
         found = Sweep.open(arguments.output)
         found.check_source()
+        if arguments.trials is not None:
+            found.extend(arguments.trials)
         return found
     return begin(
         Path(arguments.notebook or ""),

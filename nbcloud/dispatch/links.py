@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ _links: dict[str, Link] = {}
 _told: dict[str, set[str]] = {}
 """Sentences about the packages of each cluster, by its id."""
 _lock = threading.Lock()
+_ROOM_SECONDS = 5.0
 _ATTEMPTS = 3
 """How often a scheduler may be lost again right after it answered."""
 
@@ -84,9 +88,34 @@ def connect(name: str | None = None, *, start: bool = True, progress: Progress =
     return link_to(resolve(name, start=start, progress=progress), progress=progress)
 
 
-def threads(link: Link) -> int:
-    """How many runs a cluster has at once without one in the way of another."""
-    return max(1, sum(int(worker["nthreads"]) for worker in status(link.info)["workers"]))
+class Room:
+    """How many runs a cluster has at once without one in the way of another.
+
+    Parameters
+    ----------
+    link : Link
+    most : int, optional
+        What it is to be, whatever the cluster has.
+    """
+
+    def __init__(self, link: Link, most: int | None = None) -> None:
+        self._link = link
+        self._most = most
+        self._count = 1
+        self._asked = -math.inf
+
+    def count(self) -> int:
+        """The threads of all workers, of those too that the cluster may start when there is work for them."""
+        if self._most is not None:
+            return self._most
+        if time.monotonic() - self._asked > _ROOM_SECONDS:
+            self._asked = time.monotonic()
+            with contextlib.suppress(ClusterLost):  # whoever runs there will hear of it
+                workers = status(self._link.info)["workers"]
+                groups = self._link.info.options.get("groups", {}).values()
+                there = sum(int(worker["nthreads"]) for worker in workers)
+                self._count = max(1, there, sum(each["maximum"] * each["threads"] for each in groups))
+        return self._count
 
 
 def close_links() -> None:

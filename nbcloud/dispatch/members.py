@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nbcloud.cells.analysis import analyze
 from nbcloud.cells.ledger import Ledger
 from nbcloud.clusters.base import Progress, silent
-from nbcloud.dispatch.links import connect, threads
+from nbcloud.dispatch.links import Room, connect
 from nbcloud.dispatch.notebook import Notebook, refuse_stuck, refuse_undefined
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.run import CloudRun
@@ -118,7 +118,7 @@ class CellSweep:
         self._choice = self._choose()
         self._waiting = deque(self.members)
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._room = 1
+        self._room: Room
         self._link: Link
 
     def _choose(self) -> Choice:
@@ -162,7 +162,7 @@ class CellSweep:
     def begin(self, progress: Progress = silent) -> None:
         """Find the cluster, and put the sweep on record."""
         self._link = connect(self._options.cluster, progress=progress)
-        self._room = threads(self._link)
+        self._room = Room(self._link)
         info, options = self._link.info, self._options
         swept = {name: [plain(each.parameters[name]) for each in self.members] for name in self._names}
         self.record = Run(
@@ -190,7 +190,7 @@ class CellSweep:
     def _fill(self) -> None:
         """Begin as many members as there is room for."""
         under_way = sum(bool(each.ask or each.run) and not each.ended for each in self.members)
-        while self._waiting and under_way < self._room and not self.stopped:
+        while self._waiting and under_way < self._room.count() and not self.stopped:
             self._open(self._waiting.popleft())
             under_way += 1
 

@@ -183,7 +183,8 @@ class _Parser:
         if kind == "attributes":
             if key.lower() not in _ATTRIBUTES:
                 near = difflib.get_close_matches(key, _ATTRIBUTES, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(_ATTRIBUTES)}."
+                others = f"metrics.{key} or params.{key}?"
+                hint = f"Did you mean {', '.join([*near, others])}"
                 raise self._refusal(place, f"runs have no attribute {key!r}", hint)
             key = _ATTRIBUTES[key.lower()]
         return kind, key

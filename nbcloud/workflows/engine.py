@@ -31,7 +31,7 @@ class CloudEngine(Engine):
         autosave_cell_every : int
             0 writes the file between cells only; else it is written while a cell runs, too, within a second.
         **kwargs
-            Those of `nbcloud.workflows.execution.execute`.
+            Those of `nbcloud.workflows.notebook.execution.execute`.
         """
         from nbcloud.workflows.notebook.execution import execute
         from nbcloud.workflows.notebook.manager import SteadyManager

@@ -6,7 +6,8 @@ import ast
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -41,7 +42,9 @@ def declared(notebook: str) -> dict[str, Any]:
     from papermill.iorw import load_notebook_node
 
     try:
-        loaded = load_notebook_node(notebook)
+        with warnings.catch_warnings():  # of papermill, about a name that does not end in .ipynb
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = load_notebook_node(notebook)
     except FileNotFoundError:
         raise UsageError(f"There is no notebook {notebook}.") from None
     except Exception as error:
@@ -122,6 +125,7 @@ def check_domain(known: Mapping[str, Any], name: str, values: Domain, *, loose: 
             raise UsageError(f"{name} has no value.", "Give at least one, or leave it out.")
         for value in values:
             check(known, {name: value}, loose=loose)
+        _refuse_twice(name, values)
     elif not loose and name not in known:
         raise _unknown(known, name)
     elif not loose and not _fits(known[name], int(values.low) if values.whole else 0.5):
@@ -193,7 +197,18 @@ def values_of(known: Mapping[str, Any], text: str, *, loose: bool = False) -> tu
         return name, numbers
     listed = _literal(rest, None) if rest.startswith("[") else None
     texts = [str(each) for each in listed] if isinstance(listed, list) else rest.split(",")
-    return name, [typed(known, name, each, loose=loose) for each in texts]
+    values = [typed(known, name, each, loose=loose) for each in texts]
+    _refuse_twice(name, values)
+    return name, values
+
+
+def _refuse_twice(name: str, values: Sequence[Any]) -> None:
+    """Refuse a list in which a value stands twice: two members would be the same."""
+    seen = set()
+    for value in values:
+        if repr(value) in seen:
+            raise UsageError(f"{name} has the value {value!r} twice.", "Each combination is run once.")
+        seen.add(repr(value))
 
 
 def _steps(text: str, first: str, last: str, step: str | None) -> Iterator[str]:

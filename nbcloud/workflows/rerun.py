@@ -104,6 +104,7 @@ def rerun(
                 {**before.extra.get("parameters", {}), **(parameters or {})},
                 cluster=cluster or _cluster(before),
                 name=before.name,
+                experiment=before.experiment,
                 tags={**before.tags, "rerun_of": before.id},
                 **{"progress_bar": False, **given, **options},
             )

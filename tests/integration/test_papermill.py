@@ -19,6 +19,8 @@ from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.runs.record import RunState
+from nbcloud.workflows.notebook.outcome import Stage
+from nbcloud.workflows.notebook.run import run_notebook
 from tests.integration.files import on_record, run, started, wait_for_output, write
 from tests.sweeps.notebooks import differences, seen
 
@@ -196,6 +198,24 @@ def test_a_killed_client_loses_nothing_and_is_gone_on_with(tmp_path: Path):
         assert store.tracked([run_id])[run_id].metrics == {"early": 1.0, "late": 2.0}
         said = store.text(run_id)
     assert said == "".join("".join(each.text for each in cell.outputs) for cell in after.cells)
+
+
+def test_one_process_writes_a_notebook_at_a_time_and_goes_on_with_no_other_code(tmp_path: Path):
+    source = write(tmp_path / "in.ipynb", "print('first')", SLOW)
+    output = tmp_path / "out.ipynb"
+    client = started(source, output)
+    wait_for_output(output, '"2\\n"')
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="Another process is writing"):
+            run_notebook(str(source), str(output), resume=resume)
+    assert client.poll() is None
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    write(source, "print('other')", SLOW)
+    with pytest.raises(UsageError, match=r"in.ipynb has changed since .* was begun \(code cell 1\)"):
+        run_notebook(str(source), str(output), resume=True)
+    write(source, "print('first')", SLOW)
+    assert run_notebook(str(source), str(output), resume=True).stage is Stage.DONE
 
 
 def test_widgets_and_displays_of_the_cells_before_are_gone_on_with(tmp_path: Path):

@@ -50,7 +50,8 @@ def notebook(tmp_path: Path) -> Path:
     code = "rate = 0.1\nsteps = 1\nwait = 0.0\nlayers = [1]"
     defaults = nbformat.v4.new_code_cell(code, metadata={"tags": ["parameters"]})
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [defaults, nbformat.v4.new_code_cell(TRAIN)]
+    slow = nbformat.v4.new_code_cell("print('slow')", metadata={"tags": ["slow"]})
+    cells = [defaults, slow, nbformat.v4.new_code_cell(TRAIN)]
     path = tmp_path / "train.ipynb"
     nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": kernel}, cells=cells), path)
     return path
@@ -129,6 +130,30 @@ def test_in_a_shell_a_killed_search_is_gone_on_with(notebook: Path, tmp_path: Pa
     rows = Results(sweep).rows
     assert [row["state"] for row in rows] == ["done"] * 7
     assert len({row["run"] for row in rows}) == 7
+
+
+def test_a_search_that_is_over_goes_on_when_it_is_to_have_more_members(notebook: Path, tmp_path: Path):
+    out = str(tmp_path / "out")
+    command = [sys.executable, "-m", "nbcloud", "sweep", "-o", out]
+
+    def tell(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=False)
+
+    begun = tell(str(notebook), "-g", "rate=loguniform:1e-4:1", "--trials", "2", "--lowest", "loss")
+    assert begun.returncode == 0, begun.stderr
+    first = [row["run"] for row in Results(Sweep.open(tmp_path / "out")).rows]
+    assert tell("--resume", "--trials", "4").returncode == 0
+    rows = Results(Sweep.open(tmp_path / "out")).rows
+    assert [row["state"] for row in rows] == ["done"] * 4
+    assert [row["run"] for row in rows[:2]] == first
+    for words, said in [
+        (["--trials", "1"], "has 4 members already"),
+        (["--random", "5"], "--random counts when a sweep is begun"),
+        (["--prune"], "--prune counts when a sweep is begun"),
+    ]:
+        refused = tell("--resume", *words)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 def test_a_search_prunes_what_is_behind(notebook: Path, tmp_path: Path):

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from nbcloud.dispatch.links import close_links
+from nbcloud.errors import UsageError
 from nbcloud.workflows.notebook.outcome import Stage, outcome
 from tests.integration.files import run, write
 
@@ -50,6 +51,12 @@ def test_cells_with_a_tag_keep_what_they_have(source: Path, tmp_path: Path):
     statuses = [cell.metadata.papermill.status for cell in ours.cells]
     assert statuses == ["completed", "skipped", "skipped", "completed"]
     assert outcome(output).stage is Stage.DONE
+
+
+def test_a_tag_that_no_cell_has_is_refused(source: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"has the tag 'slo'.* Did you mean 'slow'"):
+        run(source, tmp_path / "out.ipynb", "nbcloud", skip_tags=["slo"])
+    assert not (tmp_path / "out.ipynb").exists()
 
 
 @pytest.mark.parametrize("way", ["run", "sweep"])

@@ -96,7 +96,7 @@ def test_limits_that_are_none_are_refused_before_the_folder_is_made(notebook: Pa
     out = tmp_path / "out"
     for option, value, said in [
         ("--parallel", "0", "at least 1"),
-        ("--retries", "-1", "not be below 0"),
+        ("--retries", "-1", "must be at least 0"),
         ("--until", "loss <", "can't be read"),
     ]:
         told = shell("sweep", str(notebook), "-g", "seed=0:2", "-o", str(out), option, value)
@@ -208,6 +208,30 @@ def test_a_cluster_that_is_not_there_is_told_once(notebook: Path, tmp_path: Path
     with pytest.raises(NbcloudError, match="nowhere"):
         nbcloud.sweep(notebook, {"seed": [1, 3]}, tmp_path / "out", cluster="nowhere", parallel=2)
     assert nbcloud.sweep(notebook, {}, tmp_path / "out", resume=True).counts() == {"done": 2}
+
+
+def test_a_sweep_of_which_nothing_has_run_is_begun_anew(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    refused = shell("sweep", str(notebook), "-g", "seed=4:6", "-o", str(out), "-c", "nowhere")
+    assert "No cluster named 'nowhere'" in refused.stderr
+    assert shell("sweep", str(notebook), "-g", "seed=6:8", "-o", str(out)).returncode == 0
+    again = shell("sweep", str(notebook), "-g", "seed=6:8", "-o", str(out))
+    assert "holds a sweep of 2 members already; 2 have ended" in again.stderr
+    assert [row["seed"] for row in Results(Sweep.open(out)).rows] == [6, 7]
+
+
+def test_a_sweep_that_runs_is_not_gone_on_with_by_another_process(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    client = started(notebook, out, "seed=10:12", wait="10.0")
+    deadline = time.monotonic() + 60
+    while not (out / "0000.ipynb").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    told = shell("sweep", "-o", str(out), "--resume")
+    assert told.returncode == 2
+    assert f"Another process is writing {out} at this moment." in told.stderr
+    assert "To go on with it" not in client.communicate(timeout=60)[0]
+    assert Results(Sweep.open(out)).counts() == {"done": 2}
 
 
 def test_another_notebook_is_no_part_of_a_sweep(notebook: Path, tmp_path: Path):

@@ -201,7 +201,8 @@ class SessionKernel(IPythonKernel):
     def _no_input(self, *_args: Any, **_kwargs: Any) -> str:
         raise StdinNotImplementedError(
             "input() can't ask here: this cell runs on a cluster, where nobody types. "
-            "Read the value in a local cell; a %%cloud cell that uses the variable gets it."
+            "Read the value in a local cell, which a %%cloud cell can use; "
+            "a notebook that runs from a file gets it as a parameter."
         )
 
     raw_input = getpass = _no_input

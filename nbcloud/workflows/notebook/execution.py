@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,63 +17,28 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.log import logger
 
 from nbcloud.clusters.prices import hourly
-from nbcloud.config import parse_bytes
 from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
-from nbcloud.dispatch.options import CellOptions
-from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout, UsageError
+from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout
 from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
+from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.notebook import beginning
 from nbcloud.workflows.notebook.checkpoints import forget, is_tagged, keep
 from nbcloud.workflows.notebook.client import CloudClient
 from nbcloud.workflows.notebook.manager import SteadyManager
+from nbcloud.workflows.notebook.options import (
+    NotebookOptions,
+    check_language,
+    check_options,
+    check_tags,
+)
 from nbcloud.workflows.notebook.outcome import is_completed, is_executed, raised, source_of
 from nbcloud.workflows.notebook.record import NotebookRecorder
 from nbcloud.workflows.notebook.stopping import Stopping
 
 _WRITE_SECONDS = 0.5
 """Between two writes of the file while a cell runs, if they are quick."""
-
-
-@dataclass(frozen=True)
-class NotebookOptions:
-    """Where and as what a notebook runs.
-
-    Attributes
-    ----------
-    cluster : str, optional
-        Its name, a profile or an address; the default cluster otherwise, which is started when it is not up.
-    cpus, memory, gpus : optional
-        What the session is to hold; memory as ``"16GiB"`` or in bytes.
-    folder : str, optional
-        Where it runs; in the folder of this process by default, which is one for all of its threads.
-    skip_tags : sequence of str
-        Cells with one of these tags don't run, and keep what they have.
-    name, tags, experiment : optional
-        For the record; the experiment that ``nbcloud.set_experiment`` or the settings say otherwise.
-    resume : bool
-        Go on behind the cells that are completed, in the session that an earlier process left.
-    stopping : Stopping, optional
-        Who may stop it from another thread.
-    """
-
-    cluster: str | None = None
-    cpus: float | None = None
-    memory: str | int | None = None
-    gpus: int | None = None
-    folder: str | None = None
-    name: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
-    skip_tags: Sequence[str] = ()
-    experiment: str = ""
-    resume: bool = False
-    stopping: Stopping = field(default_factory=Stopping)
-
-    def of_cells(self) -> CellOptions:
-        """What the session is asked for."""
-        memory = parse_bytes(self.memory) if isinstance(self.memory, str) else self.memory
-        return CellOptions(cluster=self.cluster, cpus=self.cpus, memory=memory, gpus=self.gpus)
 
 
 class _Client(PapermillNotebookClient):
@@ -183,39 +146,47 @@ def execute(
     UsageError
         For a notebook of another language, or an option that nobody knows.
     """
-    _check_language(manager.nb, kernel_name)
+    check_language(manager.nb, kernel_name)
     ours = {key: options.pop(key) for key in [*options] if key in NotebookOptions.__dataclass_fields__}
-    _check_options(options)
+    check_options(options)
     options["timeout"] = execution_timeout or options.get("timeout")
     asked = NotebookOptions(**ours)
     manager.skip_tags = frozenset([asked.skip_tags] if isinstance(asked.skip_tags, str) else asked.skip_tags)
     recorder = NotebookRecorder()
     path = str(manager.file or Path(manager.output_path or recorder.run.id).absolute())
+    check_tags(manager.nb, manager.skip_tags)
     kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path, asked.folder)
+    with claimed(path), _left_whole(manager), _closing(kernel):
+        left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
+        _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
+        with _on_record(manager, recorder), _watched(kernel, asked.stopping):
+            if left:
+                client = beginning.go_on(kernel, manager)
+            else:
+                client = beginning.start(kernel, manager, again=asked.resume)
+            _place(kernel, recorder)
+            asked.stopping.begun()
+            notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
+            notebook.stopping, notebook.cloud_kernel, notebook.run_id = (
+                asked.stopping,
+                kernel,
+                recorder.run.id,
+            )
+            notebook.execute()
+        # Before its session ends: who is killed in between goes on with it, and runs no cell twice.
+        manager.notebook_complete()
+        forget(manager)
+    return manager.nb
+
+
+@contextlib.contextmanager
+def _left_whole(manager: SteadyManager) -> Iterator[None]:
+    """Whatever ends the work inside, the file tells how far it came."""
     try:
-        with _closing(kernel):
-            left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
-            _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
-            with _on_record(manager, recorder), _watched(kernel, asked.stopping):
-                if left:
-                    client = beginning.go_on(kernel, manager)
-                else:
-                    client = beginning.start(kernel, manager, again=asked.resume)
-                _place(kernel, recorder)
-                notebook = _Client(manager, km=client, kernel_name=kernel_name, log=logger, **options)
-                notebook.stopping, notebook.cloud_kernel, notebook.run_id = (
-                    asked.stopping,
-                    kernel,
-                    recorder.run.id,
-                )
-                notebook.execute()
-            # Before its session ends: who is killed in between goes on with it, and runs no cell twice.
-            manager.notebook_complete()
-            forget(manager)
+        yield
     except BaseException:
         manager.leave()
         raise
-    return manager.nb
 
 
 def _begin_record(recorder: NotebookRecorder, manager: SteadyManager, run: Run, *, left: bool) -> None:
@@ -304,24 +275,3 @@ def _end_by(error: BaseException) -> RunState:
             return RunState.LOST
         case _:
             return RunState.FAILED
-
-
-def _check_language(notebook: Any, kernel_name: str) -> None:
-    metadata = notebook.metadata
-    language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
-    if (language or "python").lower() not in {"python", "ipython"}:
-        raise UsageError(
-            f"The notebook is written for {language} (kernel {kernel_name!r}), and sessions are of Python.",
-            "Run it with papermill's own engine: papermill IN OUT",
-        )
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """Refuse what neither nbcloud nor nbclient knows."""
-    known = [*NotebookOptions.__dataclass_fields__, *_Client.class_trait_names()]
-    known += ["execution_timeout", "autosave_cell_every"]
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known[:7])}."
-            raise UsageError(f"The engine nbcloud has no option {option!r}.", hint)

@@ -18,8 +18,8 @@ LOST = RunLost.__name__
 PRUNED = RunPruned.__name__
 """That of one that stands for a search that gave the notebook up."""
 
-_INJECTED = "injected-parameters"
-"""papermill's tag."""
+INJECTED = "injected-parameters"
+"""papermill's tag of the cell that it puts in for the parameters."""
 
 
 class Stage(StrEnum):
@@ -118,7 +118,7 @@ def source_of(notebook: Mapping[str, Any]) -> str:
     """A notebook as it can be run again: without outputs, and without what papermill has put there."""
     cells = []
     for cell in notebook["cells"]:
-        if _INJECTED in cell["metadata"].get("tags", ()):
+        if INJECTED in cell["metadata"].get("tags", ()):
             continue
         bare = {**cell, "metadata": _without(cell["metadata"], "papermill", "execution")}
         if cell["cell_type"] == "code":

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import papermill
 from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
-from papermill.iorw import papermill_io
+from papermill.iorw import load_notebook_node, papermill_io
 
 from nbcloud.errors import RemoteError, RunTimeout, UsageError
 from nbcloud.workflows.notebook.manager import WHOLE, is_elsewhere
-from nbcloud.workflows.notebook.outcome import Outcome, Stage, outcome, outcome_of
+from nbcloud.workflows.notebook.outcome import INJECTED, Outcome, Stage, outcome, outcome_of
 
 
 def run_notebook(
@@ -56,6 +57,7 @@ def run_notebook(
     begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
     if begun:
         _check_same(there.parameters, parameters or {}, output)
+        _check_source(source, output)
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
@@ -88,6 +90,22 @@ def _check_same(had: Mapping[str, Any], given: Mapping[str, Any], output: str) -
                 f"{output} was begun with {name}={had.get(name)!r}, and can't be gone on with by {value!r}.",
                 "Leave -p out, or run it anew: without --resume.",
             )
+
+
+def _check_source(source: str, output: str) -> None:
+    """Refuse to go on by other code than it was begun with."""
+    now, then = (_codes(load_notebook_node(path)) for path in (source, output))
+    changed = next((n for n, (a, b) in enumerate(zip_longest(now, then), 1) if a != b), None)
+    if changed is not None:
+        raise UsageError(
+            f"{source} has changed since {output} was begun (code cell {changed}).",
+            "Run it anew: without --resume.",
+        )
+
+
+def _codes(notebook: Any) -> list[str]:
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    return [cell.source for cell in code if INJECTED not in cell.metadata.get("tags", ())]
 
 
 def _begun(output: str) -> Outcome:

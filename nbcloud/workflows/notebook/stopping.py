@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from nbcloud.errors import RunError
@@ -18,17 +19,24 @@ class Stopping:
     ----------
     why : RunError or None
         What the notebook is to end with.
+    since : float or None
+        When it first had a session, by the monotonic clock; what it waits before that is not its fault.
     """
 
     def __init__(self) -> None:
         self._kernel: CloudKernel | None = None
         self._lock = threading.Lock()
         self.why: RunError | None = None
+        self.since: float | None = None
 
     def watch(self, kernel: CloudKernel | None) -> None:
         """It runs this now; None: nothing any more."""
         with self._lock:
             self._kernel = kernel
+
+    def begun(self) -> None:
+        """It has its session."""
+        self.since = self.since or time.monotonic()
 
     def stop(self, why: RunError) -> None:
         """Stop what runs, and let no other cell begin; the first reason counts.

@@ -112,10 +112,11 @@ class Sweep:
         if file.exists():
             there = cls.open(directory)
             ended = sum(each.outcome.stage.ended for each in there.members)
-            raise UsageError(
-                f"{directory} holds a sweep of {len(there.members)} members already; {ended} have ended.",
-                "To go on with it: --resume. Else choose another folder: -o FOLDER",
-            )
+            if any(each.output.exists() for each in there.members):  # else nothing of it was ever run
+                raise UsageError(
+                    f"{directory} holds a sweep of {len(there.members)} members already; {ended} have ended.",
+                    "To go on with it: --resume. Else choose another folder: -o FOLDER",
+                )
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -149,6 +150,27 @@ class Sweep:
         self.options = {name: value for name, value in {**before, **given}.items() if value is not None}
         if self.options != before:
             self._write()
+
+    def extend(self, trials: int) -> None:
+        """Let a search choose so many members in all.
+
+        Raises
+        ------
+        UsageError
+            When nothing searches, or there are more already.
+        """
+        if not self.search:
+            raise UsageError(
+                f"The sweep in {self.directory} does not search: it has its {len(self.members)} members.",
+                "Leave out --trials.",
+            )
+        if trials < len(self.members):
+            raise UsageError(
+                f"--trials {trials}: the sweep in {self.directory} has {len(self.members)} members already.",
+                "It is how many there are to be in all.",
+            )
+        self.search = {**self.search, "trials": trials}
+        self._write()
 
     def add(self, parameters: Mapping[str, Any]) -> Member:
         """One more member, which is in the folder when this returns."""

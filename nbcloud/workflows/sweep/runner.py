@@ -10,7 +10,7 @@ from typing import Any
 
 from jupyter_core.utils import ensure_event_loop
 
-from nbcloud.dispatch.links import connect, threads
+from nbcloud.dispatch.links import Room, connect
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunCancelled, RunError, RunPruned, RunTimeout, UsageError
 from nbcloud.runs.filters import parse
@@ -21,6 +21,10 @@ from nbcloud.workflows.sweep.folder import Member, Sweep
 from nbcloud.workflows.sweep.search import Given, Search
 
 _TICK = 0.5
+_LOOK = 2.0
+"""Seconds between two looks at what those that run have logged."""
+_MOST = 1000
+"""Members that one process can attend to at once."""
 _STOPPED = "The sweep was stopped."
 
 
@@ -35,7 +39,7 @@ class Limits:
     retries : int
         How often a member that fails is tried again.
     member_timeout : float, optional
-        Seconds that a member may take, all its tries together.
+        Seconds that a member may take from when it has its session, all its tries together.
     until : str
         A filter, as of ``nbcloud runs``: the rest is stopped when a member that is done meets it.
     """
@@ -47,9 +51,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.parallel is not None and self.parallel < 1:
-            raise UsageError(f"--parallel {self.parallel}: it must be at least 1.")
+            raise UsageError(f"parallel can't be {self.parallel}: it must be at least 1.")
         if self.retries < 0:
-            raise UsageError(f"--retries {self.retries}: it must not be below 0.")
+            raise UsageError(f"retries can't be {self.retries}: it must be at least 0.")
         if self.until:
             parse(self.until)
 
@@ -58,8 +62,6 @@ class Limits:
 class _Running:
     member: Member
     stopping: Stopping = field(default_factory=Stopping)
-    began: float = 0.0
-    """When it was given a thread, by the monotonic clock; 0 before that."""
 
 
 class Runner:
@@ -100,6 +102,7 @@ class Runner:
         self._options = options
         self._left = sweep.left(again=again)
         self._under_way: dict[Future[None], _Running] = {}
+        self._looked = 0.0
 
     def run(self) -> None:
         """Run them all.
@@ -119,16 +122,16 @@ class Runner:
         following = None if self.met else self._next()
         if following is None:
             return
-        count = self._limits.parallel or threads(connect(self._options.get("cluster")))
-        with ThreadPoolExecutor(count, thread_name_prefix="nbcloud-sweep") as pool:
+        room = Room(connect(self._options.get("cluster")), self._limits.parallel)
+        with ThreadPoolExecutor(_MOST, thread_name_prefix="nbcloud-sweep") as pool:
             try:
                 while following is not None or self._under_way:
                     if following is not None:
                         self._begin(pool, following)
                     else:
                         self._wait()
-                    room = len(self._under_way) < count and not self.met
-                    following = self._next() if room else None
+                    wanted = not self.met and len(self._under_way) < min(_MOST, room.count())
+                    following = self._next() if wanted else None
             finally:
                 self._stop_all()
                 pool.shutdown(cancel_futures=True)
@@ -157,19 +160,22 @@ class Runner:
             self._search.tell(member, member.outcome)
             self._changed(self)
             self.met = self.met or self._meets(member)
+        now = time.monotonic()
+        look = now - self._looked > _LOOK
+        self._looked = now if look else self._looked
         for running in self._under_way.values():
-            self._look_at(running)
+            self._see_to(running, look=look)
 
-    def _look_at(self, running: _Running) -> None:
+    def _see_to(self, running: _Running, *, look: bool) -> None:
         """Stop a member that should not go on."""
-        limit = self._limits.member_timeout
+        limit, since = self._limits.member_timeout, running.stopping.since
         if self.met:
             running.stopping.stop(RunCancelled(_STOPPED))
         elif running.stopping.why is not None:
             running.stopping.stop(running.stopping.why)
-        elif limit and running.began and time.monotonic() - running.began > limit:
+        elif limit and since is not None and time.monotonic() - since > limit:
             running.stopping.stop(RunTimeout(f"It took longer than {limit:g} s."))
-        elif why := self._search.hopeless(running.member):
+        elif look and (why := self._search.hopeless(running.member)):
             running.stopping.stop(RunPruned(f"It was given up: {why}."))
 
     def _meets(self, member: Member) -> str:
@@ -195,7 +201,6 @@ class Runner:
 
     def _work(self, running: _Running) -> None:
         """Run a member in a thread of its own."""
-        running.began = time.monotonic()
         try:
             self._try(running)
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbcloud.config import parse_seconds
 from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
 from nbcloud.workflows.parameters import check, check_domain, declared, grid
 from nbcloud.workflows.sweep.folder import Sweep
@@ -78,7 +79,7 @@ def sweep(
         A filter as of ``nbcloud runs``, ``"metrics.loss < 0.1"``: the rest is stopped when a member meets it.
     resume : bool
         Go on with the sweep in the folder, if there is one; its members count then, and options that are not
-        given are as they were.
+        given are as they were. ``trials`` is how many a search is to have in all, and may have grown.
     loose : bool
         Take parameters whose name or type the notebook does not have.
     parallel : int, optional
@@ -108,6 +109,8 @@ def sweep(
     if resume and (directory / "sweep.json").exists():
         found = Sweep.open(directory)
         found.check_source()
+        if trials is not None:
+            found.extend(trials)
         search = search_of(found, study)
     else:
         known, search = declared(str(source)), None
@@ -229,7 +232,8 @@ def run(
     with bar(found.source.name, total, shown_metric, shown_mode) as shown:
         runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
         try:
-            runner.run()
+            with claimed(str(found.directory.absolute())):
+                runner.run()
         except NbcloudError:  # they may be what is wrong
             found.keep_options(**{name: before.get(name) for name in given})
             raise

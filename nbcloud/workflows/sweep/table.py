@@ -122,8 +122,14 @@ class Table:
             raise UsageError(f"mode={mode!r}: it must be 'min' or 'max'.")
         found = [row for row in self.rows if _is_number(row.get(metric))]
         if not found:
-            there = ", ".join(self.metrics) or "none"
-            raise UsageError(f"No member has logged a metric {metric!r}; there are: {there}.")
+            if not self.metrics:
+                raise UsageError(
+                    "No member has logged anything yet.",
+                    f"In the notebook: nbcloud.log_metric({metric!r}, …)",
+                )
+            raise UsageError(
+                f"No member has logged a metric {metric!r}; there are: {', '.join(self.metrics)}."
+            )
         return (min if mode == "min" else max)(found, key=lambda row: row[metric])
 
     def frame(self) -> Any:

@@ -140,7 +140,7 @@ def test_the_best_come_first(filled, order, key, descending):
         ("metrics.loss < 0.3 or params.lr = 1", "joined by and. Search once for each"),
         ("metrics.loss < 0.3 params.lr = 1", "at 'params.lr = 1': here must be and, or the end"),
         ("metrix.loss < 0.3", "Did you mean metrics.loss?"),
-        ("stats = 'a'", "Did you mean status?"),
+        ("stats = 'a'", "Did you mean status, metrics.stats or params.stats?"),
         ("status = 'good'", "that is no state of a run"),
         ("created > 'yesterday'", "a time is unix seconds"),
         ("params.lr in 0.1", "values in parentheses"),

@@ -91,6 +91,18 @@ def test_a_range_without_end_is_refused():
         values_of(KNOWN, "seed=0:1e30")
 
 
+@pytest.mark.parametrize("text", ["rate=0.1,0.2,0.10", "name=a,b,a"])
+def test_a_value_that_is_given_twice_is_refused(text: str):
+    with pytest.raises(UsageError, match="twice"):
+        values_of(KNOWN, text)
+
+
+def test_what_is_no_notebook_is_refused_in_one_sentence(tmp_path: Path):
+    (tmp_path / "train.py").write_text("print(1)")
+    with pytest.raises(UsageError, match="can't be read as a notebook"):
+        declared(str(tmp_path / "train.py"))
+
+
 def test_a_parameter_without_a_value_is_refused():
     with pytest.raises(UsageError, match="seed has no value"):
         check_domain(KNOWN, "seed", [])
