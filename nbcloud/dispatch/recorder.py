@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from nbcloud import secret_values
-from nbcloud.dispatch.packages import packages_of
+from nbcloud.dispatch.surroundings import packages_of, settings_of
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs import provenance
@@ -101,20 +101,22 @@ class Recorder:
                 self._append(store, run_id, b"")
             run = store.update(run_id, **changes)
             if changes.get("worker"):
-                self._ask_packages(run)
+                self._ask_around(run)
 
         self._do(work)
 
-    def _ask_packages(self, run: Run) -> None:
-        """Keep with a run what is installed where it is: asked aside, as messages must not wait for that."""
+    def _ask_around(self, run: Run) -> None:
+        """Keep with a run what is around it: asked aside, as messages must not wait for that."""
 
         def ask() -> None:
-            text = packages_of(run.cluster_id, run.worker)
-            if text:
-                self._do(lambda store: _keep_packages(store, run.id, text))
+            texts = {
+                provenance.CLUSTER: settings_of(run.cluster_id),
+                provenance.PACKAGES: packages_of(run.cluster_id, run.worker),
+            }
+            self._do(lambda store: _keep_texts(store, run.id, texts))
 
         self._asking = [each for each in self._asking if each.is_alive()]
-        self._asking.append(threading.Thread(target=ask, daemon=True, name="nbcloud-packages"))
+        self._asking.append(threading.Thread(target=ask, daemon=True, name="nbcloud-surroundings"))
         self._asking[-1].start()
 
     def _do(self, work: Callable[[Store], None]) -> None:
@@ -180,7 +182,9 @@ class Recorder:
             atexit.unregister(self.flush)
 
 
-def _keep_packages(store: Store, run_id: str, text: str) -> None:
-    run = store.get(run_id)
-    kept = provenance.keep(store, provenance.PACKAGES, text)
-    store.update(run.id, provenance=run.provenance | kept)
+def _keep_texts(store: Store, run_id: str, texts: dict[str, str]) -> None:
+    known = store.get(run_id).provenance
+    for name, text in texts.items():
+        if text:
+            known = known | provenance.keep(store, name, text)
+    store.update(run_id, provenance=known)

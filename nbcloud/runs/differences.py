@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbcloud.runs.outputs import outputs_text
-from nbcloud.runs.provenance import DIFF, PACKAGES, SOURCE, kept
+from nbcloud.runs.provenance import CLUSTER, DIFF, PACKAGES, SOURCE, kept
 from nbcloud.runs.record import Run
 from nbcloud.runs.records import Records
 
@@ -29,7 +29,8 @@ class Difference:
     Attributes
     ----------
     section : str
-        ``code``, ``parameters``, ``inputs``, ``resources``, ``environment``, ``git``, or one of `OUTCOME`.
+        ``code``, ``parameters``, ``inputs``, ``resources``, ``cluster``, ``environment``, ``git``, or one of
+        `OUTCOME`.
     name : str
         Which of the section; empty for a text as a whole.
     before, after : object
@@ -54,11 +55,12 @@ def _asked(store: Records, first: Run, second: Run) -> Iterator[Difference]:
     logged = store.tracked([first.id, second.id])
     yield from _text("code", *(_code(store, run) for run in (first, second)))
     yield from _values("parameters", logged[first.id].params, logged[second.id].params)
-    yield from _values(
-        "inputs", *({each["name"]: each["hash"] for each in run.inputs} for run in (first, second))
-    )
+    yield from _values("inputs", *(_inputs(run) for run in (first, second)))
     yield from _values("inputs", *(_hashes(logged[run.id].datasets) for run in (first, second)))
     yield from _values("resources", *(_given(run.resources) for run in (first, second)))
+    clusters = [_cluster(store, run) for run in (first, second)]
+    if all(clusters):  # of one that was gone too soon, nothing is known
+        yield from _values("cluster", *clusters)
     yield from _values("environment", *(_environment(store, run) for run in (first, second)))
     yield from _values("git", *({"commit": (run.git or {}).get("commit")} for run in (first, second)))
     yield from _text("git", *(kept(store, run.id, DIFF) for run in (first, second)))
@@ -99,6 +101,12 @@ def _code(store: Records, run: Run) -> str:
 def _environment(store: Records, run: Run) -> dict[str, str]:
     packages = (line.partition("==") for line in kept(store, run.id, PACKAGES).splitlines() if "==" in line)
     return {**run.versions, **{name: version for name, _, version in packages}}
+
+
+def _cluster(store: Records, run: Run) -> dict[str, Any]:
+    """Its settings, flat."""
+    known: dict[str, Any] = json.loads(kept(store, run.id, CLUSTER) or "{}")
+    return known | dict(known.pop("settings", {}))
 
 
 def _inputs(run: Run) -> dict[str, str]:

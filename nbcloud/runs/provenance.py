@@ -17,6 +17,8 @@ SOURCE = "source"
 """The notebook that was run, without outputs, and without the cell that papermill had injected."""
 PACKAGES = "packages"
 """Python and all packages where it ran, a line each, as pip reads them."""
+CLUSTER = "cluster"
+"""The kind, size and settings of its cluster, as JSON."""
 DIFF = "git_diff"
 """How tracked files differed from the commit."""
 

@@ -15,7 +15,7 @@ from nbcloud.cli import main
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
-from nbcloud.runs.provenance import DIFF, PACKAGES, SOURCE, kept
+from nbcloud.runs.provenance import CLUSTER, DIFF, PACKAGES, SOURCE, kept
 from nbcloud.runs.record import Run
 from nbcloud.workflows.notebook.run import run_notebook
 
@@ -112,9 +112,13 @@ def test_a_record_says_with_which_packages_and_changes_it_ran(
     first = run_notebook(str(write(tmp_path / "in.ipynb")), "out.ipynb", progress_bar=False).run
     with open_store() as store:
         packages, diff, source = (kept(store, first, name) for name in (PACKAGES, DIFF, SOURCE))
-        assert store.get(first).provenance.keys() == {SOURCE, DIFF, PACKAGES}
+        assert store.get(first).provenance.keys() == {SOURCE, DIFF, PACKAGES, CLUSTER}
+        cluster = json.loads(kept(store, first, CLUSTER))
         assert set(store.get(first).provenance.values()) <= store.contents()  # which gc keeps
     assert packages.startswith("# Python 3.")
+    assert cluster["kind"] == "local"
+    assert cluster["workers"] > 0
+    assert not cluster.keys() & {"tls", "directory", "pid"}
     assert f"\nnbformat=={nbformat.__version__}\n" in packages
     assert "-x = 1" in diff
     assert "+x = 2" in diff

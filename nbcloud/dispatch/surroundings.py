@@ -1,8 +1,9 @@
-"""All packages where a run is: asked once of each worker, for the record."""
+"""What is around a run, for its record: the packages of its worker, the settings of its cluster."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 
 from nbcloud.clusters import environment, registry
@@ -10,6 +11,9 @@ from nbcloud.errors import NbcloudError
 
 _FRESH_SECONDS = 300.0
 """A session may install packages meanwhile."""
+_SETTINGS = ("name", "kind", "version", "workers", "threads", "memory", "idle_timeout")
+_OPTIONS = ("server", "namespace", "groups", "settings")
+"""Of clusters on Kubernetes. Values of environment variables are not among them."""
 _known: dict[tuple[str, str], tuple[float, str]] = {}
 
 
@@ -25,6 +29,16 @@ def packages_of(cluster_id: str, worker: str) -> str:
             text = listed(environment.of_worker(info, worker))
     _known[cluster_id, worker] = (time.monotonic(), text)
     return text
+
+
+def settings_of(cluster_id: str) -> str:
+    """As what a cluster was started, as JSON; empty when it is gone."""
+    info = next((info for info in registry.entries() if info.id == cluster_id), None)
+    if info is None:
+        return ""
+    known = {name: getattr(info, name) for name in _SETTINGS}
+    known |= {name: info.options[name] for name in _OPTIONS if name in info.options}
+    return json.dumps(known, indent=1, sort_keys=True)
 
 
 def listed(facts: environment.Facts) -> str:
