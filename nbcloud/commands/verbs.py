@@ -326,7 +326,7 @@ def status(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa
             "busy" if session["active"] else session["state"],
             counted(len(session["names"]), "name"),
             session["worker"],
-            f"no preload: {session['cold']}" if session["cold"] else "",
+            f"not preloaded: {session['cold']}" if session["cold"] else "",
         ]
         for session in sessions
     ]

@@ -94,20 +94,15 @@ class Room:
     Parameters
     ----------
     link : Link
-    most : int, optional
-        What it is to be, whatever the cluster has.
     """
 
-    def __init__(self, link: Link, most: int | None = None) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
-        self._most = most
         self._count = 1
         self._asked = -math.inf
 
     def count(self) -> int:
         """The threads of all workers, of those too that the cluster may start when there is work for them."""
-        if self._most is not None:
-            return self._most
         if time.monotonic() - self._asked > _ROOM_SECONDS:
             self._asked = time.monotonic()
             with contextlib.suppress(ClusterLost):  # whoever runs there will hear of it

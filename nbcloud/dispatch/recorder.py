@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,6 +45,8 @@ class Recorder:
     def __init__(self) -> None:
         self._work: deque[Callable[[Store], None] | None] = deque()
         self._woken = threading.Event()
+        self._awaited = threading.Event()
+        """Somebody waits for it."""
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._refused: dict[str, bytes] = {}
@@ -140,7 +141,8 @@ class Recorder:
                 self._woken.wait()
                 self._woken.clear()
                 # A short cell is over by then; until it is, this thread would only be in its way.
-                time.sleep(_PATIENCE)
+                self._awaited.wait(_PATIENCE)
+                self._awaited.clear()
                 continue
             work = self._work.popleft()
             if work is None:
@@ -166,6 +168,7 @@ class Recorder:
             wake(store.directory)
             done.set()
 
+        self._awaited.set()
         self._do(finished)
         return done.wait(timeout)
 
@@ -177,6 +180,7 @@ class Recorder:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._work.append(None)
+            self._awaited.set()
             self._woken.set()
             thread.join(_FLUSH_SECONDS)
             atexit.unregister(self.flush)

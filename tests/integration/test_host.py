@@ -71,7 +71,7 @@ def test_status_says_why_a_kernel_has_nothing_preloaded(
             kernel.start()
             told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
             kernel.close()
-        assert "no preload: the preload 'odd' can't be shared" in told
+        assert "not preloaded: the preload 'odd' can't be shared" in told
     finally:
         close_links()
         assert main(["down", "preloading"]) == 0

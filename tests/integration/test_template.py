@@ -245,17 +245,23 @@ def test_a_preload_that_hangs_is_given_up(
 
 
 def _refused(tmp_path: Path, why: str) -> None:
+    """The others are shared."""
 
     async def scenario(worker: Worker) -> None:
-        template = worker.template("odd")
-        async with asyncio.timeout(30):
-            while not template.refusal:
-                kernel = await worker.kernel(template)
-        assert why in template.refusal
-        assert "'odd'" in template.refusal
-        assert not kernel.process.forked
-        assert await kernel.value("1 + 1") == 2
-        assert not psutil.pid_exists(template.pid)
+        template = worker.template("colorsys", "odd", "wave")
+        first = await worker.kernel(template)
+        assert not first.process.forked
+        assert await first.value("1 + 1") == 2
+        async with asyncio.timeout(60):
+            while not (kernel := await worker.kernel(template)).process.forked:
+                pass
+        assert why in template.left_out
+        assert "'odd'" in template.left_out
+        loaded = await kernel.value(
+            "[n for n in ('odd', 'colorsys', 'wave') if n in __import__('sys').modules]"
+        )
+        assert loaded == ["colorsys", "wave"]
+        assert not template.refusal
 
     with_worker(tmp_path, scenario)
 

@@ -298,7 +298,7 @@ class Host(WorkerPlugin):
             }
         seen = self._sessions[name].facts.get("resources", {})
         # Nobody who asked for no modules cares.
-        cold = kernel.cold if self._preload else ""
+        cold = (kernel.cold or self._template.left_out) if self._preload else ""
         self._journal.post({"op": "ready", "session": name, "resources": seen, "cold": cold, **where})
 
     def _exited(self, kernel: KernelProcess, code: int) -> None:

@@ -73,6 +73,8 @@ class Template:
     ----------
     refusal : str
         Why it will not be used any more; empty while it may be.
+    left_out : str
+        Why its kernels have not all of the modules; empty while they have.
     """
 
     def __init__(self, directory: Path, preload: Sequence[str]) -> None:
@@ -81,14 +83,19 @@ class Template:
         self._process: _Process | None = None
         self._deaths = 0
         self._lock = asyncio.Lock()
+        self.left_out = ""
         self.refusal = "" if sys.platform == "linux" else f"on {sys.platform} a fork is not safe"
 
     async def loaded(self, environment: Mapping[str, str]) -> None:
-        """Wait until it has imported all, or is given up."""
-        async with self._lock:
-            process = None if self.refusal else self._process or self._begin(dict(environment))
-        if process is not None:
+        """Wait until it has imported all that it can, or is given up."""
+        while not self.refusal:
+            async with self._lock:
+                process = self._process or self._begin(dict(environment))
+                if process.unfit in self._preload:
+                    process = self._without(process.unfit, dict(environment))
             await asyncio.wait([process.loading])
+            if process.unfit not in self._preload:
+                return
 
     async def fork(self, environment: Mapping[str, str], **request: str) -> Child | str:
         """Fork a kernel; or say why one must be started cold.
@@ -126,6 +133,9 @@ class Template:
                 self._begin(environment)
             raise _Unusable(change)
         await asyncio.wait([process.loading], timeout=process.started + _PATIENCE - time.monotonic())
+        if process.unfit in self._preload:
+            self._without(process.unfit, environment)
+            raise _Unusable(self.left_out)
         if process.refusal:
             self._refuse(process.refusal)
         if not process.ready:
@@ -136,6 +146,15 @@ class Template:
         self.close()
         self._process = _Process(self._directory / "template.log", environment, self._preload)
         return self._process
+
+    def _without(self, module: str, environment: dict[str, str]) -> _Process:
+        """Begin anew with the other modules; the process that imported this one is no good any more."""
+        assert self._process is not None
+        why = self._process.refusal
+        self.left_out = f"{self.left_out}; {why}".removeprefix("; ")
+        self._preload.remove(module)
+        logger.warning("Kernels begin without a module: %s.", why)
+        return self._begin(environment)
 
     def _refuse(self, why: str) -> None:
         self.refusal = why
@@ -164,6 +183,8 @@ class _Process:
     def __init__(self, log: Path, environment: dict[str, str], preload: Sequence[str]) -> None:
         self.started = time.monotonic()
         self.refusal = ""
+        self.unfit = ""
+        """The module at whose import it was refused."""
         self._log = log
         self._environment = environment
         self._watched: dict[str, int] = {}
@@ -203,11 +224,14 @@ class _Process:
                 name = said.get("loading", name)
                 self._watched = said.get("watched", {})
                 if "refused" in said:
+                    self.unfit = name
                     self.refusal = f"the preload {name!r} can't be shared: {said['refused']}"
         except EOFError:
+            self.unfit = name
             words = self._log.read_text(errors="replace").strip()[-500:]
             self.refusal = f"it ended at the import of {name!r}: {words}" if name else f"it ended: {words}"
         except TimeoutError:
+            self.unfit = name
             what = f"the preload {name!r}" if name else "what every kernel imports"
             self.refusal = f"{what} takes longer than {_IMPORT_SECONDS:g} s"
             self.close()

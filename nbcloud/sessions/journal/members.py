@@ -35,7 +35,7 @@ class LiveSession:
     host: ConnectedHost | None = None
     kernel_pid: int = 0
     cold: str = ""
-    """Why its kernel was not forked from one that had imported the modules of ``preload``."""
+    """Why its kernel was not forked from one that had imported all modules of ``preload``."""
     names: set[str] = field(default_factory=set)
     runs: dict[str, JournaledRun] = field(default_factory=dict)
     """Those that have not ended, in the order in which they came."""

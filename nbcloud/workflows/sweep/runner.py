@@ -35,7 +35,7 @@ class Limits:
     Attributes
     ----------
     parallel : int, optional
-        How many run at once; as many as the cluster has threads by default.
+        How many are begun at once; by default as many as the cluster has threads, and one that waits.
     retries : int
         How often a member that fails is tried again.
     member_timeout : float, optional
@@ -122,7 +122,7 @@ class Runner:
         following = None if self.met else self._next()
         if following is None:
             return
-        room = Room(connect(self._options.get("cluster")), self._limits.parallel)
+        room = Room(connect(self._options.get("cluster")))
         with ThreadPoolExecutor(_MOST, thread_name_prefix="nbcloud-sweep") as pool:
             try:
                 while following is not None or self._under_way:
@@ -130,7 +130,9 @@ class Runner:
                         self._begin(pool, following)
                     else:
                         self._wait()
-                    wanted = not self.met and len(self._under_way) < min(_MOST, room.count())
+                    # One more waits, all prepared, for whoever ends first to leave its place on the cluster.
+                    most = self._limits.parallel or min(_MOST, room.count() + 1)
+                    wanted = not self.met and len(self._under_way) < most
                     following = self._next() if wanted else None
             finally:
                 self._stop_all()
