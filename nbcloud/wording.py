@@ -1,4 +1,4 @@
-"""Words that depend on numbers."""
+"""Words that depend on numbers, and on what there is to say."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def size_text(nbytes: float | None) -> str:
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
     return f"{size:,.0f} {units[0]}" if units[0] == "B" else f"{size:,.1f} {units[0]}"
+
+
+def raised_text(name: str, says: str) -> str:
+    """An error in one line: ``"KeyError: 'a'"``, and ``"KeyboardInterrupt"`` without words."""
+    return f"{name}: {says}" if says else name

@@ -24,6 +24,7 @@ from jupyter_client.manager import KernelManager
 from nbcloud.commands.ending import asked_to_end
 from nbcloud.errors import RemoteError, RunLost
 from nbcloud.runs.outputs import OutputComposer, TextFlow, compose
+from nbcloud.wording import raised_text
 
 _READY_SECONDS = 60
 _TICK = 1.0
@@ -163,7 +164,7 @@ class Teller:
             print(text if source == number else _of_earlier(source, text), end="", flush=True)
             self._keep_figure(content)
             if kind == "error" and "raises-exception" not in cell.metadata.get("tags", ()):
-                what = f"{content['ename']}: {content['evalue']}"
+                what = raised_text(content["ename"], content["evalue"])
                 raise RemoteError(f"Cell {number} failed: {what}", **content)
         print(flush=True)
 

@@ -25,6 +25,7 @@ from nbcloud.errors import (
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.tracked import Tracked
 from nbcloud.sessions.runlog import DROPPED, STARTED, UNBEGUN
+from nbcloud.wording import raised_text
 
 if TYPE_CHECKING:
     from nbcloud.sessions.client.link import Link
@@ -357,7 +358,7 @@ def failure(run: CloudRun) -> NbcloudError | None:
             return None
         case RunState.FAILED:
             error = run.error or {"ename": "Error", "evalue": "", "traceback": []}
-            return RemoteError(f"{error['ename']}: {error['evalue']}", **error, **where)
+            return RemoteError(raised_text(error["ename"], error["evalue"]), **error, **where)
         case RunState.CANCELLED:
             return RunCancelled(f"Run {run.id} was stopped: {run.message}.", **where)
         case RunState.TIMEOUT:

@@ -27,7 +27,7 @@ from nbcloud.jupyter.progress import Phases
 from nbcloud.jupyter.sweeping import SweepRunner
 from nbcloud.jupyter.waiting import Turn
 from nbcloud.runs.record import Run, RunState
-from nbcloud.wording import size_text
+from nbcloud.wording import raised_text, size_text
 
 _MISSING_NAME = re.compile(r"name '(\w+)' is not defined")
 _SILENCE = 10.0
@@ -239,7 +239,7 @@ class CellRunner:
     def _remote_error(self, run: CloudRun, end: dict[str, Any], *, shown: bool) -> Exception:
         error = run.error or {"ename": "Error", "evalue": "", "traceback": []}
         if end.get("status") == "refused":
-            text = f"{error['ename']}: {error['evalue']}"
+            text = raised_text(error["ename"], error["evalue"])
             return cell_error(error["ename"], error["evalue"], ["The cell did not run: " + text])
         for name, why in run.refused.items():
             if error["ename"] == "NameError" and f"'{name}'" in error["evalue"]:

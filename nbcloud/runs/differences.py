@@ -14,6 +14,7 @@ from nbcloud.runs.outputs import outputs_text
 from nbcloud.runs.provenance import CLUSTER, DIFF, PACKAGES, SOURCE, kept
 from nbcloud.runs.record import Run
 from nbcloud.runs.records import Records
+from nbcloud.wording import raised_text
 
 OUTCOME = frozenset({"state", "metrics", "records", "artifacts", "outputs"})
 """The sections of what came of a run."""
@@ -126,7 +127,7 @@ def _records(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _error(run: Run) -> str:
-    return f"{run.error['ename']}: {run.error['evalue']}" if run.error else run.message
+    return raised_text(run.error["ename"], run.error["evalue"]) if run.error else run.message
 
 
 def _pictures(outputs: list[dict[str, Any]]) -> dict[str, str]:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nbcloud.wording import raised_text
+
 Message = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 """Type, content and metadata of a message from a kernel's iopub channel."""
 
@@ -157,7 +159,7 @@ def output_text(output: Mapping[str, Any], ansi: bool = False) -> str:
         case "stream":
             text = _joined(output["text"])
         case "error":
-            lines = output["traceback"] or [f"{output['ename']}: {output['evalue']}"]
+            lines = output["traceback"] or [raised_text(output["ename"], output["evalue"])]
             text = "\n".join(lines) + "\n"
         case _:
             data = output["data"]

@@ -1,8 +1,8 @@
-"""Words that depend on numbers."""
+"""Words that depend on numbers, and on what there is to say."""
 
 import pytest
 
-from nbcloud.wording import counted, size_text
+from nbcloud.wording import counted, raised_text, size_text
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ def test_a_number_of_things(number, text):
 )
 def test_sizes_for_people(nbytes, text):
     assert size_text(nbytes) == text
+
+
+def test_an_error_without_words_is_its_name():
+    assert raised_text("KeyError", "'a'") == "KeyError: 'a'"
+    assert raised_text("KeyboardInterrupt", "") == "KeyboardInterrupt"

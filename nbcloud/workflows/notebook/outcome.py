@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import RunLost, RunPruned
+from nbcloud.wording import raised_text
 
 SKIPPED = "skipped"
 """The status of a cell that was not to run."""
@@ -82,7 +83,7 @@ def outcome_of(notebook: Mapping[str, Any]) -> Outcome:
     }
     if error := raised(notebook):
         stage = {LOST: Stage.LOST, PRUNED: Stage.PRUNED}.get(error["ename"], Stage.FAILED)
-        return Outcome(stage, run, seconds, f"{error['ename']}: {error['evalue']}", **known)
+        return Outcome(stage, run, seconds, raised_text(error["ename"], error["evalue"]), **known)
     whole = all(_status(cell) in {"", "completed", SKIPPED} for cell in notebook["cells"])
     return Outcome(Stage.DONE if whole and about.get("end_time") else Stage.BEGUN, run, seconds, **known)
 

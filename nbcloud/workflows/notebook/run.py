@@ -14,6 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node, papermill_io
 
 from nbcloud.errors import RemoteError, RunTimeout, UsageError
+from nbcloud.wording import raised_text
 from nbcloud.workflows.notebook.manager import WHOLE, is_elsewhere
 from nbcloud.workflows.notebook.outcome import INJECTED, Outcome, Stage, outcome, outcome_of
 
@@ -73,7 +74,7 @@ def run_notebook(
     except PapermillExecutionError as error:
         where = f"cell {error.exec_count}" if error.exec_count else "a cell"
         raise RemoteError(
-            f"{error.ename}: {error.evalue} (in {where} of {output}).",
+            f"{raised_text(error.ename, error.evalue)} (in {where} of {output}).",
             ename=error.ename,
             evalue=error.evalue,
             traceback=[error.traceback],

@@ -10,6 +10,7 @@ from nbcloud.dispatch.members import CellSweep, Member
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.runs.record import Run
+from nbcloud.wording import raised_text
 from nbcloud.workflows.distributions import Distribution
 from nbcloud.workflows.parameters import grid, values_of
 from nbcloud.workflows.sweep.table import Ended
@@ -77,5 +78,5 @@ def error_of(member: Member) -> str:
     if member.run is None or not member.ended:
         return ""
     error = member.run.error
-    text = f"{error['ename']}: {error['evalue']}" if error else ""
+    text = raised_text(error["ename"], error["evalue"]) if error else ""
     return (text or member.run.message).partition("\n")[0]
