@@ -189,7 +189,7 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
     limits_of(options)
     if arguments.dry_run:
         return _listed(arguments)
-    with claimed(str(arguments.output.absolute())):
+    with claimed(str(arguments.output.resolve())):
         found = _sweep(arguments)
         try:
             runner = run_sweep(

@@ -13,6 +13,7 @@ from papermill.iorw import papermill_io
 import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.errors import RemoteError, RunLost, UsageError
+from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.notebook.outcome import Stage
 from nbcloud.workflows.notebook.run import run_notebook
 from tests.integration.files import run, write
@@ -67,6 +68,25 @@ def test_a_notebook_that_runs_in_a_folder_is_written_where_it_was_asked_for(
         run_notebook(str(source), "out.ipynb", progress_bar=False, cwd="folder")
     assert nbformat.read("out.ipynb", 4).cells[0].outputs[0].text == "folder\n"
     assert not [*Path("folder").iterdir()]
+
+
+@pytest.mark.parametrize("way", ["papermill", "nbcloud"])
+def test_a_link_to_the_file_stays_and_leads_to_the_same_claim(tmp_path: Path, way: str):
+    source = write(tmp_path / "in.ipynb", "print('there')")
+    output, link = tmp_path / "out.ipynb", tmp_path / "latest.ipynb"
+    link.symlink_to(output)
+
+    def start() -> None:
+        if way == "papermill":
+            run(source, link, "nbcloud")
+        else:
+            run_notebook(str(source), str(link), progress_bar=False)
+
+    with claimed(str(output)), pytest.raises(UsageError, match="Another process is writing"):
+        start()
+    start()
+    assert link.is_symlink()
+    assert nbformat.read(output, 4).cells[0].outputs[0].text == "there\n"
 
 
 class Shelf:

@@ -61,7 +61,7 @@ def run_notebook(
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
-            output if is_elsewhere(output) else f"{WHOLE}{Path(output).absolute()}",
+            output if is_elsewhere(output) else f"{WHOLE}{Path(output).resolve()}",
             parameters=None if begun else {**there.parameters, **(parameters or {})},
             engine_name="nbcloud",
             kernel_name="python3",

@@ -106,7 +106,7 @@ def sweep(
     limits = {"parallel": parallel, "retries": retries or None, "until": until or None}
     options |= {**limits, "member_timeout": _seconds(member_timeout)}
     limits_of(options)
-    with claimed(str(directory.absolute())):
+    with claimed(str(directory.resolve())):
         if resume and (directory / "sweep.json").exists():
             found = Sweep.open(directory)
             found.check_source()
