@@ -173,6 +173,7 @@ def _check_place(output: str) -> None:
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
+    from nbcloud.workflows.claims import claimed
     from nbcloud.workflows.sweep.results import Results
     from nbcloud.workflows.sweep.start import limits_of, search_of
     from nbcloud.workflows.sweep.start import run as run_sweep
@@ -188,16 +189,19 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
     limits_of(options)
     if arguments.dry_run:
         return _listed(arguments)
-    found = _sweep(arguments)
-    try:
-        runner = run_sweep(found, search_of(found), **_metric(arguments), again=arguments.failed, **options)
-    except KeyboardInterrupt:
-        again = f"nbcloud sweep -o {arguments.output} --resume"
-        raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None
-    finally:
-        results = Results(found)
-        results.write(found.directory / "results.csv")
-        results.write(found.directory / "results.html")
+    with claimed(str(arguments.output.resolve())):
+        found = _sweep(arguments)
+        try:
+            runner = run_sweep(
+                found, search_of(found), **_metric(arguments), again=arguments.failed, **options
+            )
+        except KeyboardInterrupt:
+            again = f"nbcloud sweep -o {arguments.output} --resume"
+            raise KeyboardInterrupt(f"The sweep was stopped. To go on with it: {again}") from None
+        finally:
+            results = Results(found)
+            results.write(found.directory / "results.csv")
+            results.write(found.directory / "results.html")
     counts = results.counts()
     text = f"{summary(counts)}. The table: nbcloud results {found.directory}, or results.html in it."
     if runner.met:

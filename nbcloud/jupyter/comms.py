@@ -123,6 +123,7 @@ def _refuse(opened: Any, _message: dict[str, Any]) -> None:
 
 def _captured_here(content: dict[str, Any], cell: dict[str, Any]) -> None:
     """Have an Output widget capture what is shown as an output of ``cell``: another one may have run it."""
-    state = (content.get("data") or {}).get("state")
+    data = content.get("data")  # a comm may carry any JSON
+    state = data.get("state") if isinstance(data, dict) else None
     if isinstance(state, dict) and state.get("msg_id"):
         state["msg_id"] = cell.get("msg_id", "")

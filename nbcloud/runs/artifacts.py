@@ -99,10 +99,11 @@ class Artifacts:
         return freed
 
     def _incoming(self) -> Path:
-        if not self._folder.exists():
-            private_dir(self._folder.parent)
-            private_dir(self._folder)
-        return private_dir(self._folder / "incoming")
+        with explained("Keeping an artifact", self._folder):
+            if not self._folder.exists():
+                private_dir(self._folder.parent)
+                private_dir(self._folder)
+            return private_dir(self._folder / "incoming")
 
     def _settle(self, path: Path, digest: str) -> None:
         target = self.path(digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from nbcloud.redact import Redactor
@@ -35,6 +36,22 @@ def redact_run(redactor: Redactor, run: Run) -> Run:
         return run
     names = (field.name for field in dataclasses.fields(run) if field.name not in _IDENTITY)
     return dataclasses.replace(run, **{name: redactor.json(getattr(run, name)) for name in names})
+
+
+def redact_lines(redactor: Redactor, lines: bytes) -> bytes:
+    """Lines of a journal without secrets; of those that only this process knows the worker has not heard."""
+    if not redactor:
+        return lines
+    text = lines.decode(errors="replace")
+    if redactor.text(text) == text:
+        return lines
+    return b"".join(_redact_line(redactor, line) for line in lines.splitlines(keepends=True))
+
+
+def _redact_line(redactor: Redactor, line: bytes) -> bytes:
+    message = json.loads(line)
+    masked = {key: redactor.json(message[key]) for key in ("content", "metadata") if key in message}
+    return json.dumps(message | masked, separators=(",", ":")).encode() + b"\n"
 
 
 def redact_outputs(redactor: Redactor, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

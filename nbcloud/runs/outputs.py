@@ -97,8 +97,8 @@ class OutputComposer:
 
     def _capture(self, content: Mapping[str, Any]) -> None:
         """An Output widget says whose outputs it captures from now on; nobody's, when it has enough."""
-        state = (content.get("data") or {}).get("state")
-        if isinstance(state, Mapping) and "msg_id" in state:
+        state = _mapping(_mapping(content.get("data")).get("state"))
+        if "msg_id" in state:
             comm = str(content.get("comm_id"))
             self._captors = [captor for captor in self._captors if captor != comm]
             if state["msg_id"]:
@@ -120,7 +120,12 @@ def compose(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def _display_id(content: Mapping[str, Any]) -> str:
-    return str((content.get("transient") or {}).get("display_id") or "")
+    return str(_mapping(content.get("transient")).get("display_id") or "")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a message should have there; a comm may carry any JSON, and code may send what it likes."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _count(value: Any) -> int | None:
@@ -128,7 +133,7 @@ def _count(value: Any) -> int | None:
 
 
 def _bundle(content: Mapping[str, Any]) -> dict[str, Any]:
-    data, metadata = content.get("data") or {}, content.get("metadata") or {}
+    data, metadata = _mapping(content.get("data")), _mapping(content.get("metadata"))
     return {"data": {mime: _value(mime, value) for mime, value in data.items()}, "metadata": dict(metadata)}
 
 

@@ -37,8 +37,8 @@ class Records:
     directory : Path, optional
         Where the records lie; ``settings().data_dir`` otherwise. It is made at the first use.
     redactor : Redactor, optional
-        Takes secrets out of all that is written or read, except the messages, which come ready. It may be
-        replaced at any time (``store.redactor = …``) when more secrets become known.
+        Takes secrets out of all that is written or read. It may be replaced at any time
+        (``store.redactor = …``) when more secrets become known.
     """
 
     def __init__(self, directory: Path | None = None, redactor: Redactor | None = None) -> None:

@@ -23,7 +23,7 @@ from nbcloud.runs.entries import logged_in, span
 from nbcloud.runs.files import exclusive, explained
 from nbcloud.runs.index import load, put, remove, runs_of
 from nbcloud.runs.log import MessageLogs
-from nbcloud.runs.masked import redact_run
+from nbcloud.runs.masked import redact_lines, redact_run
 from nbcloud.runs.record import Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
 from nbcloud.runs.tracked import Placed, by_run, keep
@@ -103,6 +103,7 @@ class Store(Records):
         StoreError
             When they could not be written; then none of them was, and they may be given again.
         """
+        lines = redact_lines(self.redactor, lines)
         self._logs.append(run_id, lines)
         self._track(run_id, logged_in(lines))
         first, last = span(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from nbcloud.config.profiles import profile
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RemoteError, UsageError
 from nbcloud.extras import check as check_extra
+from nbcloud.redact import MASK
 from nbcloud.runs.differences import OUTCOME, Difference, differences
 from nbcloud.runs.provenance import SOURCE, kept
 from nbcloud.runs.record import Run
@@ -91,6 +93,13 @@ def rerun(
         before = store.get(run)
         source = _source(store, before)
     check(declared_in(nbformat.reads(source, 4)), parameters or {}, loose=loose)
+    had = before.extra.get("parameters", {})
+    masked = [key for key in had.keys() - (parameters or {}).keys() if MASK in json.dumps(had[key])]
+    if masked:
+        raise UsageError(
+            f"The parameter {masked[0]!r} of run {before.id} was a secret, and is masked on record.",
+            f"Give it again: -p {masked[0]} VALUE",
+        )
     name = re.sub(r"[^\w.-]+", "-", before.name or before.kind)
     target = Path(output or f"{name}-rerun-{before.id}.ipynb")
     given: dict[str, Any] = {key: before.resources.get(key) for key in ("cpus", "memory", "gpus")}
@@ -101,7 +110,7 @@ def rerun(
             run_notebook(
                 str(path),
                 str(target),
-                {**before.extra.get("parameters", {}), **(parameters or {})},
+                {**had, **(parameters or {})},
                 cluster=cluster or _cluster(before),
                 name=before.name,
                 experiment=before.experiment,

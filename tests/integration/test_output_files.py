@@ -13,8 +13,10 @@ from papermill.iorw import papermill_io
 import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.errors import RemoteError, RunLost, UsageError
+from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.notebook.outcome import Stage
 from nbcloud.workflows.notebook.run import run_notebook
+from nbcloud.workflows.sweep.folder import Sweep
 from tests.integration.files import run, write
 
 pytestmark = [
@@ -69,6 +71,25 @@ def test_a_notebook_that_runs_in_a_folder_is_written_where_it_was_asked_for(
     assert not [*Path("folder").iterdir()]
 
 
+@pytest.mark.parametrize("way", ["papermill", "nbcloud"])
+def test_a_link_to_the_file_stays_and_leads_to_the_same_claim(tmp_path: Path, way: str):
+    source = write(tmp_path / "in.ipynb", "print('there')")
+    output, link = tmp_path / "out.ipynb", tmp_path / "latest.ipynb"
+    link.symlink_to(output)
+
+    def start() -> None:
+        if way == "papermill":
+            run(source, link, "nbcloud")
+        else:
+            run_notebook(str(source), str(link), progress_bar=False)
+
+    with claimed(str(output)), pytest.raises(UsageError, match="Another process is writing"):
+        start()
+    start()
+    assert link.is_symlink()
+    assert nbformat.read(output, 4).cells[0].outputs[0].text == "there\n"
+
+
 class Shelf:
     """Storage of another kind, as papermill's plugins bring it."""
 
@@ -117,6 +138,17 @@ def test_the_members_of_a_sweep_run_in_a_folder(tmp_path: Path, monkeypatch: pyt
     for path in Path("sweeps").glob("*.ipynb"):
         assert nbformat.read(path, 4).cells[-1].outputs[0].text == "folder\n"
     assert Path.cwd() == tmp_path
+
+
+def test_the_name_of_a_parameter_is_no_code(tmp_path: Path):
+    source, output = write(tmp_path / "in.ipynb", "print(1)"), tmp_path / "out.ipynb"
+    hostile = {f"a = open({str(tmp_path / 'made')!r}, 'w') #": 1}
+    with pytest.raises(UsageError, match="is not the name of a variable"):
+        run_notebook(str(source), str(output), hostile, progress_bar=False)
+    Sweep.begin(source, tmp_path / "sweep", [hostile])
+    with pytest.raises(UsageError, match="is not the name of a variable"):
+        nbcloud.sweep(source, {}, tmp_path / "sweep", resume=True)
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_is_gone_on_with_has_the_parameters_that_it_had(tmp_path: Path):

@@ -77,6 +77,7 @@ CASES: dict[str, Case] = {
             code(
                 "from comm import create_comm\nc = create_comm('nobody', data={})\nc.send({'a': 1}, buffers=[b'x'])"
             ),
+            code("c.send([1, 2])\nc.send('text')\nprint('sent')"),
         ],
         {},
     ),

@@ -17,6 +17,7 @@ import pytest
 import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.errors import NbcloudError, UsageError
+from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.sweep.folder import Sweep
 from nbcloud.workflows.sweep.results import Results
 
@@ -232,6 +233,21 @@ def test_a_sweep_that_runs_is_not_gone_on_with_by_another_process(notebook: Path
     assert f"Another process is writing {out} at this moment." in told.stderr
     assert "To go on with it" not in client.communicate(timeout=60)[0]
     assert Results(Sweep.open(out)).counts() == {"done": 2}
+
+
+def test_a_sweep_that_is_refused_changes_nothing_of_the_one_that_begins(notebook: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    begun = Sweep.begin(notebook, out, [{"seed": 0}, {"seed": 1}])  # and no member has an output yet
+    before = (out / "sweep.json").read_text()
+    with claimed(str(out)):
+        told = shell("sweep", str(notebook), "-g", "seed=4:7", "-o", str(out))
+        assert f"Another process is writing {out} at this moment." in told.stderr
+        for members in ({"seed": [4, 5, 6]}, [{"seed": 4}]):
+            with pytest.raises(UsageError, match="Another process is writing"):
+                nbcloud.sweep(notebook, members, out)
+    assert (out / "sweep.json").read_text() == before
+    assert [each.name for each in out.iterdir()] == ["sweep.json"]
+    assert not any(each.output.exists() for each in begun.members)
 
 
 def test_another_notebook_is_no_part_of_a_sweep(notebook: Path, tmp_path: Path):

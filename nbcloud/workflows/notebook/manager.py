@@ -69,8 +69,8 @@ class SteadyManager(NotebookExecutionManager):
         # The notebook may run in another folder than that which its paths start from.
         folder = papermill_io.get_handler("local")._cwd or Path.cwd()
         elsewhere = output_path is None or is_elsewhere(output_path)
-        self.file = None if elsewhere else Path(folder, str(output_path))
-        """Where it is on this machine."""
+        self.file = None if elsewhere else Path(folder, str(output_path)).resolve()
+        """Where it is on this machine, whatever links lead there."""
         self.skip_tags: frozenset[str] = frozenset()
         """Cells with one of these tags don't run, and keep what they have."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -56,14 +57,18 @@ def run_notebook(
     if there.stage is Stage.DONE:
         return there
     begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
+    asked = {**there.parameters, **(parameters or {})}
+    for name in asked:
+        if not name.isidentifier() or keyword.iskeyword(name):  # papermill writes it as code
+            raise UsageError(f"The parameter {name!r} is not the name of a variable.")
     if begun:
         _check_same(there.parameters, parameters or {}, output)
         _check_source(source, output)
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
-            output if is_elsewhere(output) else f"{WHOLE}{Path(output).absolute()}",
-            parameters=None if begun else {**there.parameters, **(parameters or {})},
+            output if is_elsewhere(output) else f"{WHOLE}{Path(output).resolve()}",
+            parameters=None if begun else asked,
             engine_name="nbcloud",
             kernel_name="python3",
             language="python",

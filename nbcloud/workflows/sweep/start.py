@@ -106,35 +106,36 @@ def sweep(
     limits = {"parallel": parallel, "retries": retries or None, "until": until or None}
     options |= {**limits, "member_timeout": _seconds(member_timeout)}
     limits_of(options)
-    if resume and (directory / "sweep.json").exists():
-        found = Sweep.open(directory)
-        found.check_source()
-        if trials is not None:
-            found.extend(trials)
-        search = search_of(found, study)
-    else:
-        known, search = declared(str(source)), None
-        if callable(parameters):
-            found = Sweep.begin(source, directory, [])
-        elif isinstance(parameters, Mapping):
-            domains = {name: domain(values) for name, values in parameters.items()}
-            for name, values in domains.items():
-                check_domain(known, name, values, loose=loose)
-            found = begin(source, directory, domains, random, trials, metric, mode, seed, prune=prune)
+    with claimed(str(directory.resolve())):
+        if resume and (directory / "sweep.json").exists():
+            found = Sweep.open(directory)
+            found.check_source()
+            if trials is not None:
+                found.extend(trials)
             search = search_of(found, study)
         else:
-            members = [dict(each) for each in parameters]
-            if not members:
-                raise UsageError(
-                    "The sweep has no member.", "Give a list of dicts, or a grid: {'lr': [0.1, 0.01]}"
-                )
-            for member in members:
-                check(known, member, loose=loose)
-            found = Sweep.begin(source, directory, members)
-    if callable(parameters):
-        known = declared(str(source))
-        search = Function(found, parameters, lambda chosen: check(known, chosen, loose=loose))
-    run(found, search, metric=metric, mode=mode, **options)
+            known, search = declared(str(source)), None
+            if callable(parameters):
+                found = Sweep.begin(source, directory, [])
+            elif isinstance(parameters, Mapping):
+                domains = {name: domain(values) for name, values in parameters.items()}
+                for name, values in domains.items():
+                    check_domain(known, name, values, loose=loose)
+                found = begin(source, directory, domains, random, trials, metric, mode, seed, prune=prune)
+                search = search_of(found, study)
+            else:
+                members = [dict(each) for each in parameters]
+                if not members:
+                    raise UsageError(
+                        "The sweep has no member.", "Give a list of dicts, or a grid: {'lr': [0.1, 0.01]}"
+                    )
+                for member in members:
+                    check(known, member, loose=loose)
+                found = Sweep.begin(source, directory, members)
+        if callable(parameters):
+            known = declared(str(source))
+            search = Function(found, parameters, lambda chosen: check(known, chosen, loose=loose))
+        run(found, search, metric=metric, mode=mode, **options)
     return Results(found)
 
 
@@ -209,6 +210,7 @@ def run(
     Parameters
     ----------
     found : Sweep
+        In a folder that is ``claimed``, since before it was begun or opened.
     search : Search, optional
         Chooses further members.
     metric, mode : str
@@ -232,8 +234,7 @@ def run(
     with bar(found.source.name, total, shown_metric, shown_mode) as shown:
         runner = Runner(found, search=search, limits=limits, again=again, changed=shown.show, **options)
         try:
-            with claimed(str(found.directory.absolute())):
-                runner.run()
+            runner.run()
         except NbcloudError:  # they may be what is wrong
             found.keep_options(**{name: before.get(name) for name in given})
             raise

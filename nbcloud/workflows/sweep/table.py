@@ -142,7 +142,7 @@ class Table:
     def _uniform_frame(self) -> Any:
         """The rows with one type in each column, as Parquet wants it: a column of several is one of texts."""
         frame = self.frame()
-        for column in frame.select_dtypes(include="object"):
+        for column in frame.columns[[each.kind == "O" for each in frame.dtypes]]:
             present = [value for value in frame[column] if value is not None]
             if any(not isinstance(value, str) for value in present):
                 texts = [None if value is None else _plain_text(value) for value in frame[column]]
@@ -217,7 +217,7 @@ class Table:
             axes = figure.subplots()
             numbers = all(map(_is_number, (x for x, _ in points)))
             colors = ["C0" if row["state"] == "done" else "none" for row in measured]
-            places = [x if numbers else str(x) for x, _ in points]
+            places = [x if numbers else _no_formula(str(x)) for x, _ in points]
             if key == "member":
                 best = itertools.accumulate((y for _, y in points), max if self._mode == "max" else min)
                 axes.step(places, [*best], where="post", color="C7")
@@ -227,7 +227,7 @@ class Table:
             values = [float(x or 0) for x, _ in points] if numbers else []
             if values and min(values) > 0 and max(values) >= 100 * min(values):
                 axes.set_xscale("log")
-            axes.set(xlabel=key, ylabel=metric)
+            axes.set(xlabel=_no_formula(key), ylabel=_no_formula(metric))
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=100)
             found.append((f"{metric} over {key}", base64.b64encode(buffer.getvalue()).decode()))
@@ -262,6 +262,11 @@ def _cost(store: Store, run: str) -> float | None:
         return store.get(run).used.get("cost") if run else None
     except RunNotFound:
         return None
+
+
+def _no_formula(text: str) -> str:
+    """A text as matplotlib shows it as it is: what stands between dollars would be TeX, and may be none."""
+    return text.replace("$", r"\$")
 
 
 def _plain_text(value: Any) -> str:

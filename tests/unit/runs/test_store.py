@@ -11,6 +11,7 @@ import pytest
 
 from nbcloud.errors import RunNotFound, StoreError, UsageError
 from nbcloud.redact import Redactor
+from nbcloud.runs import entries
 from nbcloud.runs.record import Run, RunState, new_run_id
 from nbcloud.runs.store import Store
 
@@ -194,6 +195,25 @@ def test_no_secret_reaches_any_file(tmp_path, line):
     assert b"***" in written
     assert secret.encode() not in written
     assert json.dumps(secret)[1:-1].encode() not in written
+
+
+def test_no_secret_stays_in_the_messages_of_a_run(tmp_path, line):
+    secret = "hunter2-and-more-7"
+    with Store(tmp_path / "data", Redactor({"PASSWORD": secret, "PIN": "739152"})) as store:
+        run = store.begin(Run())
+        files = store.files(run.id)
+        logged = {"run": "", "entries": [["param", "key", secret], ["metric", "pin", 739152.0, 0, 1.0]]}
+        store.append(run.id, line(1, f"{secret}\n") + entries.line(2, 1.0, logged) + line(3, "☃\n"))
+        assert secret.encode() not in files.messages.read_bytes()
+        store.finish(finished(store.get(run.id)))
+        assert store.text(run.id) == "***\n☃\n"
+        assert secret.encode() not in files.logged.read_bytes()
+        assert store.get(run.id).messages == 3
+    # Made again from the files, the database has what was logged, and not the secret.
+    (tmp_path / "data" / "runs.db").unlink()
+    with Store(tmp_path / "data") as store:
+        found = store.tracked([run.id])[run.id]
+        assert (found.params, found.metrics) == ({"key": "***"}, {"pin": 739152.0})
 
 
 def test_odd_values_do_not_lose_a_record(store, message):
