@@ -11,8 +11,9 @@ from nbcloud.config import settings
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import StoreError, UsageError
+from nbcloud.runs.mirror.client import Away
 from nbcloud.runs.mirror.feed import Feed, Standing, shown
-from nbcloud.runs.mirror.process import Away, Mirror, alone
+from nbcloud.runs.mirror.process import Mirror, alone
 from nbcloud.runs.store import Store
 from nbcloud.wording import counted
 

@@ -24,7 +24,7 @@ from nbcloud.runs.files import exclusive, explained
 from nbcloud.runs.index import load, put, remove, runs_of
 from nbcloud.runs.log import MessageLogs
 from nbcloud.runs.masked import redact_run
-from nbcloud.runs.record import Run, RunState, id_number, new_run_id
+from nbcloud.runs.record import IMPORTED, Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
 from nbcloud.runs.tracked import Placed, by_run, keep
 
@@ -208,11 +208,12 @@ class Store(Records):
         # The nested ones first: what they logged is among the messages of the other.
         ids = [*reversed(self.parts(run.id)), run.id]
         for each in ids:
-            self._remove(each)
+            self.remove(each)
         shutil.rmtree(self.directory / "deleted", ignore_errors=True)
         return ids
 
-    def _remove(self, run_id: str) -> None:
+    def remove(self, run_id: str) -> None:
+        """Remove one run, not what is nested in it; it may be begun anew."""
         self._logs.close(run_id)
         files = self.files(run_id)
         with explained("Deleting a run", files.directory), contextlib.suppress(FileNotFoundError):
@@ -221,7 +222,7 @@ class Store(Records):
         self._database.write(lambda connection: remove(connection, run_id))
 
     def ended(self, wanted: str) -> Run:
-        """A run that has ended.
+        """A run that has ended, as far as it depends on what runs here.
 
         Raises
         ------
@@ -229,7 +230,7 @@ class Store(Records):
             When it has not.
         """
         run = self.get(wanted)
-        if not run.state.ended:
+        if not run.state.ended and run.kind != IMPORTED:
             raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
         return run
 

@@ -15,7 +15,7 @@ from nbcloud.config import settings
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs.files import exclusive
-from nbcloud.runs.mirror.client import connect, told
+from nbcloud.runs.mirror.client import Away, ask, connect, told
 from nbcloud.runs.mirror.feed import SCHEME, Feed, Sent, shown
 from nbcloud.runs.mirror.sender import Sender
 from nbcloud.runs.store import Store
@@ -27,10 +27,6 @@ _LINGER = 20.0
 _PATIENCE = 600.0
 """Seconds that it waits for a target that is away."""
 _LONGEST_PAUSE = 60.0
-
-
-class Away(Exception):
-    """The target does not answer, or lets nobody in."""
 
 
 @contextmanager
@@ -92,9 +88,9 @@ class Mirror:
         except Exception as error:  # noqa: BLE001 - MLflow's, of whatever it uses to reach its server
             why = self._redactor.text(told(error))
             try:
-                self._client.search_experiments(max_results=1)
-            except Exception as closed:  # noqa: BLE001
-                raise Away(self._redactor.text(told(closed))) from error
+                ask(self._client)
+            except Away as away:
+                raise Away(self._redactor.text(str(away))) from error
             # It answers, so it is this run that it doesn't take; that must not keep back the others.
             self.feed.keep(number, replace(self.feed.sent(number) or Sent(), trouble=why))
 

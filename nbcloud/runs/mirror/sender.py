@@ -19,17 +19,16 @@ from typing import Any
 
 from nbcloud.errors import RunNotFound
 from nbcloud.runs.mirror.facts import (
-    IMPORTED,
     RUN_TAG,
     Point,
     milliseconds,
     name_of,
     point,
-    state_of,
+    status_of,
     tags_of,
 )
 from nbcloud.runs.mirror.feed import Feed, Sent
-from nbcloud.runs.record import Run, id_number, number_id
+from nbcloud.runs.record import IMPORTED, Run, id_number, number_id
 from nbcloud.runs.store import Store
 from nbcloud.runs.tracked import Tracked
 
@@ -255,7 +254,7 @@ class Sender:
             self._client.log_inputs(there.info.run_id, new)
 
     def _send_state(self, run: Run, there: Any) -> None:
-        info, state = there.info, state_of(run)
+        info, state = there.info, status_of(run.state)
         if info.run_name != _named(run):
             self._client.update_run(info.run_id, name=_named(run))
         if not run.state.ended:
