@@ -1,8 +1,8 @@
 """Notebooks by the batch: papermill alone, in two processes, in Dask's tasks, and nbcloud; interleaved.
 
-``python -m benchmarks.notebooks [--rounds 5] [--tail 200]``. All but the first have 2 workers of one thread,
-and are up before the clock runs. In each round each contender runs a batch of 4 trivial notebooks, then of 2
-with pandas and matplotlib, and what they show must be the same. At last, sessions start and stop in a row.
+``python -m benchmarks.notebooks [--rounds 3] [--tail 200]``. All but the first have 2 workers of one thread,
+and are up before the clock runs. In each round each contender runs 20 trivial notebooks, then 10 with pandas
+and matplotlib, and what they show must be the same. At last, sessions start and stop in a row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.dispatch.options import CellOptions
 from nbcloud.dispatch.recorder import Recorder
 
-BATCH = {"trivial": 4, "heavy": 2}
+BATCH = {"trivial": 20, "heavy": 10}
 CELLS = {
     "trivial": ["seed = 0", "print(seed + 1)", "[seed] * 3"],
     "heavy": [
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tail", type=int, default=200)
     options = parser.parse_args(arguments)
     facts = machine()

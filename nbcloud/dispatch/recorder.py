@@ -134,8 +134,10 @@ class Recorder:
 
     def _keep(self) -> None:
         store: Store | None = None
+        rested = True
         while True:
             if not self._work:
+                rested = True
                 if store is not None:
                     wake(store.directory)
                 self._woken.wait()
@@ -149,7 +151,9 @@ class Recorder:
                 break
             try:
                 store = store or Store()
-                enlist(store)
+                if rested:
+                    enlist(store)
+                    rested = False
                 work(store)
             except (NbcloudError, OSError) as error:
                 self.trouble = str(error)

@@ -17,6 +17,7 @@ import nbcloud
 from nbcloud.dispatch.links import close_links
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunLost
+from nbcloud.runs.record import RunState
 from nbcloud.workflows.notebook.outcome import Stage, outcome
 from nbcloud.workflows.notebook.run import run_notebook
 from tests.integration.files import wait_for_output, write
@@ -186,6 +187,26 @@ def test_the_worker_is_killed_and_then_the_client_that_went_on(folder: Path):
     with open_store() as store:
         assert store.tracked([record])[record].metrics.keys() == {"early", "walked"}
         assert store.text(record).endswith(texts(output)[2] + texts(output)[3])
+
+
+@shared
+def test_what_was_logged_before_an_interrupt_is_logged_behind_the_checkpoint_too(folder: Path):
+    parameters = ("speed = 3", "parameters")
+    source = write(folder / "in.ipynb", parameters, FIRST, (SECOND, "checkpoint"), SLOW, LAST)
+    output = folder / "out.ipynb"
+    client = begun(source, output)
+    wait_for_output(output, '"5\\n"')
+    stopped = outcome(output).run
+    client.send_signal(signal.SIGINT)
+    assert client.wait(60) == 130
+    end = run_notebook(str(source), str(output), resume=True, progress_bar=False)
+    assert end.stage is Stage.DONE
+    assert Path("ran.txt").read_text() == "first\n"
+    with open_store() as store:
+        assert store.get(stopped).state is RunState.CANCELLED
+        before, after = (store.tracked([each])[each] for each in (stopped, end.run))
+    assert after.metrics == before.metrics
+    assert after.metrics.keys() == {"early", "walked"}
 
 
 TORCH = """

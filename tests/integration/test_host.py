@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributed
+import psutil
 import pytest
 
 from nbcloud.cli import main
@@ -75,3 +78,37 @@ def test_status_says_why_a_kernel_has_nothing_preloaded(
     finally:
         close_links()
         assert main(["down", "preloading"]) == 0
+
+
+def test_sessions_that_begin_at_once_leave_no_kernel_behind() -> None:
+    assert main(["up", "crowded", "--workers", "1"]) == 0
+    try:
+        for _ in range(3):
+            pids, worker = _several_at_once("crowded", 6)
+            assert len(pids) == 6
+            # What forks them, and the one that is kept ready for the next session.
+            _wait_for(lambda worker=worker: len(worker.children()) >= 2)
+        _wait_for(lambda: len(worker.children()) == 2 and not pids & {each.pid for each in worker.children()})
+    finally:
+        close_links()
+        assert main(["down", "crowded"]) == 0
+
+
+def _several_at_once(cluster: str, count: int) -> tuple[set[int], psutil.Process]:
+    """The kernels of sessions that begin and end together, and their worker."""
+    kernels = [CloudKernel(f"here-{n}", CellOptions(cluster=cluster), Recorder()) for n in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(CloudKernel.start, kernels))
+        assert kernels[0].session is not None
+        pids = {session["kernel_pid"] for session in kernels[0].session.link.ask("sessions")}
+        worker = psutil.Process(max(pids)).parent()
+        assert worker is not None
+        list(pool.map(CloudKernel.close, kernels))
+    return pids, worker
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -256,7 +256,8 @@ class Host(WorkerPlugin):
         finally:
             # Not at once: the session's first cell wants the processor.
             self._wanted = asyncio.Event()
-            self._warm = self._spawn(self._start_kernel(_COLD_DELAY if cold else _FORK_DELAY))
+            if self._warm is None:  # else another session that was begun meanwhile has seen to it
+                self._warm = self._spawn(self._start_kernel(_COLD_DELAY if cold else _FORK_DELAY))
         return kernel
 
     async def claim(self, name: str, memory: int | None, gpus: int, ended: threading.Event) -> None:

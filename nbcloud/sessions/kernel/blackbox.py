@@ -94,10 +94,12 @@ class Reader:
 
     def unread(self) -> list[tuple[str, str]]:
         """Stream names and texts behind what was taken."""
-        end, ring = self.written, bytes(self._ring)
-        position = max(self._positions[1], end - len(ring) + _PIECE)
-        begin = position % len(ring)
-        unread = (ring[begin:] + ring[:begin])[: max(0, end - position)]
+        end, size = self.written, len(self._ring)
+        position = max(self._positions[1], end - size + _PIECE)
+        begin, length = position % size, max(0, end - position)
+        # Not all of the ring: most of it was never written, and reading it would take its memory.
+        unread = bytes(self._ring[begin : begin + length])
+        unread += bytes(self._ring[: length - len(unread)])
         return [
             (_NAMES[mark], b"".join(text for _, text in pieces).decode("utf-8", "replace"))
             for mark, pieces in groupby(_PIECES.findall(unread), key=itemgetter(0))

@@ -32,6 +32,8 @@ _AT_ONCE = 2**18
 _DRAIN_SECONDS = 0.5
 _TOGETHER = 0.002
 """Seconds in which print() writes its text and then its newline."""
+_LINE = 0.05
+"""Seconds that a line without its end waits for it: on a busy machine print() takes as long."""
 
 
 class Backlog:
@@ -45,12 +47,15 @@ class Backlog:
         Stream name, parent and text of each stretch that one stream wrote for one request.
     characters : int
         How much text that is.
+    open : bool
+        Whether it ends within a line.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.segments: list[tuple[str, dict[str, Any], StringIO]] = []
         self.characters = 0
+        self.open = False
         self.sent = 0.0
         self.scheduled = False
         self.black_box: BlackBox | None = None
@@ -69,6 +74,7 @@ class Backlog:
         if self.black_box is not None:
             self.black_box.write(name, text)
         self.characters += len(text)
+        self.open = not text.endswith("\n")
 
     def take(self) -> tuple[list[tuple[str, dict[str, Any], StringIO]], int]:
         """The segments, which are the caller's to send, and how far the black box has come with them."""
@@ -129,7 +135,7 @@ class OrderedOutStream(OutStream):
         if not backlog.scheduled:
             backlog.scheduled = True
             pause = max(_TOGETHER, backlog.sent + self.flush_interval - time.monotonic())
-            self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush))
+            self.pub_thread.schedule(lambda: self._io_loop.call_later(pause, self._flush_lines))
 
     def redact_with(self, redactor: Redactor) -> None:
         """Keep secrets out of all that is written from now on."""
@@ -144,6 +150,13 @@ class OrderedOutStream(OutStream):
     def send_soon(self) -> None:
         """Give the IO thread what was written, before all that it is given later."""
         self._flush()
+
+    def _flush_lines(self) -> None:
+        """Send what was written, a moment later where it ends within a line."""
+        if self.backlog.open:
+            self._io_loop.call_later(_LINE, self._flush)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if not self._is_master_process():

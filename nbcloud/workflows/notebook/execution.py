@@ -194,9 +194,9 @@ def _begin_record(recorder: NotebookRecorder, manager: SteadyManager, run: Run, 
     about, restored = manager.nb.metadata.papermill, beginning.restored_in(manager)
     if left and recorder.go_on(str(about.get("run")), restored.get("messages", 0)):
         return
-    recorder.start(run, source_of(manager.nb))
+    recorder.start(run, source_of(manager.nb), behind=str(about.get("run") or "") if restored else "")
     if restored:
-        about["restored"]["messages"] = 0
+        about["restored"]["messages"] = recorder.count
 
 
 def _place(kernel: CloudKernel, recorder: NotebookRecorder) -> None:

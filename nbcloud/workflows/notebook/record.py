@@ -12,6 +12,7 @@ from nbcloud.runs.entries import line, plain
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.provenance import SOURCE, keep
 from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.store import Store
 from nbcloud.sessions.runlog import number_of, renumbered
 
 _SHARED = ("worker", "host", "resources")
@@ -42,7 +43,7 @@ class NotebookRecorder(Recorder):
         self._running = False
         self._ended = False
 
-    def start(self, run: Run, source: str) -> None:
+    def start(self, run: Run, source: str, *, behind: str = "") -> None:
         """The notebook is about to run: its parameters are what the run was told.
 
         Parameters
@@ -50,14 +51,27 @@ class NotebookRecorder(Recorder):
         run : Run
         source : str
             The notebook, as it can be run again.
+        behind : str
+            A run that was stopped, behind whose checkpoint this one goes on: what that logged counts here.
         """
         with open_store() as store:
             of_source = keep(store, SOURCE, source)
+            before = _logged(store, behind) if behind else []
         extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
         self.run = run.changed(extra=extra, provenance=of_source)
         self.begin(self.run, str(Path.cwd()))
-        if entries := self._parameters():
-            super().lines(self.run.id, line(1, self.run.created, {"run": "", "entries": entries}))
+        entries = self._parameters()
+        contents = [(self.run.created, {"run": "", "entries": entries})] if entries else []
+        contents += before
+        self._count = len(contents)
+        if contents:
+            lines = (line(number, *each) for number, each in enumerate(contents, 1))
+            super().lines(self.run.id, b"".join(lines))
+
+    @property
+    def count(self) -> int:
+        """The number of its last message."""
+        return self._count
 
     def go_on(self, run_id: str, before: int = 0) -> bool:
         """Go on with the record that an earlier process has begun; whether it is there and open to that.
@@ -126,3 +140,14 @@ class NotebookRecorder(Recorder):
         price = self.run.extra.get("price")
         used = {**self.run.used, "cost": price * (now - began) / 3600} if price and began else self.run.used
         self._change(state=state, finished=now, error=error, message=message, used=used)
+
+
+def _logged(store: Store, run_id: str) -> list[tuple[float, dict[str, Any]]]:
+    """When a run's own code logged what; but its parameters, which were the first."""
+    try:
+        run = store.get(run_id)
+    except RunNotFound:
+        return []
+    first = bool(run.extra.get("parameters"))
+    messages = store.files(run.id).read_logged(after=int(first))
+    return [(each["time"], each["content"]) for each in messages if not each["content"]["run"]]

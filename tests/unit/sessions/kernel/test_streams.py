@@ -12,6 +12,7 @@ from ipykernel.iostream import IOPubThread
 from jupyter_client.session import Session
 
 from nbcloud.redact import MASK, Redactor
+from nbcloud.sessions.kernel import streams as streams_module
 from nbcloud.sessions.kernel.blackbox import POSITION_KEY, SIZE, BlackBox, Reader
 from nbcloud.sessions.kernel.streams import OrderedOutStream
 
@@ -36,6 +37,10 @@ class Streams:
             OrderedOutStream(self._session, self._thread, name, watchfd=False)
             for name in ("stdout", "stderr")
         )
+
+    def comes(self, within):
+        """Whether a message comes within so many seconds, of itself."""
+        return bool(self._reader.poll(within * 1000))
 
     def read(self):
         """Messages up to now."""
@@ -98,6 +103,19 @@ def test_text_of_one_stream_is_joined(streams):
     for _ in range(1000):
         streams.stdout.write("x")
     assert len(streams.read()) < 20
+
+
+def test_a_line_is_not_sent_without_its_end_when_that_comes_soon(streams, monkeypatch):
+    monkeypatch.setattr(streams_module, "_LINE", 5.0)
+    streams.stdout.write("47854")
+    assert not streams.comes(within=0.2)
+    streams.stdout.write("\n")
+    assert [message["content"]["text"] for message in streams.read()] == ["47854\n"]
+
+
+def test_a_line_without_an_end_is_sent_at_last(streams):
+    streams.stdout.write("no end")
+    assert streams.comes(within=10)
 
 
 def test_threads_lose_nothing(streams):
