@@ -26,7 +26,7 @@ from nbcloud.runs.log import MessageLogs
 from nbcloud.runs.masked import redact_run
 from nbcloud.runs.record import IMPORTED, Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
-from nbcloud.runs.tracked import Placed, by_run, keep
+from nbcloud.runs.tracked import Placed, by_run, changed, keep
 
 _SHARED = (
     "experiment",
@@ -336,5 +336,10 @@ class Store(Records):
                         self._track(run.id, [message])
                     files.keep_logged()
         self._end_parts(run)
-        done = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
-        self._database.write(lambda connection: connection.execute(done, (id_number(run.id), run.state)))
+
+        def done(connection: sqlite3.Connection) -> None:
+            query = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
+            if connection.execute(query, (id_number(run.id), run.state)).rowcount:
+                changed(connection, id_number(run.id))  # its outputs are there now
+
+        self._database.write(done)

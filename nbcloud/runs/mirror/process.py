@@ -64,7 +64,7 @@ class Mirror:
         """
         try:
             self._client = self._client or connect(self._target, PURPOSE)
-            sender = Sender(self._store, self.feed, self._client)
+            sender = Sender(self._store, self.feed, self._client, self._redactor)
             again = self.feed.refused() if refused else []
             for number in again:
                 self._send(sender, number)

@@ -8,16 +8,13 @@ MLflow is asked how much of it has come.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import posixpath
-import tempfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import RunNotFound
+from nbcloud.redact import Redactor
 from nbcloud.runs.mirror.facts import (
     RUN_TAG,
     Point,
@@ -28,6 +25,7 @@ from nbcloud.runs.mirror.facts import (
     tags_of,
 )
 from nbcloud.runs.mirror.feed import Feed, Sent
+from nbcloud.runs.mirror.files import Files
 from nbcloud.runs.record import IMPORTED, Run, id_number, number_id
 from nbcloud.runs.store import Store
 from nbcloud.runs.tracked import Tracked
@@ -48,12 +46,15 @@ class Sender:
     store : Store
     feed : Feed
     client : mlflow.MlflowClient
+    redactor : Redactor
+        Takes secrets out of what is not on record, and so not masked yet.
     """
 
-    def __init__(self, store: Store, feed: Feed, client: Any) -> None:
+    def __init__(self, store: Store, feed: Feed, client: Any, redactor: Redactor) -> None:
         self._store = store
         self._feed = feed
         self._client = client
+        self._files = Files(store, client, redactor)
         self._experiments: dict[str, str] = {}
         self._since = feed.since()
 
@@ -74,7 +75,7 @@ class Sender:
         tracked = self._store.tracked([run.id])[run.id]
         self._send_texts(run, tracked, there)
         sent = self._send_values(run, sent)
-        sent = self._send_files(number, tracked, sent)
+        sent = self._files.send(run, tracked, sent, lambda sent: self._feed.keep(number, sent))
         self._send_datasets(tracked, there)
         self._send_state(run, there)
         if sent.trouble:
@@ -213,29 +214,6 @@ class Sender:
             else:
                 lacking.append(row)
         return lacking
-
-    def _send_files(self, number: int, tracked: Tracked, sent: Sent) -> Sent:
-        """Artifacts, and recorded values as files of JSON."""
-        with tempfile.TemporaryDirectory(prefix="nbcloud-mirror-") as folder:
-            for name, facts in tracked.artifacts.items():
-                source = self._store.artifacts.path(facts["hash"])
-                if sent.artifacts.get(name) != facts["hash"] and source.exists():
-                    path = name_of(name)
-                    link = Path(folder) / posixpath.basename(path)
-                    link.symlink_to(source)
-                    self._client.log_artifact(sent.id, str(link), posixpath.dirname(path) or None)
-                    link.unlink()
-                    sent = self._keep(number, sent, artifacts={**sent.artifacts, name: facts["hash"]})
-            for name, content in tracked.records.items():
-                path = f"nbcloud/records/{name_of(name).replace('/', '_')}.json"
-                text = json.dumps(content)
-                if sent.artifacts.get(path) != (stamp := hashlib.sha256(text.encode()).hexdigest()):
-                    file = Path(folder) / posixpath.basename(path)
-                    file.write_text(text)
-                    self._client.log_artifact(sent.id, str(file), posixpath.dirname(path))
-                    file.unlink()
-                    sent = self._keep(number, sent, artifacts={**sent.artifacts, path: stamp})
-        return sent
 
     def _send_datasets(self, tracked: Tracked, there: Any) -> None:
         from mlflow.entities import Dataset, DatasetInput
