@@ -139,6 +139,10 @@ class Store(Records):
 
         return self._database.write(change)
 
+    def touch(self, run_id: str) -> None:
+        """Have mirrors look at a run again, around which something has changed."""
+        self._database.write(lambda connection: changed(connection, id_number(run_id)))
+
     def finish(self, run: Run) -> Run:
         """Put the end of a run on record and compose its outputs; safe to repeat at any time.
 

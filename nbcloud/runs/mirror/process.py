@@ -17,6 +17,7 @@ from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs.files import exclusive
 from nbcloud.runs.mirror.client import Away, ask, connect, told
 from nbcloud.runs.mirror.feed import SCHEME, Feed, Sent, shown
+from nbcloud.runs.mirror.models import Models
 from nbcloud.runs.mirror.sender import Sender
 from nbcloud.runs.store import Store
 
@@ -51,6 +52,7 @@ class Mirror:
         self._store = store
         self._target = target
         self._client: Any = None
+        self._models: Models | None = None
         password = urlsplit(target.removeprefix(SCHEME)).password or ""
         self._redactor = Redactor(environment_secrets(os.environ) | {"tracking": unquote(password)})
 
@@ -64,7 +66,8 @@ class Mirror:
         """
         try:
             self._client = self._client or connect(self._target, PURPOSE)
-            sender = Sender(self._store, self.feed, self._client, self._redactor)
+            self._models = self._models or Models(self.feed, self._client, self._target)
+            sender = Sender(self._store, self.feed, self._client, self._models, self._redactor)
             again = self.feed.refused() if refused else []
             for number in again:
                 self._send(sender, number)
@@ -75,6 +78,8 @@ class Mirror:
                     self.feed.done(revision)
                     count += 1
                 say(f"{count} runs are there")
+            if self._models.fresh:
+                self._models.move_aliases()
         except Away as away:
             self.feed.trouble(str(away))
             raise

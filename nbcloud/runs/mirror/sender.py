@@ -26,7 +26,8 @@ from nbcloud.runs.mirror.facts import (
 )
 from nbcloud.runs.mirror.feed import Feed, Sent
 from nbcloud.runs.mirror.files import Files
-from nbcloud.runs.record import IMPORTED, Run, id_number, number_id
+from nbcloud.runs.mirror.models import Models
+from nbcloud.runs.record import IMPORTED, Run, id_number, is_run_id, number_id
 from nbcloud.runs.store import Store
 from nbcloud.runs.tracked import Tracked
 
@@ -46,14 +47,16 @@ class Sender:
     store : Store
     feed : Feed
     client : mlflow.MlflowClient
+    models : Models
     redactor : Redactor
         Takes secrets out of what is not on record, and so not masked yet.
     """
 
-    def __init__(self, store: Store, feed: Feed, client: Any, redactor: Redactor) -> None:
+    def __init__(self, store: Store, feed: Feed, client: Any, models: Models, redactor: Redactor) -> None:
         self._store = store
         self._feed = feed
         self._client = client
+        self._models = models
         self._files = Files(store, client, redactor)
         self._experiments: dict[str, str] = {}
         self._since = feed.since()
@@ -78,8 +81,9 @@ class Sender:
         sent = self._files.send(run, tracked, sent, lambda sent: self._feed.keep(number, sent))
         self._send_datasets(tracked, there)
         self._send_state(run, there)
-        if sent.trouble:
-            self._keep(number, sent, trouble="")
+        registered = self._models.register(run, sent, self._place)
+        if registered != sent or sent.trouble:
+            self._keep(number, registered, trouble="")
 
     def _keep(self, number: int, sent: Sent, **changes: Any) -> Sent:
         sent = replace(sent, **changes)
@@ -128,13 +132,12 @@ class Sender:
 
     def _parent(self, run: Run) -> str:
         """What the run in which it is nested is called there; that one goes first."""
-        if not run.parent:
-            return ""
-        try:
-            above = self._store.get(run.parent)
-        except RunNotFound:
-            return ""
-        if above.deleted is not None or above.kind == IMPORTED:
+        return self._place(run.parent)
+
+    def _place(self, run_id: str) -> str:
+        """What a run is called there, which it is made for; empty where it has no business there."""
+        above = self._store.load(run_id) if is_run_id(run_id) else None
+        if above is None or above.deleted is not None or above.kind == IMPORTED:
             return ""
         return self._begun(above, self._feed.sent(id_number(above.id))).id
 

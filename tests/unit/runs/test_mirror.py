@@ -275,6 +275,58 @@ def test_what_its_cells_said_is_there_when_a_run_has_ended(target, store, tmp_pa
     assert only["outputs"][0]["text"] == "from its cells\n"
 
 
+EXPORT = """
+import nbcloud, numpy
+from sklearn.linear_model import LogisticRegression
+
+nbcloud.set_experiment("digits")
+rows = numpy.arange(20, dtype="float32").reshape(10, 2)
+for seed in (1, 2):
+    with nbcloud.start_run(f"train {seed}"):
+        model = LogisticRegression(C=seed).fit(rows, numpy.arange(10) > 4)
+        nbcloud.export(model, rows, "digits-MARK", metrics={"accuracy": 0.5})
+nbcloud.export(LogisticRegression(C=3).fit(rows, numpy.arange(10) > 4), rows, "digits-MARK")
+"""
+
+
+def test_versions_are_registered_in_their_runs_and_aliases_follow(target, store, tmp_path, start_python):
+    pytest.importorskip("skl2onnx", reason="needs the extra sklearn")
+    name = f"digits-{tmp_path.name[-12:]}".replace("_", "-")  # a server's is that of all tests
+    assert start_python(EXPORT.replace("digits-MARK", name)).wait() == 0
+    assert nbcloud("mirror").returncode == 0
+    mlflow = client(target)
+
+    def versions():
+        return {int(each.version): each for each in mlflow.search_model_versions(f"name = '{name}'")}
+
+    def aliases():
+        return {key: int(value) for key, value in mlflow.get_registered_model(name).aliases.items()}
+
+    found = there(target, store)
+    exports = sorted(run.id for run in store.search(filter="attributes.kind = 'export'"))
+    origins = [store.search(name="train 1")[0].id, store.search(name="train 2")[0].id, exports[2]]
+    assert [each.run_id for _, each in sorted(versions().items())] == [
+        found[origin].info.run_id for origin in origins
+    ]
+    first = versions()[1]
+    assert first.tags["nbcloud.model"] == f"models:/{name}/1"
+    assert first.tags["nbcloud.metric.accuracy"] == "0.5"
+    files = mlflow.list_artifacts(first.run_id, f"model/{name}-1")
+    assert {"MLmodel", "model.onnx"} <= {Path(each.path).name for each in files}
+    assert aliases() == {}
+    assert nbcloud("models", "alias", f"{name}/1", "champion").returncode == 0
+    assert nbcloud("mirror").returncode == 0
+    assert aliases() == {"champion": 1}
+    assert nbcloud("models", "alias", f"{name}/3", "champion").returncode == 0
+    mlflow.set_registered_model_alias(name, "theirs", "1")
+    assert nbcloud("mirror", "--all").returncode == 0
+    assert aliases() == {"champion": 3, "theirs": 1}
+    assert nbcloud("models", "unalias", name, "champion").returncode == 0
+    assert nbcloud("mirror").returncode == 0
+    assert aliases() == {"theirs": 1}
+    assert sorted(versions()) == [1, 2, 3]
+
+
 def test_a_run_that_is_not_taken_keeps_back_no_other(target, store):
     feed = Feed(store, target)
     feed.enlist()
