@@ -38,23 +38,25 @@ def mirror(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _catch_up(store: Store, mirror: Mirror, progress: Progress) -> None:
-    refused = True
-    while True:
-        with alone(store.directory, _LOOK_SECONDS) as held:
-            if held:
-                try:
-                    mirror.catch_up(refused=refused, say=progress)
-                except Away as away:
-                    raise StoreError(
-                        f"MLflow at {mirror.feed.target} can't be reached: {away}",
-                        "All is on record here, and goes there later: nbcloud mirror",
-                    ) from None
-                return
-        standing = mirror.feed.standing()
-        if standing is not None and not standing.behind:
-            return  # the other process has done it
-        progress("another process is sending")
-        time.sleep(_LOOK_SECONDS)
+    try:
+        mirror.reach()
+        while True:
+            with alone(store.directory, _LOOK_SECONDS) as held:
+                if held:
+                    mirror.catch_up(refused=True, say=progress)
+                    return
+            standing = mirror.feed.standing()
+            if standing is not None and not standing.behind:
+                return  # the other process has done it
+            progress("another process is sending")
+            time.sleep(_LOOK_SECONDS)
+            mirror.reach()
+    except Away as away:
+        mirror.feed.trouble(str(away))
+        raise StoreError(
+            f"MLflow at {mirror.feed.target} can't be reached: {away}",
+            "All is on record here, and goes there later: nbcloud mirror",
+        ) from None
 
 
 def _answer(standing: Standing | None, target: str) -> Answer:

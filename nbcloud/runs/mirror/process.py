@@ -56,6 +56,20 @@ class Mirror:
         password = urlsplit(target.removeprefix(SCHEME)).password or ""
         self._redactor = Redactor(environment_secrets(os.environ) | {"tracking": unquote(password)})
 
+    def reach(self) -> None:
+        """See whether the target answers.
+
+        Raises
+        ------
+        Away
+            When it does not.
+        """
+        self._client = self._client or connect(self._target, PURPOSE)
+        try:
+            ask(self._client)
+        except Away as away:
+            raise Away(self._redactor.text(str(away))) from None
+
     def catch_up(self, *, refused: bool, say: Callable[[str], object] = lambda _: None) -> int:
         """Send what is due, and on demand what was refused; returns the number of runs.
 
@@ -92,10 +106,7 @@ class Mirror:
             raise
         except Exception as error:  # noqa: BLE001 - MLflow's, of whatever it uses to reach its server
             why = self._redactor.text(told(error))
-            try:
-                ask(self._client)
-            except Away as away:
-                raise Away(self._redactor.text(str(away))) from error
+            self.reach()
             # It answers, so it is this run that it doesn't take; that must not keep back the others.
             self.feed.keep(number, replace(self.feed.sent(number) or Sent(), trouble=why))
 

@@ -15,6 +15,7 @@ from nbcloud import cli
 from nbcloud.runs.entries import line
 from nbcloud.runs.mirror.facts import milliseconds, name_of, point
 from nbcloud.runs.mirror.feed import Feed, shown
+from nbcloud.runs.mirror.process import alone
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
@@ -373,3 +374,22 @@ def test_where_nothing_is_set(nbcloud_dirs, capsys, monkeypatch):
     monkeypatch.setenv("NBCLOUD_TRACKING", "mlflow:mlruns")
     assert cli.main(["mirror"]) == 1
     assert "a folder whose place depends on where it is read" in capsys.readouterr().err
+    for without in ("mlflow://host:5000", "mlflow:host:5000"):
+        monkeypatch.setenv("NBCLOUD_TRACKING", without)
+        assert cli.main(["mirror"]) == 1
+        assert 'Write "mlflow:https://host:5000", or http.' in capsys.readouterr().err
+
+
+def test_a_server_that_is_away_is_told_although_another_process_waits_for_it(nbcloud_dirs, monkeypatch):
+    monkeypatch.setenv("NBCLOUD_TRACKING", "mlflow:http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = nbcloud("mirror")  # nothing is to be sent, and it is asked all the same
+    assert told.returncode == 1
+    assert "MLflow at http://127.0.0.1:9 can't be reached: [Errno 111] Connection refused." in told.stderr
+    with Store() as store:
+        store.begin(Run(name="a"))
+        with alone(store.directory) as held:
+            assert held
+            told = nbcloud("mirror")
+    assert told.returncode == 1
+    assert "can't be reached" in told.stderr
