@@ -15,7 +15,7 @@ from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError
 from nbcloud.runs.owners import is_running
-from nbcloud.runs.record import IMPORTED, Run, RunState
+from nbcloud.runs.record import EXPORT, IMPORTED, Run, RunState
 from nbcloud.runs.store import Store
 
 _SYNC_SECONDS = 20.0
@@ -111,7 +111,7 @@ def _from_cluster(run: Run) -> bool:
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
     why = "its cluster ended, and nobody was listening"
-    if run.kind in {"process", "notebook", "sweep"}:
+    if run.kind in {"process", "notebook", "sweep", EXPORT}:
         why = "its process ended without a word"
     state, message = RunState.LOST, run.message or why
     finished = run.finished

@@ -8,7 +8,7 @@ from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import NbcloudError, UsageError
-from nbcloud.runs.record import IMPORTED, Run
+from nbcloud.runs.record import EXPORT, IMPORTED, Run
 
 
 def cancel(run: Run) -> str:
@@ -21,7 +21,7 @@ def cancel(run: Run) -> str:
     """
     if run.state.ended:
         return f"Run {run.id} is {run.state} already."
-    if run.kind == "process":
+    if run.kind in {"process", EXPORT}:
         raise UsageError(
             f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
         )

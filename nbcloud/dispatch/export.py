@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.extras import check
 from nbcloud.runs import experiments
+from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import EXPORT, Run, RunState, environment_facts
 from nbcloud.runs.tracking import current
 from nbcloud.sessions.client.handles import Handle
@@ -219,7 +221,9 @@ def _recorded(name: str, model: Any) -> Any:
         experiment=experiments.current(),
         code=f"nbcloud.export({type(model).__name__}, name={name!r})",
         session="(this process)",
+        host=platform.node(),
         versions=environment_facts(),
+        extra={"client": process_mark()},
     )
     with open_store() as store:
         store.begin(run)
