@@ -15,12 +15,13 @@ import pytest
 from nbcloud import cli
 from nbcloud.errors import UsageError
 from nbcloud.runs.imports.files import _is_plain
+from nbcloud.runs.imports.importer import alone
 from nbcloud.runs.imports.source import source_of
 from nbcloud.runs.imports.words import number_of, value_of
 from nbcloud.runs.mirror.facts import RUN_TAG, milliseconds, point
 from nbcloud.runs.record import RunState
 from nbcloud.runs.store import Store
-from tests.unit.runs.mlflow_server import VARIABLE, mlflow_server
+from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -80,6 +81,7 @@ def source(request, tmp_path, nbcloud_dirs, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     yield where, client(where)
+    end_mirrors(tmp_path / "data")
     if request.param == "server":
         for experiment in client(where).search_experiments(filter_string="name != 'Default'"):
             # Renamed, because what is deleted keeps its name.
@@ -375,6 +377,31 @@ def test_a_server_that_dies_on_the_way_and_comes_back(tmp_path, nbcloud_dirs, mo
         assert {
             run.name: store.tracked([run.id])[run.id].metrics["loss"] for run in store.search(limit=100)
         } == {str(number): number for number in range(40)}
+
+
+def test_an_import_is_interrupted_and_repeated_and_alone(source, store, wait_until):
+    where, mlflow = source
+    experiment = mlflow.create_experiment("digits")
+    for number in range(60):
+        run = mlflow.create_run(experiment, run_name=str(number))
+        mlflow.log_metric(run.info.run_id, "loss", number)
+        mlflow.set_terminated(run.info.run_id)
+    command = [sys.executable, "-m", "nbcloud", "import-mlflow", where]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: store.search(state="done"), what="the first run")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Interrupted. " in said
+    assert "come; the same command goes on from there." in said
+    assert 0 < len(store.search(state="done", limit=100)) < 60
+    with alone(store.directory):
+        told = nbcloud("import-mlflow", where)
+    assert told.returncode == 1
+    assert "Another process imports runs into" in told.stderr
+    imported(where)
+    values = {run.name: store.tracked([run.id])[run.id].metrics["loss"] for run in store.search(limit=100)}
+    assert values == {str(number): number for number in range(60)}
 
 
 @pytest.mark.parametrize(

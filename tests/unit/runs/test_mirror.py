@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from nbcloud import cli
@@ -19,7 +18,7 @@ from nbcloud.runs.mirror.process import alone
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
-from tests.unit.runs.mlflow_server import VARIABLE, mlflow_server
+from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -93,13 +92,7 @@ def target(request, tmp_path, nbcloud_dirs, monkeypatch, start_python):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     yield where
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("NBCLOUD_DATA_DIR") == str(tmp_path / "data")
-            if ours and any("nbcloud.runs.mirror.process" in word for word in process.cmdline()):
-                process.kill()
-        except psutil.Error:
-            continue
+    end_mirrors(tmp_path / "data")
 
 
 @pytest.fixture
