@@ -359,9 +359,7 @@ def test_a_server_that_dies_on_the_way_and_comes_back(tmp_path, nbcloud_dirs, mo
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             wait_until(lambda: len(store.search(state="done")) > 2, what="the first runs")
             children = psutil.Process().children(recursive=True)
-            servers = [
-                each for each in children if "mlflow" in " ".join(each.cmdline()) and each.pid != process.pid
-            ]
+            servers = [each for each in children if each.cwd() == str(tmp_path / "server")]
             for each in servers:
                 each.send_signal(signal.SIGKILL)
             said = process.communicate(timeout=60)[1]
