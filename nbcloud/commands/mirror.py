@@ -11,8 +11,9 @@ from nbcloud.config import settings
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import StoreError, UsageError
+from nbcloud.runs.mirror.client import Away
 from nbcloud.runs.mirror.feed import Feed, Standing, shown
-from nbcloud.runs.mirror.process import Away, Mirror, alone
+from nbcloud.runs.mirror.process import Mirror, alone
 from nbcloud.runs.store import Store
 from nbcloud.wording import counted
 
@@ -37,23 +38,25 @@ def mirror(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _catch_up(store: Store, mirror: Mirror, progress: Progress) -> None:
-    refused = True
-    while True:
-        with alone(store.directory, _LOOK_SECONDS) as held:
-            if held:
-                try:
-                    mirror.catch_up(refused=refused, say=progress)
-                except Away as away:
-                    raise StoreError(
-                        f"MLflow at {mirror.feed.target} can't be reached: {away}",
-                        "All is on record here, and goes there later: nbcloud mirror",
-                    ) from None
-                return
-        standing = mirror.feed.standing()
-        if standing is not None and not standing.behind:
-            return  # the other process has done it
-        progress("another process is sending")
-        time.sleep(_LOOK_SECONDS)
+    try:
+        mirror.reach()
+        while True:
+            with alone(store.directory, _LOOK_SECONDS) as held:
+                if held:
+                    mirror.catch_up(refused=True, say=progress)
+                    return
+            standing = mirror.feed.standing()
+            if standing is not None and not standing.behind:
+                return  # the other process has done it
+            progress("another process is sending")
+            time.sleep(_LOOK_SECONDS)
+            mirror.reach()
+    except Away as away:
+        mirror.feed.trouble(str(away))
+        raise StoreError(
+            f"MLflow at {mirror.feed.target} can't be reached: {away}",
+            "All is on record here, and goes there later: nbcloud mirror",
+        ) from None
 
 
 def _answer(standing: Standing | None, target: str) -> Answer:

@@ -15,7 +15,10 @@ from nbcloud.clusters.base import Progress
 from nbcloud.commands.answers import Answer, ago
 from nbcloud.commands.parser import Parser
 from nbcloud.commands.samples import read_sample
+from nbcloud.config import settings
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import ModelError, UsageError
+from nbcloud.runs.mirror.wake import wake
 from nbcloud.wording import size_text
 
 if TYPE_CHECKING:
@@ -221,19 +224,31 @@ def _verified(report: dict[str, Any]) -> str:
 
 def _alias(arguments: argparse.Namespace, registry: Registry) -> Answer:
     version = registry.set_alias(arguments.model, arguments.alias.removeprefix("@"))
+    _mirror_aliases(version.name)
     return Answer(
         f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} now.",
         data=_data(version),
     )
 
 
+def _mirror_aliases(name: str) -> None:
+    """Have a mirror look where the aliases of a model are now: its last export is due there again."""
+    if settings().tracking:
+        with open_store() as store:
+            for run in store.search(filter=f"tags.model like 'models:/{name}/%'", limit=1):
+                store.touch(run.id)
+            wake(store.directory)
+
+
 def _unalias(arguments: argparse.Namespace, registry: Registry) -> Answer:
     registry.remove_alias(arguments.name, arguments.alias.removeprefix("@"))
+    _mirror_aliases(arguments.name)
     return Answer(f"{arguments.name} has no @{arguments.alias.removeprefix('@')} any more.", data={})
 
 
 def _roll_back(arguments: argparse.Namespace, registry: Registry) -> Answer:
     version = registry.roll_back(arguments.name, arguments.alias.removeprefix("@"))
+    _mirror_aliases(version.name)
     text = f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} again."
     return Answer(text, data=_data(version))
 

@@ -12,6 +12,7 @@ from nbcloud.commands.batch import add_results_options, add_run_options, add_swe
 from nbcloud.commands.batch import results as sweep_results
 from nbcloud.commands.batch import run as run_notebook
 from nbcloud.commands.export import add_export_options, export_file
+from nbcloud.commands.imports import add_import_options, import_mlflow
 from nbcloud.commands.notices import nothing_shown, notice
 from nbcloud.commands.optimize import add_optimize_options, optimize
 from nbcloud.commands.parser import Parser
@@ -66,6 +67,14 @@ def add_shell_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--status", action="store_true", help="only say how far it is behind, and why")
     parser.add_argument("--all", action="store_true", help="those from before the setting tracking, too")
+    parser = add_verb(
+        verbs,
+        "import-mlflow",
+        import_mlflow,
+        "bring the runs of an MLflow server or folder here",
+        listing=True,
+    )
+    add_import_options(parser)
     add_verb(
         verbs, "demo", demo, "train on a cluster of this machine, in a notebook, and bring the model home"
     )

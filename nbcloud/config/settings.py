@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -80,6 +81,11 @@ def _tracking(text: str) -> str:
     if text and (scheme != "mlflow" or not where):
         raise ConfigError(
             f"{text!r} is no place that runs can be mirrored to.", 'Write for example "mlflow:https://HOST".'
+        )
+    if where.startswith("//") or re.fullmatch(r"[\w.-]+:\d+(/.*)?", where):
+        raise ConfigError(
+            f"{text!r} does not say how its server is spoken to.",
+            f'Write "mlflow:https://{where.lstrip("/")}", or http.',
         )
     if where and ":" not in where and where != "databricks" and not Path(where).is_absolute():
         raise ConfigError(

@@ -15,7 +15,7 @@ from nbcloud.dispatch.recorder import Recorder, open_store
 from nbcloud.dispatch.run import CloudRun
 from nbcloud.errors import ClusterError, NbcloudError, RunNotFound, SessionError
 from nbcloud.runs.owners import is_running
-from nbcloud.runs.record import Run, RunState
+from nbcloud.runs.record import EXPORT, IMPORTED, Run, RunState
 from nbcloud.runs.store import Store
 
 _SYNC_SECONDS = 20.0
@@ -70,7 +70,8 @@ def complete_records() -> list[Run]:
     with open_store() as store:
         store.tidy()
         # One that is nested in another, and has no process of its own, ends with that.
-        alone = [run for run in store.unfinished() if "client" in run.extra or not run.parent]
+        ours = [run for run in store.unfinished() if run.kind != IMPORTED]
+        alone = [run for run in ours if "client" in run.extra or not run.parent]
         orphans = [run for run in alone if not is_running(str(run.extra.get("client", "")))]
         clusters = {info.id: info for info in registry.entries()}
         running: list[Run] = []
@@ -110,7 +111,7 @@ def _from_cluster(run: Run) -> bool:
 def _from_file(store: Store, run: Run) -> None:
     """Read what is missing from the journal that a dead cluster left, or say that nothing is left."""
     why = "its cluster ended, and nobody was listening"
-    if run.kind in {"process", "notebook", "sweep"}:
+    if run.kind in {"process", "notebook", "sweep", EXPORT}:
         why = "its process ended without a word"
     state, message = RunState.LOST, run.message or why
     finished = run.finished

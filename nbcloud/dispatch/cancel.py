@@ -8,7 +8,7 @@ from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.links import link_to
 from nbcloud.dispatch.run import CANCELLED
 from nbcloud.errors import NbcloudError, UsageError
-from nbcloud.runs.record import Run
+from nbcloud.runs.record import EXPORT, IMPORTED, Run
 
 
 def cancel(run: Run) -> str:
@@ -21,9 +21,14 @@ def cancel(run: Run) -> str:
     """
     if run.state.ended:
         return f"Run {run.id} is {run.state} already."
-    if run.kind == "process":
+    if run.kind in {"process", EXPORT}:
         raise UsageError(
             f"Run {run.id} is that of a process on {run.host}, not of a cluster.", "End the process there."
+        )
+    if run.kind == IMPORTED:
+        raise UsageError(
+            f"Run {run.id} was imported from MLflow, where it has not ended.",
+            f"Stop it where it runs; to forget it here: %cloud delete {run.id}",
         )
     if run.kind == "sweep":
         raise UsageError(

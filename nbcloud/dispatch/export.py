@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -16,7 +17,9 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.extras import check
 from nbcloud.runs import experiments
-from nbcloud.runs.record import Run, RunState, environment_facts
+from nbcloud.runs.owners import process_mark
+from nbcloud.runs.record import EXPORT, Run, RunState, environment_facts
+from nbcloud.runs.tracking import current
 from nbcloud.sessions.client.handles import Handle
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def export(
     metrics : mapping, optional
         What is known of how good it is: ``{"accuracy": 0.97}``.
     run : str, optional
-        The run that trained it.
+        The run that trained it; that of ``nbcloud.start_run`` around it otherwise, or else the export's own.
     registry : str, optional
         Another registry than that of the settings.
 
@@ -113,8 +116,8 @@ def export(
             return target.add(path, name, run=run, tags=tags)
         with _recorded(name, model) as record:
             _export_here(model, sample, name, path, options, told, progress)
-            version = target.add(path, name, run=run or record.id, tags=tags)
-            record.tags["model"] = version.uri
+            version = target.add(path, name, run=run or current() or record.id, tags=tags)
+            record.tags["model"], record.extra["registry"] = version.uri, target.root
     return version
 
 
@@ -214,11 +217,13 @@ def _recorded(name: str, model: Any) -> Any:
     """An export in this process is a run, too."""
     run = Run(
         name=f"export-{name}",
-        kind="export",
+        kind=EXPORT,
         experiment=experiments.current(),
         code=f"nbcloud.export({type(model).__name__}, name={name!r})",
         session="(this process)",
+        host=platform.node(),
         versions=environment_facts(),
+        extra={"client": process_mark()},
     )
     with open_store() as store:
         store.begin(run)

@@ -25,6 +25,11 @@ FORMAT = 1
 """Version of the run document. Adding a key keeps it; raise it when the meaning of a key changes, and let
 ``Run.from_json`` translate the older meaning."""
 
+EXPORT = "export"
+"""The kind of runs that made a version of a model."""
+IMPORTED = "imported"
+"""The kind of runs that came from MLflow: no process here keeps them, and they don't go there."""
+
 
 class RunState(StrEnum):
     """Where a run stands."""

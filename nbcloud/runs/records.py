@@ -17,7 +17,7 @@ from nbcloud.runs.database import Database
 from nbcloud.runs.experiments import Experiment, experiments
 from nbcloud.runs.files import RunFiles, explained
 from nbcloud.runs.filters import parse, parse_order
-from nbcloud.runs.index import has_words, prepare_words, put_all, runs_of
+from nbcloud.runs.index import has_words, load, prepare_words, put_all, runs_of
 from nbcloud.runs.log import MessageReader
 from nbcloud.runs.masked import redact_outputs
 from nbcloud.runs.outputs import OutputComposer, TextFlow, outputs_text
@@ -93,6 +93,10 @@ class Records:
         if len(found) > 1:
             raise _ambiguous(prefix, found)
         return found[0]
+
+    def load(self, run_id: str) -> Run | None:
+        """The run with this whole id, if it is on record."""
+        return self._database.ask(lambda connection: load(connection, run_id))
 
     def _newest_named(self, name: str) -> Run | None:
         newest = "SELECT MAX(number) FROM runs WHERE name = ? AND deleted IS NULL"

@@ -24,9 +24,9 @@ from nbcloud.runs.files import exclusive, explained
 from nbcloud.runs.index import load, put, remove, runs_of
 from nbcloud.runs.log import MessageLogs
 from nbcloud.runs.masked import redact_lines, redact_run
-from nbcloud.runs.record import Run, RunState, id_number, new_run_id
+from nbcloud.runs.record import IMPORTED, Run, RunState, id_number, new_run_id
 from nbcloud.runs.records import Records
-from nbcloud.runs.tracked import Placed, by_run, keep
+from nbcloud.runs.tracked import Placed, by_run, changed, keep
 
 _SHARED = (
     "experiment",
@@ -140,6 +140,10 @@ class Store(Records):
 
         return self._database.write(change)
 
+    def touch(self, run_id: str) -> None:
+        """Have mirrors look at a run again, around which something has changed."""
+        self._database.write(lambda connection: changed(connection, id_number(run_id)))
+
     def finish(self, run: Run) -> Run:
         """Put the end of a run on record and compose its outputs; safe to repeat at any time.
 
@@ -209,11 +213,12 @@ class Store(Records):
         # The nested ones first: what they logged is among the messages of the other.
         ids = [*reversed(self.parts(run.id)), run.id]
         for each in ids:
-            self._remove(each)
+            self.remove(each)
         shutil.rmtree(self.directory / "deleted", ignore_errors=True)
         return ids
 
-    def _remove(self, run_id: str) -> None:
+    def remove(self, run_id: str) -> None:
+        """Remove one run, not what is nested in it; it may be begun anew."""
         self._logs.close(run_id)
         files = self.files(run_id)
         with explained("Deleting a run", files.directory), contextlib.suppress(FileNotFoundError):
@@ -222,7 +227,7 @@ class Store(Records):
         self._database.write(lambda connection: remove(connection, run_id))
 
     def ended(self, wanted: str) -> Run:
-        """A run that has ended.
+        """A run that has ended, as far as it depends on what runs here.
 
         Raises
         ------
@@ -230,7 +235,7 @@ class Store(Records):
             When it has not.
         """
         run = self.get(wanted)
-        if not run.state.ended:
+        if not run.state.ended and run.kind != IMPORTED:
             raise UsageError(f"Run {run.id} is {run.state}.", f"Cancel it first: %cloud cancel {run.id}")
         return run
 
@@ -336,5 +341,10 @@ class Store(Records):
                         self._track(run.id, [message])
                     files.keep_logged()
         self._end_parts(run)
-        done = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
-        self._database.write(lambda connection: connection.execute(done, (id_number(run.id), run.state)))
+
+        def done(connection: sqlite3.Connection) -> None:
+            query = "UPDATE runs SET pending = 0 WHERE number = ? AND state = ?"
+            if connection.execute(query, (id_number(run.id), run.state)).rowcount:
+                changed(connection, id_number(run.id))  # its outputs are there now
+
+        self._database.write(done)

@@ -55,6 +55,12 @@ def _sink_here() -> Sink:
     return cast(Sink, _sink)
 
 
+def current() -> str:
+    """The id of the run that ``start_run`` has begun here; empty outside of one."""
+    log, part = _place.get()
+    return part or log
+
+
 def log_metric(key: str, value: float, step: int | None = None, *, time: float | None = None) -> None:
     """Put one value of a metric on record.
 

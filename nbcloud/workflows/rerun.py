@@ -142,7 +142,7 @@ def _source(store: Records, run: Run) -> str:
             raise UsageError(f"Run {run.id} is older than the keeping of notebooks.", "Run its file again.")
         return source
     if run.kind != "cell" or run.resources.get("workers"):
-        what = "a gang of sessions" if run.kind == "cell" else f"a {run.kind}"
+        what = "a gang of sessions" if run.kind == "cell" else f"of the kind {run.kind}"
         raise UsageError(f"Run {run.id} is {what}: what it takes to run it again is not on record.")
     required = {each.name for each in analyze(run.code).required if not hasattr(builtins, each.name)}
     required -= {"get_ipython", "display"}

@@ -87,7 +87,7 @@ class Pulled:
     verified: bool
 
 
-def push(version: Version, target: Reference, tracking: str | None = None) -> Reference:
+def push(version: Version, target: Reference, tracking: str | None = None, run: str = "") -> Reference:
     """Register a version in MLflow's registry; one that is there already is not registered twice.
 
     Parameters
@@ -96,6 +96,8 @@ def push(version: Version, target: Reference, tracking: str | None = None) -> Re
         The name there, the version's own where it is empty; an alias that is to mean it.
     tracking : str, optional
         MLflow's address; that of the environment otherwise.
+    run : str, optional
+        A run there that is to have its files; one of its own otherwise.
 
     Raises
     ------
@@ -115,7 +117,11 @@ def push(version: Version, target: Reference, tracking: str | None = None) -> Re
         if there is None:
             with contextlib.suppress(MlflowException):  # it is there already; another reason comes below
                 client.create_registered_model(name)
-            there = _create(client, name, version, source, digest)
+            if run:  # which may have made several
+                where = f"{_FOLDER}/{version.name}-{version.number}"
+                there = _create(client, name, version, source, digest, run, where)
+            else:
+                there = _create_alone(client, name, version, source, digest)
         if target.alias:
             client.set_registered_model_alias(name, target.alias, str(there))
     return Reference(name, there, target.alias)
@@ -177,37 +183,44 @@ def _pushed(client: Any, name: str, digest: str) -> int | None:
     return next((int(each.version) for each in found if each.tags.get(_DIGEST) == digest), None)
 
 
-def _create(client: Any, name: str, version: Version, source: Path, digest: str) -> int:
+def _create_alone(client: Any, name: str, version: Version, source: Path, digest: str) -> int:
     """A run with the files, and a version of the registry that is in it."""
-    metadata = version.metadata
     experiment = client.get_experiment_by_name("nbcloud")
     number = experiment.experiment_id if experiment else client.create_experiment("nbcloud")
-    run = client.create_run(number, run_name=f"{version.name}-{version.number}")
+    run = client.create_run(number, run_name=f"{version.name}-{version.number}").info.run_id
+    try:
+        made = _create(client, name, version, source, digest, run, _FOLDER)
+        for key, value in version.metadata.metrics.items():
+            client.log_metric(run, key, value)
+    except BaseException:
+        client.set_terminated(run, "FAILED")
+        raise
+    client.set_terminated(run)
+    return made
+
+
+def _create(client: Any, name: str, version: Version, source: Path, digest: str, run: str, where: str) -> int:
+    """A version of the registry whose files are among those of a run."""
+    metadata = version.metadata
     tags = {**version.entry.tags, _DIGEST: digest, _SOURCE: version.uri}
+    tags |= {f"nbcloud.metric.{key}": str(value) for key, value in metadata.metrics.items()}
     if version.entry.run:
         tags["nbcloud.run"] = version.entry.run
-    try:
-        with tempfile.TemporaryDirectory(prefix="nbcloud-mlflow-") as folder:
-            written = Path(folder) / _FOLDER
-            _write(written, version, source, run.info.run_id)
-            client.log_artifacts(run.info.run_id, folder)
-        for key, value in metadata.metrics.items():
-            client.log_metric(run.info.run_id, key, value)
-        made = client.create_model_version(
-            name,
-            f"{run.info.artifact_uri}/{_FOLDER}",
-            run_id=run.info.run_id,
-            tags=tags,
-            description=f"{version.uri} of nbcloud: {metadata.framework}, {metadata.exporter}",
-        )
-    except BaseException:
-        client.set_terminated(run.info.run_id, "FAILED")
-        raise
-    client.set_terminated(run.info.run_id)
+    with tempfile.TemporaryDirectory(prefix="nbcloud-mlflow-") as folder:
+        written = Path(folder) / _FOLDER
+        _write(written, version, source, run, where)
+        client.log_artifacts(run, str(written), where)
+    made = client.create_model_version(
+        name,
+        f"{client.get_run(run).info.artifact_uri}/{where}",
+        run_id=run,
+        tags=tags,
+        description=f"{version.uri} of nbcloud: {metadata.framework}, {metadata.exporter}",
+    )
     return int(made.version)
 
 
-def _write(folder: Path, version: Version, source: Path, run: str) -> None:
+def _write(folder: Path, version: Version, source: Path, run: str, where: str) -> None:
     """A model's folder as MLflow has it; the ONNX file is the registry's, to the byte."""
     import yaml
 
@@ -235,7 +248,7 @@ def _write(folder: Path, version: Version, source: Path, run: str) -> None:
         }
     signature = metadata.signature
     document = {
-        "artifact_path": _FOLDER,
+        "artifact_path": where,
         "flavors": flavors,
         "metadata": {"nbcloud": __version__},
         "mlflow_version": _version("mlflow-skinny") or _version("mlflow"),

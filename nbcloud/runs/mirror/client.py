@@ -18,6 +18,11 @@ _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_FILE_STORE": "true",
 }
+_NAMES = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+
+class Away(Exception):
+    """MLflow does not answer, or lets nobody in."""
 
 
 def connect(target: str, purpose: str) -> Any:
@@ -38,7 +43,26 @@ def connect(target: str, purpose: str) -> Any:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def ask(client: Any) -> None:
+    """See whether MLflow answers.
+
+    Raises
+    ------
+    Away
+        When it does not.
+    """
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise Away(told(error)) from error
+
+
 def told(error: BaseException) -> str:
-    """What MLflow says, as a sentence of bearable length."""
+    """What MLflow says, or the lowest library below it, as a sentence of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if "error code 401" in text or "error code 403" in text:
+        return f"it lets nobody in without a name or token, or not this one: {_NAMES}."
+    if "Caused by " in text:
+        text = text.rpartition(": ")[2].rstrip("'\")")
+    text = text.partition(" Response body: '<")[0]  # a page for people
     return f"{text[:300].rstrip('.')}."

@@ -12,10 +12,9 @@ from nbcloud.runs.record import Run, RunState
 
 RUN_TAG = "nbcloud.run"
 """Has the id here of a run there."""
-IMPORTED = "imported"
-"""The kind of runs that came from MLflow, and so don't go there."""
 _TEXT = 5000  # what all versions of it take in a tag
-_LARGEST = 1.7976931348623157e308  # in place of infinity, in its databases
+LARGEST = 1.7976931348623157e308
+"""In place of infinity, in its databases."""
 _STATES = {
     RunState.QUEUED: "SCHEDULED",
     RunState.RUNNING: "RUNNING",
@@ -27,9 +26,9 @@ Point = tuple[int, int, str]
 """Step, milliseconds and value: what tells a value of a metric from another."""
 
 
-def state_of(run: Run) -> str:
+def status_of(state: RunState) -> str:
     """MLflow's name for the state; ``nbcloud.state`` has ours."""
-    return _STATES.get(run.state, "FAILED")
+    return _STATES.get(state, "FAILED")
 
 
 def milliseconds(when: float) -> int:
@@ -41,7 +40,7 @@ def point(step: int | None, when_ms: int, value: float | None) -> Point:
     """A value of a metric, the same here and there."""
     if value is None or value != value:
         return step or 0, when_ms, "nan"
-    return step or 0, when_ms, repr(max(-_LARGEST, min(_LARGEST, float(value))))
+    return step or 0, when_ms, repr(max(-LARGEST, min(LARGEST, float(value))))
 
 
 def name_of(key: str) -> str:

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from nbcloud.runs.record import EXPORT
 from nbcloud.runs.records import Records
 
 SCHEME = "mlflow:"
+MODEL = "models:/"
+"""How versions begin among what was sent."""
 _AT_ONCE = 100
 
 
@@ -121,6 +124,20 @@ class Feed:
         """The numbers of runs that MLflow did not take."""
         query = "SELECT run FROM mirrored WHERE target = ? AND trouble <> ''"
         return [number for (number,) in self._database.read(query, (self.target,))]
+
+    def exported(self) -> list[tuple[int, str | None, dict[str, str]]]:
+        """Of exports that are there: their numbers, their registries, and what their versions are called."""
+        rows = self._database.read(
+            "SELECT r.number, json_extract(d.document, '$.registry'), m.artifacts FROM mirrored m "
+            "JOIN runs r ON r.number = m.run JOIN documents d USING (number) "
+            "WHERE m.target = ? AND r.kind = ? ORDER BY r.number",
+            (self.target, EXPORT),
+        )
+        found = []
+        for number, registry, artifacts in rows:
+            sent = json.loads(artifacts)
+            found.append((number, registry, {uri: sent[uri] for uri in sent if uri.startswith(MODEL)}))
+        return found
 
     def done(self, revision: int) -> None:
         """All up to this change is there, or was refused."""

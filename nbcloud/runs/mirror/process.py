@@ -15,8 +15,9 @@ from nbcloud.config import settings
 from nbcloud.errors import NbcloudError, StoreError
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs.files import exclusive
-from nbcloud.runs.mirror.client import connect, told
+from nbcloud.runs.mirror.client import Away, ask, connect, told
 from nbcloud.runs.mirror.feed import SCHEME, Feed, Sent, shown
+from nbcloud.runs.mirror.models import Models
 from nbcloud.runs.mirror.sender import Sender
 from nbcloud.runs.store import Store
 
@@ -27,10 +28,6 @@ _LINGER = 20.0
 _PATIENCE = 600.0
 """Seconds that it waits for a target that is away."""
 _LONGEST_PAUSE = 60.0
-
-
-class Away(Exception):
-    """The target does not answer, or lets nobody in."""
 
 
 @contextmanager
@@ -55,8 +52,23 @@ class Mirror:
         self._store = store
         self._target = target
         self._client: Any = None
+        self._models: Models | None = None
         password = urlsplit(target.removeprefix(SCHEME)).password or ""
         self._redactor = Redactor(environment_secrets(os.environ) | {"tracking": unquote(password)})
+
+    def reach(self) -> None:
+        """See whether the target answers.
+
+        Raises
+        ------
+        Away
+            When it does not.
+        """
+        self._client = self._client or connect(self._target, PURPOSE)
+        try:
+            ask(self._client)
+        except Away as away:
+            raise Away(self._redactor.text(str(away))) from None
 
     def catch_up(self, *, refused: bool, say: Callable[[str], object] = lambda _: None) -> int:
         """Send what is due, and on demand what was refused; returns the number of runs.
@@ -68,7 +80,8 @@ class Mirror:
         """
         try:
             self._client = self._client or connect(self._target, PURPOSE)
-            sender = Sender(self._store, self.feed, self._client)
+            self._models = self._models or Models(self.feed, self._client, self._target)
+            sender = Sender(self._store, self.feed, self._client, self._models, self._redactor)
             again = self.feed.refused() if refused else []
             for number in again:
                 self._send(sender, number)
@@ -79,6 +92,8 @@ class Mirror:
                     self.feed.done(revision)
                     count += 1
                 say(f"{count} runs are there")
+            if self._models.fresh:
+                self._models.move_aliases()
         except Away as away:
             self.feed.trouble(str(away))
             raise
@@ -91,10 +106,7 @@ class Mirror:
             raise
         except Exception as error:  # noqa: BLE001 - MLflow's, of whatever it uses to reach its server
             why = self._redactor.text(told(error))
-            try:
-                self._client.search_experiments(max_results=1)
-            except Exception as closed:  # noqa: BLE001
-                raise Away(self._redactor.text(told(closed))) from error
+            self.reach()
             # It answers, so it is this run that it doesn't take; that must not keep back the others.
             self.feed.keep(number, replace(self.feed.sent(number) or Sent(), trouble=why))
 

@@ -8,28 +8,26 @@ MLflow is asked how much of it has come.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import posixpath
-import tempfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nbcloud.errors import RunNotFound
+from nbcloud.redact import Redactor
 from nbcloud.runs.mirror.facts import (
-    IMPORTED,
     RUN_TAG,
     Point,
     milliseconds,
     name_of,
     point,
-    state_of,
+    status_of,
     tags_of,
 )
 from nbcloud.runs.mirror.feed import Feed, Sent
-from nbcloud.runs.record import Run, id_number, number_id
+from nbcloud.runs.mirror.files import Files
+from nbcloud.runs.mirror.models import Models
+from nbcloud.runs.record import IMPORTED, Run, id_number, is_run_id, number_id
 from nbcloud.runs.store import Store
 from nbcloud.runs.tracked import Tracked
 
@@ -49,12 +47,17 @@ class Sender:
     store : Store
     feed : Feed
     client : mlflow.MlflowClient
+    models : Models
+    redactor : Redactor
+        Takes secrets out of what is not on record, and so not masked yet.
     """
 
-    def __init__(self, store: Store, feed: Feed, client: Any) -> None:
+    def __init__(self, store: Store, feed: Feed, client: Any, models: Models, redactor: Redactor) -> None:
         self._store = store
         self._feed = feed
         self._client = client
+        self._models = models
+        self._files = Files(store, client, redactor)
         self._experiments: dict[str, str] = {}
         self._since = feed.since()
 
@@ -75,11 +78,12 @@ class Sender:
         tracked = self._store.tracked([run.id])[run.id]
         self._send_texts(run, tracked, there)
         sent = self._send_values(run, sent)
-        sent = self._send_files(number, tracked, sent)
+        sent = self._files.send(run, tracked, sent, lambda sent: self._feed.keep(number, sent))
         self._send_datasets(tracked, there)
         self._send_state(run, there)
-        if sent.trouble:
-            self._keep(number, sent, trouble="")
+        registered = self._models.register(run, sent, self._place)
+        if registered != sent or sent.trouble:
+            self._keep(number, registered, trouble="")
 
     def _keep(self, number: int, sent: Sent, **changes: Any) -> Sent:
         sent = replace(sent, **changes)
@@ -128,13 +132,12 @@ class Sender:
 
     def _parent(self, run: Run) -> str:
         """What the run in which it is nested is called there; that one goes first."""
-        if not run.parent:
-            return ""
-        try:
-            above = self._store.get(run.parent)
-        except RunNotFound:
-            return ""
-        if above.deleted is not None or above.kind == IMPORTED:
+        return self._place(run.parent)
+
+    def _place(self, run_id: str) -> str:
+        """What a run is called there, which it is made for; empty where it has no business there."""
+        above = self._store.load(run_id) if is_run_id(run_id) else None
+        if above is None or above.deleted is not None or above.kind == IMPORTED:
             return ""
         return self._begun(above, self._feed.sent(id_number(above.id))).id
 
@@ -215,29 +218,6 @@ class Sender:
                 lacking.append(row)
         return lacking
 
-    def _send_files(self, number: int, tracked: Tracked, sent: Sent) -> Sent:
-        """Artifacts, and recorded values as files of JSON."""
-        with tempfile.TemporaryDirectory(prefix="nbcloud-mirror-") as folder:
-            for name, facts in tracked.artifacts.items():
-                source = self._store.artifacts.path(facts["hash"])
-                if sent.artifacts.get(name) != facts["hash"] and source.exists():
-                    path = name_of(name)
-                    link = Path(folder) / posixpath.basename(path)
-                    link.symlink_to(source)
-                    self._client.log_artifact(sent.id, str(link), posixpath.dirname(path) or None)
-                    link.unlink()
-                    sent = self._keep(number, sent, artifacts={**sent.artifacts, name: facts["hash"]})
-            for name, content in tracked.records.items():
-                path = f"nbcloud/records/{name_of(name).replace('/', '_')}.json"
-                text = json.dumps(content)
-                if sent.artifacts.get(path) != (stamp := hashlib.sha256(text.encode()).hexdigest()):
-                    file = Path(folder) / posixpath.basename(path)
-                    file.write_text(text)
-                    self._client.log_artifact(sent.id, str(file), posixpath.dirname(path))
-                    file.unlink()
-                    sent = self._keep(number, sent, artifacts={**sent.artifacts, path: stamp})
-        return sent
-
     def _send_datasets(self, tracked: Tracked, there: Any) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
@@ -255,7 +235,7 @@ class Sender:
             self._client.log_inputs(there.info.run_id, new)
 
     def _send_state(self, run: Run, there: Any) -> None:
-        info, state = there.info, state_of(run)
+        info, state = there.info, status_of(run.state)
         if info.run_name != _named(run):
             self._client.update_run(info.run_id, name=_named(run))
         if not run.state.ended:

@@ -10,8 +10,11 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 import nbcloud
+from nbcloud.dispatch.attach import complete_records
+from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.models.registry import Registry
+from nbcloud.runs.record import RunState
 
 DATA = np.random.default_rng(0).normal(size=(40, 3))
 
@@ -34,3 +37,24 @@ def test_a_metric_that_is_no_number_is_refused_before_the_export(model: LinearRe
     with pytest.raises(UsageError, match="which is no finite number"):
         nbcloud.export(model, DATA, "sums", metrics={"accuracy": value})
     assert not (Path(Registry().root) / "sums").exists()
+
+
+def test_an_export_belongs_to_the_run_around_it(model: LinearRegression) -> None:
+    with nbcloud.start_run("fit"):
+        nbcloud.export(model, DATA, "sums")
+    nbcloud.export(model, DATA, "sums")
+    nbcloud.flush()
+    with open_store() as store:
+        runs = {run.id: run.name for run in store.search()}
+    assert [runs[version.entry.run] for version in Registry().versions("sums")] == ["fit", "export-sums"]
+
+
+def test_an_export_that_goes_on_is_not_taken_for_lost(model: LinearRegression) -> None:
+    def look(_: str) -> None:
+        complete_records()
+        with open_store() as store:
+            states.add(store.search(name="export-sums")[0].state)
+
+    states: set[RunState] = set()
+    nbcloud.export(model, DATA, "sums", progress=look)
+    assert states == {RunState.RUNNING}

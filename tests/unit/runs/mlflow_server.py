@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 VARIABLE = "NBCLOUD_TEST_MLFLOW"
 _START_SECONDS = 90.0
 
@@ -43,6 +45,17 @@ def mlflow_server(folder: Path) -> Iterator[str]:
             yield address
         finally:
             os.killpg(server.pid, 9)
+
+
+def end_mirrors(data: Path) -> None:
+    """End the processes that mirror the runs of a store, which would stay a while."""
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("NBCLOUD_DATA_DIR") == str(data)
+            if ours and any("nbcloud.runs.mirror.process" in word for word in process.cmdline()):
+                process.kill()
+        except psutil.Error:
+            continue
 
 
 def _answers(address: str) -> bool:

@@ -4,20 +4,21 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
 from nbcloud import cli
 from nbcloud.runs.entries import line
 from nbcloud.runs.mirror.facts import milliseconds, name_of, point
 from nbcloud.runs.mirror.feed import Feed, shown
+from nbcloud.runs.mirror.process import alone
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
-from tests.unit.runs.mlflow_server import VARIABLE, mlflow_server
+from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -91,13 +92,7 @@ def target(request, tmp_path, nbcloud_dirs, monkeypatch, start_python):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     yield where
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("NBCLOUD_DATA_DIR") == str(tmp_path / "data")
-            if ours and any("nbcloud.runs.mirror.process" in word for word in process.cmdline()):
-                process.kill()
-        except psutil.Error:
-            continue
+    end_mirrors(tmp_path / "data")
 
 
 @pytest.fixture
@@ -226,6 +221,106 @@ def test_changes_go_there_too(target, store):
     assert list(there(target, store)) == [run.id]
 
 
+def test_what_its_cells_said_is_there_when_a_run_has_ended(target, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET_TOKEN", "x9Kq2vT7pLw4")
+    Feed(store, target).enlist()
+    mlflow = client(target)
+
+    def files(run):
+        mirrored = there(target, store)[run.id].info.run_id
+        found = {each.path for each in mlflow.list_artifacts(mirrored, "nbcloud")}
+        with tempfile.TemporaryDirectory() as folder:
+            return {
+                path.removeprefix("nbcloud/"): Path(
+                    mlflow.download_artifacts(mirrored, path, folder)
+                ).read_text()
+                for path in found
+            }
+
+    def said(run, text):
+        content = {"name": "stdout", "text": text}
+        message = {"n": 1, "time": 1.5, "msg_type": "stream", "content": content, "metadata": {}}
+        store.append(run.id, json.dumps(message).encode() + b"\n")
+
+    cell = store.begin(Run(code="print(1 + 1)", state=RunState.RUNNING, extra={"client": process_mark()}))
+    said(cell, "2\n")
+    assert nbcloud("mirror").returncode == 0
+    assert files(cell) == {}
+    store.finish(cell.changed(state="done", finished=1001.0))
+    output = {"output": "out.ipynb", "cwd": str(tmp_path)}
+    notebook = store.begin(Run(kind="notebook", state=RunState.RUNNING, extra=output))
+    said(notebook, "from its cells\n")
+    store.finish(notebook.changed(state="done", finished=1002.0))
+    executed = {"metadata": {"papermill": {"run": notebook.id}}, "cells": [{"source": "x9Kq2vT7pLw4"}]}
+    (tmp_path / "out.ipynb").write_text(json.dumps(executed))
+    assert nbcloud("mirror").returncode == 0
+    found = files(cell)
+    assert found["output.txt"] == "2\n"
+    (only,) = json.loads(found["run.ipynb"])["cells"]
+    assert (only["source"], only["outputs"][0]["text"]) == ("print(1 + 1)", "2\n")
+    found = files(notebook)
+    assert found["output.txt"] == "from its cells\n"
+    assert json.loads(found["run.ipynb"]) == {**executed, "cells": [{"source": "***"}]}
+    executed["metadata"]["papermill"]["run"] = cell.id  # the next one has replaced it
+    (tmp_path / "out.ipynb").write_text(json.dumps(executed))
+    store.update(notebook.id, name="renamed")
+    assert nbcloud("mirror").returncode == 0
+    (only,) = json.loads(files(notebook)["run.ipynb"])["cells"]
+    assert only["outputs"][0]["text"] == "from its cells\n"
+
+
+EXPORT = """
+import nbcloud, numpy
+from sklearn.linear_model import LogisticRegression
+
+nbcloud.set_experiment("digits")
+rows = numpy.arange(20, dtype="float32").reshape(10, 2)
+for seed in (1, 2):
+    with nbcloud.start_run(f"train {seed}"):
+        model = LogisticRegression(C=seed).fit(rows, numpy.arange(10) > 4)
+        nbcloud.export(model, rows, "digits-MARK", metrics={"accuracy": 0.5})
+nbcloud.export(LogisticRegression(C=3).fit(rows, numpy.arange(10) > 4), rows, "digits-MARK")
+"""
+
+
+def test_versions_are_registered_in_their_runs_and_aliases_follow(target, store, tmp_path, start_python):
+    pytest.importorskip("skl2onnx", reason="needs the extra sklearn")
+    name = f"digits-{tmp_path.name[-12:]}".replace("_", "-")  # a server's is that of all tests
+    assert start_python(EXPORT.replace("digits-MARK", name)).wait() == 0
+    assert nbcloud("mirror").returncode == 0
+    mlflow = client(target)
+
+    def versions():
+        return {int(each.version): each for each in mlflow.search_model_versions(f"name = '{name}'")}
+
+    def aliases():
+        return {key: int(value) for key, value in mlflow.get_registered_model(name).aliases.items()}
+
+    found = there(target, store)
+    exports = sorted(run.id for run in store.search(filter="attributes.kind = 'export'"))
+    origins = [store.search(name="train 1")[0].id, store.search(name="train 2")[0].id, exports[2]]
+    assert [each.run_id for _, each in sorted(versions().items())] == [
+        found[origin].info.run_id for origin in origins
+    ]
+    first = versions()[1]
+    assert first.tags["nbcloud.model"] == f"models:/{name}/1"
+    assert first.tags["nbcloud.metric.accuracy"] == "0.5"
+    files = mlflow.list_artifacts(first.run_id, f"model/{name}-1")
+    assert {"MLmodel", "model.onnx"} <= {Path(each.path).name for each in files}
+    assert aliases() == {}
+    assert nbcloud("models", "alias", f"{name}/1", "champion").returncode == 0
+    assert nbcloud("mirror").returncode == 0
+    assert aliases() == {"champion": 1}
+    assert nbcloud("models", "alias", f"{name}/3", "champion").returncode == 0
+    mlflow.set_registered_model_alias(name, "theirs", "1")
+    assert nbcloud("mirror", "--all").returncode == 0
+    assert aliases() == {"champion": 3, "theirs": 1}
+    assert nbcloud("models", "unalias", name, "champion").returncode == 0
+    assert nbcloud("mirror").returncode == 0
+    assert aliases() == {"theirs": 1}
+    assert sorted(versions()) == [1, 2, 3]
+
+
 def test_a_run_that_is_not_taken_keeps_back_no_other(target, store):
     feed = Feed(store, target)
     feed.enlist()
@@ -256,7 +351,7 @@ def test_a_server_that_is_away_is_told_and_caught_up_with(tmp_path, nbcloud_dirs
         assert "All is on record here, and goes there later: nbcloud mirror" in told.stderr
         status = json.loads(nbcloud("mirror", "--status", "--json").stdout)
         assert (status["runs"], status["behind"]) == (0, 1)
-        assert "127.0.0.1" in status["trouble"]
+        assert "refused" in status["trouble"]
         assert "secret-word" not in f"{told} {status}"
         monkeypatch.setenv("NBCLOUD_TRACKING", f"mlflow:{tmp_path}/mlruns")
         monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -272,3 +367,22 @@ def test_where_nothing_is_set(nbcloud_dirs, capsys, monkeypatch):
     monkeypatch.setenv("NBCLOUD_TRACKING", "mlflow:mlruns")
     assert cli.main(["mirror"]) == 1
     assert "a folder whose place depends on where it is read" in capsys.readouterr().err
+    for without in ("mlflow://host:5000", "mlflow:host:5000"):
+        monkeypatch.setenv("NBCLOUD_TRACKING", without)
+        assert cli.main(["mirror"]) == 1
+        assert 'Write "mlflow:https://host:5000", or http.' in capsys.readouterr().err
+
+
+def test_a_server_that_is_away_is_told_although_another_process_waits_for_it(nbcloud_dirs, monkeypatch):
+    monkeypatch.setenv("NBCLOUD_TRACKING", "mlflow:http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = nbcloud("mirror")  # nothing is to be sent, and it is asked all the same
+    assert told.returncode == 1
+    assert "MLflow at http://127.0.0.1:9 can't be reached: [Errno 111] Connection refused." in told.stderr
+    with Store() as store:
+        store.begin(Run(name="a"))
+        with alone(store.directory) as held:
+            assert held
+            told = nbcloud("mirror")
+    assert told.returncode == 1
+    assert "can't be reached" in told.stderr
