@@ -173,6 +173,11 @@ def _check_place(output: str) -> None:
 def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: ARG001 - a bar tells
     """Many notebooks."""
     check("papermill", "to run notebooks")
+    if arguments.failed and not arguments.resume:
+        raise UsageError(
+            "--failed runs those members again that have failed, of a sweep that is gone on with.",
+            f"Type: nbcloud sweep -o {arguments.output} --resume --failed",
+        )
     from nbcloud.workflows.claims import claimed
     from nbcloud.workflows.sweep.results import Results
     from nbcloud.workflows.sweep.start import limits_of, search_of

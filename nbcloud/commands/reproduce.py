@@ -16,6 +16,7 @@ from nbcloud.commands.batch import add_parameter, given
 from nbcloud.commands.parser import Parser
 from nbcloud.dispatch.attach import complete_records
 from nbcloud.dispatch.recorder import open_store
+from nbcloud.errors import UsageError
 from nbcloud.extras import check
 from nbcloud.runs.differences import Difference, differences
 
@@ -35,6 +36,11 @@ def diff(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa: 
     complete_records()
     with open_store() as store:
         first, second = (store.get(wanted) for wanted in (arguments.first, arguments.second))
+        if first.id == second.id:
+            raise UsageError(
+                f"Both are run {first.id}: a name means the newest run that has it.",
+                "Give ids; to list them: nbcloud runs NAME",
+            )
         found = differences(store, first, second)
     if not found:
         return Answer(f"Runs {first.id} and {second.id} are alike in all that is on record.", data=[])

@@ -167,5 +167,5 @@ def test_what_is_gone_on_with_has_the_parameters_that_it_had(tmp_path: Path):
     begun = nbformat.read(output, 4)
     begun.cells[-1].metadata.papermill.status = "running"
     nbformat.write(begun, output)
-    with pytest.raises(UsageError, match="was begun with x=2, and can't be gone on with by 7"):
+    with pytest.raises(UsageError, match="was run with x=2, and can't be gone on with by 7"):
         run_notebook(str(source), str(output), {"x": 7}, resume=True, progress_bar=False)

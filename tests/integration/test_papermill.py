@@ -212,10 +212,13 @@ def test_one_process_writes_a_notebook_at_a_time_and_goes_on_with_no_other_code(
     os.killpg(client.pid, signal.SIGKILL)
     client.wait()
     write(source, "print('other')", SLOW)
-    with pytest.raises(UsageError, match=r"in.ipynb has changed since .* was begun \(code cell 1\)"):
+    with pytest.raises(UsageError, match=r"in.ipynb has changed since .* was run \(code cell 1\)"):
         run_notebook(str(source), str(output), resume=True)
     write(source, "print('first')", SLOW)
     assert run_notebook(str(source), str(output), resume=True).stage is Stage.DONE
+    write(source, "print('other')", SLOW)
+    with pytest.raises(UsageError, match="has changed since"):  # nor is it said to be done
+        run_notebook(str(source), str(output), resume=True)
 
 
 def test_widgets_and_displays_of_the_cells_before_are_gone_on_with(tmp_path: Path):

@@ -17,6 +17,7 @@ from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import UsageError
 from nbcloud.runs.provenance import CLUSTER, DIFF, PACKAGES, SOURCE, kept
 from nbcloud.runs.record import Run
+from nbcloud.workflows.notebook.outcome import outcome
 from nbcloud.workflows.notebook.run import run_notebook
 
 pytestmark = [
@@ -99,6 +100,8 @@ def test_in_a_shell_the_exit_code_says_whether_the_outcome_is_the_same(tmp_path:
     said = json.loads(other.stdout)
     assert said["same"] is False
     assert {"parameters", "metrics", "outputs"} <= {each["section"] for each in said["differences"]}
+    itself = shell("diff", "once", "once", cwd=tmp_path)
+    assert (itself.returncode, "Both are run" in itself.stderr) == (2, True), itself.stdout
     failed = shell("rerun", first, "-p", "rate", "2", "-o", "failed.ipynb", cwd=tmp_path)
     assert failed.returncode == 1
     assert "state: error" in failed.stdout
@@ -106,7 +109,8 @@ def test_in_a_shell_the_exit_code_says_whether_the_outcome_is_the_same(tmp_path:
     told = shell("diff", first, said["run"], cwd=tmp_path)
     assert "metrics: loss" in told.stdout
     assert f"--- outputs of {first}" in told.stdout
-    assert "are alike" in shell("diff", first, first, cwd=tmp_path).stdout
+    second = outcome(tmp_path / f"once-rerun-{first}.ipynb").run
+    assert "are alike" in shell("diff", first, second, cwd=tmp_path).stdout
 
 
 def test_a_record_says_with_which_packages_and_changes_it_ran(

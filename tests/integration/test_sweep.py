@@ -139,6 +139,10 @@ def test_in_a_shell(notebook: Path, tmp_path: Path):
     again = shell(*words)
     assert again.returncode == 2
     assert "6 members already; 6 have ended" in again.stderr
+    failed = shell("sweep", "-o", str(out), "--failed")
+    assert (failed.returncode, f"-o {out} --resume --failed" in failed.stderr) == (2, True)
+    nowhere = shell("results", str(out), "-o", str(tmp_path / "missing" / "table.csv"))
+    assert (nowhere.returncode, "Type: mkdir -p" in nowhere.stderr) == (2, True)
     listed = json.loads(shell("results", str(out), "--lowest", "loss", "--json").stdout)
     assert (listed[0]["loss"], len(listed)) == (1.0, 6)
     (experiment,) = json.loads(shell("experiments", "--json").stdout)

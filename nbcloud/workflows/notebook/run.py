@@ -47,23 +47,23 @@ def run_notebook(
     Raises
     ------
     UsageError
-        For other parameters than those of what is gone on with.
+        For other parameters or another notebook than those of what is gone on with, or is done.
     RemoteError
         What a cell raised; ``output`` has it, too.
     RunError
         When the run was lost, stopped, or took too long.
     """
     there = _begun(output) if resume else Outcome(Stage.NEW)
-    if there.stage is Stage.DONE:
-        return there
     begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
     asked = {**there.parameters, **(parameters or {})}
     for name in asked:
         if not name.isidentifier() or keyword.iskeyword(name):  # papermill writes it as code
             raise UsageError(f"The parameter {name!r} is not the name of a variable.")
-    if begun:
+    if begun or there.stage is Stage.DONE:
         _check_same(there.parameters, parameters or {}, output)
         _check_source(source, output)
+    if there.stage is Stage.DONE:
+        return there
     try:
         notebook = papermill.execute_notebook(
             output if begun else source,
@@ -93,7 +93,7 @@ def _check_same(had: Mapping[str, Any], given: Mapping[str, Any], output: str) -
     for name, value in given.items():
         if json.dumps(had.get(name), default=str) != json.dumps(value, default=str):
             raise UsageError(
-                f"{output} was begun with {name}={had.get(name)!r}, and can't be gone on with by {value!r}.",
+                f"{output} was run with {name}={had.get(name)!r}, and can't be gone on with by {value!r}.",
                 "Leave -p out, or run it anew: without --resume.",
             )
 
@@ -104,7 +104,7 @@ def _check_source(source: str, output: str) -> None:
     changed = next((n for n, (a, b) in enumerate(zip_longest(now, then), 1) if a != b), None)
     if changed is not None:
         raise UsageError(
-            f"{source} has changed since {output} was begun (code cell {changed}).",
+            f"{source} has changed since {output} was run (code cell {changed}).",
             "Run it anew: without --resume.",
         )
 

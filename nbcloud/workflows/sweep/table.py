@@ -167,6 +167,10 @@ class Table:
                 raise UsageError(
                     f"{path}: a table can't be written as {other!r}.", "Write .csv, .parquet or .html."
                 )
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"There is no folder {path.parent} for {path.name}.", f"Type: mkdir -p {path.parent}"
+            )
         write_atomically(path, data, sync=False, mode=PUBLIC)
 
     def _csv(self) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import nbcloud
+from nbcloud.runs.entries import line, metric
+from nbcloud.runs.record import Run
+from nbcloud.runs.store import Store
 from nbcloud.workflows.sweep.table import Ended, Table
 
 ODD = ["$x^{$", "<script>alert(1)</script>"]
@@ -16,11 +18,13 @@ ODD = ["$x^{$", "<script>alert(1)</script>"]
 def table() -> Table:
     """Of two members, whose names and values mean something to HTML and to TeX."""
     members = []
-    for number, value in enumerate(ODD):
-        with nbcloud.start_run("member") as run:
-            nbcloud.log_metric("$\\frac$ <b>", number)
-        members.append(Ended(number, {"$_$ <i>": value}, "done", 1.0, "", run.id, f"{number:04}.ipynb"))
-    nbcloud.flush()
+    with Store() as store:
+        for number, value in enumerate(ODD):
+            run = store.begin(Run(name="member"))
+            logged = metric("$\\frac$ <b>", number, None, 5.0)
+            store.append(run.id, line(1, 5.0, {"run": "", "entries": [logged]}))
+            store.update(run.id, state="done")
+            members.append(Ended(number, {"$_$ <i>": value}, "done", 1.0, "", run.id, f"{number:04}.ipynb"))
     return Table("<title>", members)
 
 
