@@ -9,6 +9,7 @@ import pytest
 
 import nbcloud.errors
 from nbcloud.runs.store import Store
+from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
 
 ROOT = Path(nbcloud.errors.__file__).parents[1]
 
@@ -71,3 +72,22 @@ def small_disk(tmp_path):
         yield folder, remount
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def mlflow_address(tmp_path_factory):
+    """A server of MLflow, for all tests of a file."""
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@pytest.fixture(params=["folder", "server"])
+def mlflow_place(request, tmp_path, nbcloud_dirs, monkeypatch):
+    """What MLflow keeps its runs in: a folder, and a server where there is one; the test runs beside it."""
+    pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    if request.param == "server" and VARIABLE not in os.environ:
+        pytest.skip(f"{VARIABLE} names no Python that has a whole MLflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)
+    yield request.getfixturevalue("mlflow_address") if request.param == "server" else str(tmp_path / "mlruns")
+    end_mirrors(tmp_path / "data")

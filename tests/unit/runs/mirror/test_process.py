@@ -18,7 +18,6 @@ from nbcloud.runs.mirror.process import alone
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
-from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -76,23 +75,11 @@ print(attempts)
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
-        yield address
-
-
-@pytest.fixture(params=["folder", "server"])
-def target(request, tmp_path, nbcloud_dirs, monkeypatch, start_python):
-    """Where runs are mirrored to, for what the test runs; an experiment of its own on a server."""
-    if request.param == "server" and VARIABLE not in os.environ:
-        pytest.skip(f"{VARIABLE} names no Python that has a whole MLflow")
-    where = request.getfixturevalue("server") if request.param == "server" else str(tmp_path / "mlruns")
-    monkeypatch.setenv("NBCLOUD_TRACKING", f"mlflow:{where}")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.chdir(tmp_path)
-    yield where
-    end_mirrors(tmp_path / "data")
+@pytest.fixture
+def target(mlflow_place, monkeypatch, start_python):
+    """Where runs are mirrored to, for what the test runs."""
+    monkeypatch.setenv("NBCLOUD_TRACKING", f"mlflow:{mlflow_place}")
+    return mlflow_place
 
 
 @pytest.fixture

@@ -13,15 +13,11 @@ import psutil
 import pytest
 
 from nbcloud import cli
-from nbcloud.errors import UsageError
-from nbcloud.runs.imports.files import _is_plain
 from nbcloud.runs.imports.importer import alone
-from nbcloud.runs.imports.source import source_of
-from nbcloud.runs.imports.words import number_of, value_of
 from nbcloud.runs.mirror.facts import RUN_TAG, milliseconds, point
 from nbcloud.runs.record import RunState
 from nbcloud.runs.store import Store
-from tests.unit.runs.mlflow_server import VARIABLE, end_mirrors, mlflow_server
+from tests.unit.runs.mlflow_server import VARIABLE, mlflow_server
 
 pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -66,27 +62,16 @@ print(attempts)
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
-        yield address
-
-
-@pytest.fixture(params=["folder", "server"])
-def source(request, tmp_path, nbcloud_dirs, monkeypatch):
+@pytest.fixture
+def source(mlflow_place):
     """Where MLflow has its runs, and its client there."""
-    if request.param == "server" and VARIABLE not in os.environ:
-        pytest.skip(f"{VARIABLE} names no Python that has a whole MLflow")
-    where = request.getfixturevalue("server") if request.param == "server" else str(tmp_path / "mlruns")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.chdir(tmp_path)
-    yield where, client(where)
-    end_mirrors(tmp_path / "data")
-    if request.param == "server":
-        for experiment in client(where).search_experiments(filter_string="name != 'Default'"):
+    mlflow = client(mlflow_place)
+    yield mlflow_place, mlflow
+    if mlflow_place.startswith("http"):
+        for experiment in mlflow.search_experiments(filter_string="name != 'Default'"):
             # Renamed, because what is deleted keeps its name.
-            client(where).rename_experiment(experiment.experiment_id, f"gone {experiment.experiment_id}")
-            client(where).delete_experiment(experiment.experiment_id)
+            mlflow.rename_experiment(experiment.experiment_id, f"gone {experiment.experiment_id}")
+            mlflow.delete_experiment(experiment.experiment_id)
 
 
 @pytest.fixture
@@ -325,25 +310,6 @@ def test_a_folder_that_was_moved_has_its_files_and_no_others(tmp_path, nbcloud_d
         assert sorted(store.tracked([train.id])[train.id].artifacts) == ["a.txt", "deep/er/w.bin"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../a", "a/../../b", "/etc/passwd", "a//b", "..", "", "a\\..\\..\\b", "C:/a", "a\0b"]
-)
-def test_a_name_that_leads_out_is_none(name):
-    assert not _is_plain(name)
-
-
-def test_names_numbers_and_texts():
-    assert _is_plain("deep/er/w:1.bin")
-    texts = ["1", "0.1", "1e-05", "-2", "true", "01", "1.0e3", "NaN", "Infinity", "None", "[1]", '"a"', ""]
-    kept = {text: value_of(text) for text in texts}
-    assert {text for text, value in kept.items() if value != text} == {"1", "0.1", "1e-05", "-2", "true"}
-    assert [number_of(each) for each in (1.7976931348623157e308, -1.7976931348623157e308, 0.5)] == [
-        math.inf,
-        -math.inf,
-        0.5,
-    ]
-
-
 @pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no Python that has a whole MLflow")
 def test_a_server_that_dies_on_the_way_and_comes_back(tmp_path, nbcloud_dirs, monkeypatch, wait_until):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -400,34 +366,6 @@ def test_an_import_is_interrupted_and_repeated_and_alone(source, store, wait_unt
     imported(where)
     values = {run.name: store.tracked([run.id])[run.id].metrics["loss"] for run in store.search(limit=100)}
     assert values == {str(number): number for number in range(60)}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("nowhere", "There is no folder"),
-        ("127.0.0.1:5000", "or a server: http://127.0.0.1:5000"),
-        ("http://", "names no host"),
-        ("ftp://host", "is no address of MLflow's"),
-        ("", "is no address of MLflow's"),
-        ("sqlite:///mlflow.db", "mlflow server --backend-store-uri sqlite:///mlflow.db"),
-        (
-            "postgresql+psycopg2://me:word@host/db",
-            "mlflow server --backend-store-uri postgresql+psycopg2://host/db",
-        ),
-        ("mlflow.db", "mlflow server --backend-store-uri sqlite:///"),
-        (".", "Did you mean"),
-        ("mlruns", "has no experiment of MLflow's"),
-    ],
-)
-def test_an_address_that_is_none_is_told(text, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0")
-    (tmp_path / "mlruns").mkdir()
-    with pytest.raises(UsageError) as told:
-        source_of(text)
-    assert said in str(told.value)
-    assert "word" not in str(told.value)
 
 
 def test_an_experiment_that_is_not_there_is_told_with_the_nearest(source, tmp_path):
