@@ -127,6 +127,11 @@ def entries() -> list[ClusterInfo]:
     return found
 
 
+def by_id(cluster_id: str) -> ClusterInfo | None:
+    """The cluster that has this id, if it is there still; another one may have its name meanwhile."""
+    return next((info for info in entries() if info.id == cluster_id), None)
+
+
 def _clean(name: str) -> None:
     with suppress(ClusterError), lock(name, timeout=0):
         # Under the lock, and looked at again: it may have been replaced by a good one meanwhile.

@@ -35,7 +35,7 @@ def attach(run_id: str, recorder: Recorder) -> CloudRun:
         run = store.get(run_id)
         owned = not run.state.ended and not is_running(str(run.extra.get("client", "")))
         recorded = store.last_number(run.id) if owned else run.messages or 2**62
-    info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
+    info = registry.by_id(run.cluster_id)
     if info is None:
         raise RunNotFound(f"The cluster of run {run.id} is gone.", f"Its record: %cloud logs {run.id}")
     link = link_to(info)

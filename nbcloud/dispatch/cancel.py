@@ -35,7 +35,7 @@ def cancel(run: Run) -> str:
             f"Run {run.id} is a sweep, which the cell that began it stops: interrupt its notebook's kernel.",
             f"Its members can be cancelled one by one: %cloud runs --filter \"parent = '{run.id}'\"",
         )
-    info = next((info for info in registry.entries() if info.id == run.cluster_id), None)
+    info = registry.by_id(run.cluster_id)
     if info is None:
         complete_records()
         return f"Run {run.id} is over: its cluster is gone."

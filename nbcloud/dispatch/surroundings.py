@@ -23,7 +23,7 @@ def packages_of(cluster_id: str, worker: str) -> str:
     if known is not None and time.monotonic() - known[0] < _FRESH_SECONDS:
         return known[1]
     text = ""
-    info = next((info for info in registry.entries() if info.id == cluster_id), None)
+    info = registry.by_id(cluster_id)
     if info is not None:
         with contextlib.suppress(NbcloudError):
             text = listed(environment.of_worker(info, worker))
@@ -33,7 +33,7 @@ def packages_of(cluster_id: str, worker: str) -> str:
 
 def settings_of(cluster_id: str) -> str:
     """As what a cluster was started, as JSON; empty when it is gone."""
-    info = next((info for info in registry.entries() if info.id == cluster_id), None)
+    info = registry.by_id(cluster_id)
     if info is None:
         return ""
     known = {name: getattr(info, name) for name in _SETTINGS}

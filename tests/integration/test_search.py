@@ -192,6 +192,13 @@ def test_a_member_that_takes_too_long_is_stopped(notebook: Path, tmp_path: Path)
     assert found.rows[1]["error"] == "RunTimeout: It took longer than 3 s."
 
 
+def test_what_a_member_waits_for_a_worker_is_not_its_time(notebook: Path, tmp_path: Path):
+    given = {"steps": [40], "wait": [0.1], "rate": [0.1, 0.2, 0.3]}
+    # Each takes all of a worker, and there are two: the third has to wait for four seconds.
+    found = nbcloud.sweep(notebook, given, tmp_path / "out", cpus=2, parallel=3, member_timeout="7s")
+    assert [row["state"] for row in found.rows] == ["done"] * 3
+
+
 def test_a_metric_that_nobody_logs_ends_the_search(notebook: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="3 members have logged no metric 'los' to search by, but: loss"):
         nbcloud.sweep(notebook, {"rate": "uniform:0.1:1"}, tmp_path / "out", trials=3, metric="los")
