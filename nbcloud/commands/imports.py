@@ -64,7 +64,7 @@ def _go_on(importer: Importer) -> str:
     brought = sum(tally.brought for tally in importer.tallies.values())
     if not brought:
         return "Nothing has come yet; the same command tries again."
-    return f"{counted(brought, 'run')} have come; the same command goes on from there."
+    return f"{counted(brought, 'run')} came; the same command goes on from there."
 
 
 def _answer(importer: Importer, arguments: argparse.Namespace) -> Answer:
