@@ -270,9 +270,10 @@ class HostedSession:
         outside: list[tuple[Any, ...]] = []
         for frames, header, parent in batch:
             kind = header["msg_type"]
-            if kind in _MARKS:
+            if kind in _MARKS:  # tells that something is over, and must not overtake what was said before
                 self._say(said)
-                said = []
+                self._say_outside(outside)
+                said, outside = [], []
             if kind == DONE:
                 self._done(frames)
             elif kind == "execute_reply":
@@ -287,12 +288,16 @@ class HostedSession:
                 said_by = (kind, frames.content, frames.metadata, frames.buffers, frames.parent)
                 outside.append((time.time(), *said_by))
         self._say(said)
-        if outside:
-            self._journal.post({"op": "outside", "session": self.name, "items": outside})
+        self._say_outside(outside)
 
     def _say(self, messages: list[Message]) -> None:
         if self._active is not None:
             self._active.say(messages)
+
+    def _say_outside(self, items: list[tuple[Any, ...]]) -> None:
+        """Pass on what belongs to no run."""
+        if items:
+            self._journal.post({"op": "outside", "session": self.name, "items": items})
 
     def _done(self, frames: Frames) -> None:
         content = json.loads(frames.content)
