@@ -211,6 +211,8 @@ def sweep(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noqa:
     text = f"{summary(counts)}. The table: nbcloud results {found.directory}, or results.html in it."
     if runner.met:
         text = f"{runner.met} The rest was stopped. {text}"
+    if arguments.resume and not arguments.failed and counts.get("failed"):
+        text += f" To run those that failed again: nbcloud sweep -o {arguments.output} --resume --failed"
     bad = counts.keys() - {"done", "pruned"} - ({"new", "begun"} if runner.met else set())
     return Answer(text, data=results.rows, failed=bool(bad))
 
@@ -308,7 +310,8 @@ def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noq
         found.write(arguments.output)
     columns = [each for each in found.columns if each not in {"run", "notebook"}]
     shown = [["" if row[key] is None else _short(row[key]) for key in columns] for row in rows]
-    return Answer(f"{summary(found.counts())}.", columns, shown, data=rows)
+    written = f" Written to {arguments.output}." if arguments.output is not None else ""
+    return Answer(f"{summary(found.counts())}.{written}", columns, shown, data=rows)
 
 
 def _short(value: Any) -> str:

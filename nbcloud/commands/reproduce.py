@@ -64,7 +64,10 @@ def rerun(arguments: argparse.Namespace, progress: Progress) -> Answer:
 
     complete_records()
     parameters = given(arguments, declared_by(arguments.run)) if arguments.parameter else {}
-    progress(f"running {arguments.run} again")
+    with open_store() as store:
+        wanted = store.get(arguments.run)
+    named = f" ({wanted.name}, the newest of that name)" if wanted.name == arguments.run else ""
+    progress(f"running {wanted.id}{named} again")
     done = run_again(
         arguments.run, parameters, arguments.output, cluster=arguments.cluster, loose=arguments.loose
     )

@@ -30,6 +30,8 @@ AT_ONCE = 1000
 _PLACES = 20
 _MARK = b'"msg_type":"%s"' % LOGGED.encode()
 _NUMBER = re.compile(rb'\{"n": ?(\d+)')
+_MOST_BITS = 1024
+"""Of a whole number that is still below the largest float."""
 _HEAD = 96
 """Bytes of a line that hold its number, time and type."""
 
@@ -45,10 +47,26 @@ def metric(key: str, value: float, step: int | None, time: float) -> Entry:
     return ["metric", key, value if math.isfinite(value) else str(value), step, time]
 
 
+def whole(step: Any) -> int:
+    """A step as the database takes it.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        When it is no whole number of 64 bits.
+    """
+    number = int(step)
+    if number.bit_length() > 63:
+        raise OverflowError(f"{step} has more than 64 bits")
+    return number
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: itself, where that is possible, else its text."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int):  # without a float near it, it can't be compared
+        return value if value.bit_length() < _MOST_BITS else f"{value:#x}"
     if isinstance(value, float):
         return value if value - value == 0 else str(value)
     if isinstance(value, Mapping):

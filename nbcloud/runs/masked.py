@@ -35,7 +35,8 @@ def redact_run(redactor: Redactor, run: Run) -> Run:
     if not redactor:
         return run
     names = (field.name for field in dataclasses.fields(run) if field.name not in _IDENTITY)
-    return dataclasses.replace(run, **{name: redactor.json(getattr(run, name)) for name in names})
+    found: dict[str, Any] = {name: redactor.json(getattr(run, name)) for name in names}
+    return dataclasses.replace(run, **{**found, "masked": run.masked or found["code"] != run.code})
 
 
 def redact_lines(redactor: Redactor, lines: bytes) -> bytes:

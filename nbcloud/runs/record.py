@@ -12,6 +12,8 @@ import os
 import re
 import threading
 import time
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -171,6 +173,8 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None
+    masked: bool = False
+    """Whether there were secrets in its code, or in the notebook that was kept with it."""
     provenance: dict[str, str] = field(default_factory=dict)
     """Hashes of what else it takes to run it again: see `nbcloud.runs.provenance`."""
     host: str = ""
@@ -243,6 +247,11 @@ class Run:
             known["state"] = RunState(known["state"])
             if not is_run_id(known["id"]):
                 raise ValueError(f"bad id {known['id']!r}")
+            kinds = _kinds()
+            for name, value in known.items():
+                kind = type(value)
+                if kind not in kinds[name] or (kind in _NUMBERS and not abs(value) < _MOST):  # nor is NaN
+                    raise ValueError(f"{name} is {value!r}")
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
                 f"This is not a run document that nbcloud can read ({error}).",
@@ -254,6 +263,20 @@ class Run:
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Run))
+_NUMBERS = (int, float)
+_MOST = 2.0**63
+"""Above all numbers that a database takes."""
+
+
+@cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """What each field may be, as JSON has it."""
+    found = {}
+    for name, hint in typing.get_type_hints(Run).items():
+        choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = [typing.get_origin(each) or each for each in choices]
+        found[name] = (*kinds, int) if float in kinds else tuple(kinds)
+    return found
 
 
 @cache

@@ -12,13 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self, cast
 
 from nbcloud.errors import UsageError
 from nbcloud.runs import experiments
-from nbcloud.runs.entries import metric, plain
+from nbcloud.runs.entries import metric, plain, whole
 from nbcloud.runs.record import RunState
 from nbcloud.runs.sinks import Place, Sink
 
@@ -75,8 +75,8 @@ def log_metric(key: str, value: float, step: int | None = None, *, time: float |
         Unix seconds; now by default.
     """
     try:
-        entry = metric(_key(key), float(value), None if step is None else int(step), time or _now())
-    except (TypeError, ValueError):
+        entry = metric(_key(key), float(value), None if step is None else whole(step), time or _now())
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(
             f"The metric {key!r} must be a number, and its step a whole one: got {value!r}, step {step!r}.",
             "Write for example: nbcloud.log_metric('loss', 0.3, step=5)",
@@ -147,7 +147,7 @@ def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
         The file's own name by default; files of a folder are called ``name/…``.
     """
     source = Path(path)
-    name = _key(source.absolute().name if name is None else name)
+    name = _file_name(source.absolute().name if name is None else name)
     if source.is_dir():
         for file in sorted(source.rglob("*")):
             if file.is_file():
@@ -170,7 +170,7 @@ def log_figure(figure: Any, name: str) -> None:
     """
     from nbcloud.runs.displays import figure_file
 
-    content, name = figure_file(figure, _key(name))
+    content, name = figure_file(figure, _file_name(name))
     _sink_here().keep(_place.get(), name, content)
 
 
@@ -265,3 +265,13 @@ def _key(key: str) -> str:
             "characters on one line."
         )
     return key
+
+
+def _file_name(name: str) -> str:
+    """The name, if it can be that of a file in whatever folder the run's files are brought to."""
+    if ".." in _key(name).split("/") or "\\" in name or not PurePosixPath(name).name or name.startswith("/"):
+        raise UsageError(
+            f"{name!r} can't be the name of a file on record: it must not lead out of the run's folder.",
+            "Write for example: name='plots/loss.png'",
+        )
+    return name

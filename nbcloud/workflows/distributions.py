@@ -97,10 +97,30 @@ def domain(values: Any) -> Domain:
 
 
 def plain(value: Any) -> Any:
-    """A value as a notebook's file can hold it: numpy's numbers as Python's, a path as text."""
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
-    return str(value) if isinstance(value, os.PathLike) else value
+    """A value as a notebook's file can hold it: what numpy has as Python has it, a path as text.
+
+    Raises
+    ------
+    UsageError
+        For what papermill would write as its text, so that the notebook got another thing.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist") and hasattr(value, "ndim"):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset | range):
+        return [plain(each) for each in value]
+    if isinstance(value, int | float | str):  # of a class of its own
+        return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(each) for key, each in value.items()}
+    what = "dict whose keys are no texts" if isinstance(value, Mapping) else type(value).__name__
+    raise UsageError(
+        f"The parameter of a notebook can't be a {what}: {value!r:.60}.",
+        "Give numbers, texts, True, False, None, lists or dicts; of data, its path.",
+    )
 
 
 def drawn(domains: Mapping[str, Domain], count: int, seed: int) -> list[dict[str, Any]]:
@@ -115,8 +135,12 @@ def drawn(domains: Mapping[str, Domain], count: int, seed: int) -> list[dict[str
     possible = math.prod(
         math.inf if isinstance(each, Distribution) else len(each) for each in domains.values()
     )
-    if count < 1 or count > possible:
-        raise UsageError(f"--random {count}: the grid has {possible} members.")
+    if count < 1:
+        raise UsageError(f"--random {count}: it must be at least 1.")
+    if count > possible:
+        raise UsageError(
+            f"--random {count}: the grid has {possible} members.", "Leave out --random to run them all."
+        )
     found: dict[str, dict[str, Any]] = {}
     if possible <= _TRIES * count:  # so that the last ones are found, too
         lists = {name: [*each] for name, each in domains.items() if not isinstance(each, Distribution)}

@@ -13,7 +13,7 @@ from typing import Any
 from IPython.core.inputtransformer2 import TransformerManager
 
 from nbcloud.errors import UsageError
-from nbcloud.workflows.distributions import Distribution, Domain, distribution
+from nbcloud.workflows.distributions import Distribution, Domain, distribution, plain
 
 _NONE = object()
 _CONSTANTS = {
@@ -97,11 +97,9 @@ def typed(known: Mapping[str, Any], name: str, text: str, *, loose: bool = False
     if name not in known and not loose:
         raise _unknown(known, name)
     default = known.get(name, ...)
-    value = _unquoted(text) if isinstance(default, str) else _literal(text, text)
+    value = plain(_unquoted(text) if isinstance(default, str) else _literal(text, text))
     if isinstance(default, float) and type(value) is int:
         return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
     if not loose and not _fits(default, value):
         raise _misfit(name, text, default)
     return value
@@ -137,6 +135,8 @@ def _fits(default: Any, value: Any) -> bool:
     if default is None or default is ...:
         return True
     if isinstance(default, float) and type(value) is int:
+        return True
+    if isinstance(default, tuple | set) and isinstance(value, list):  # as papermill can write it
         return True
     return isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
 

@@ -136,6 +136,11 @@ def _cluster(run: Run) -> str | None:
 
 def _source(store: Records, run: Run) -> str:
     """The notebook that runs it again."""
+    if run.masked:
+        raise UsageError(
+            f"There is a secret in the code of run {run.id}, and on record it is masked ({MASK}).",
+            "Run its file again; a secret is best read from the environment, which no record has.",
+        )
     if run.kind == "notebook":
         source = kept(store, run.id, SOURCE)
         if not source:

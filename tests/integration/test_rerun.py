@@ -89,6 +89,15 @@ def test_a_parameter_that_was_a_secret_is_asked_for(tmp_path: Path, monkeypatch:
     assert nbcloud.rerun(first, secret, tmp_path / "again.ipynb", loose=True).same
 
 
+def test_code_that_holds_a_secret_is_not_run_with_its_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SERVICE_TOKEN", "hunter2-and-more-7")
+    source = write(tmp_path / "train.ipynb", "print(len('hunter2-and-more-7'))")
+    first = run_notebook(str(source), str(tmp_path / "out.ipynb"), progress_bar=False).run
+    with pytest.raises(UsageError, match="There is a secret in the code of run"):
+        nbcloud.rerun(first, output=tmp_path / "again.ipynb")
+    assert not (tmp_path / "again.ipynb").exists()
+
+
 def test_in_a_shell_the_exit_code_says_whether_the_outcome_is_the_same(tmp_path: Path):
     once = write(tmp_path / "once.ipynb", f"{CODE}\nif rate > 1: raise ValueError('too much')")
     first = run_notebook(str(once), str(tmp_path / "out.ipynb"), progress_bar=False).run

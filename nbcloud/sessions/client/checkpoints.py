@@ -47,7 +47,7 @@ class Checkpoint:
         Returns
         -------
         tuple of Checkpoint or None, and dict
-            None when a name is needed that can't be kept; and why each that can't be kept can't.
+            None when a name is needed that can't be kept; and why each of those can't.
         """
         answer, buffers = session.call("checkpoint", {"reads": reads, "limit": limit})
         entry, lacking = answer.pop("entry"), answer.pop("lacking")

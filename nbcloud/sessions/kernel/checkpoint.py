@@ -39,7 +39,7 @@ def freeze(
     Returns
     -------
     tuple of Payload or None, and dict
-        None when a name is needed that can't be kept; and why each that can't be kept can't.
+        None when a name is needed that can't be kept; and why each of those can't.
     """
     lacking = {name: "it is a widget" for name, value in values.items() if _is_widget(value)}
     kept = {name: value for name, value in values.items() if name not in lacking}
@@ -60,7 +60,8 @@ def freeze(
     needed = {*reads} | payload.uses
     history = {name for name in needed & namespace.keys() if is_history(name)} - _ALWAYS
     lacking |= {name: "it is IPython's history" for name in history if not name.startswith("__")}
-    return (None if needed & lacking.keys() else payload), lacking
+    missed = {name: why for name, why in lacking.items() if name in needed}
+    return (None if missed else payload), missed
 
 
 def random_state() -> dict[str, Any]:

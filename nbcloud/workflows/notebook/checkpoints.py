@@ -48,17 +48,13 @@ def keep(manager: SteadyManager, index: int, session: Session, run_id: str) -> N
     reads = _reads(manager.nb.cells[index + 1 :])
     try:
         found, lacking = Checkpoint.take(session, reads, settings().out_limit)
-        if lacking:
+        if found is None:
             names = ", ".join(f"{name} ({why})" for name, why in lacking.items())
             logger.warning(
-                "The checkpoint behind cell %s %s: %s.",
+                "The checkpoint behind cell %s was not made: later cells read what can't be kept: %s.",
                 number,
-                "was not made, because later cells read what can't be kept"
-                if found is None
-                else "lacks names",
                 names,
             )
-        if found is None:
             return
         content = found.to_bytes()
         name = digest(content)

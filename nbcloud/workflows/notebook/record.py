@@ -56,9 +56,10 @@ class NotebookRecorder(Recorder):
         """
         with open_store() as store:
             of_source = keep(store, SOURCE, source)
+            masked = store.redactor.text(source) != source
             before = _logged(store, behind) if behind else []
         extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
-        self.run = run.changed(extra=extra, provenance=of_source)
+        self.run = run.changed(extra=extra, provenance=of_source, masked=masked)
         self.begin(self.run, str(Path.cwd()))
         entries = self._parameters()
         contents = [(self.run.created, {"run": "", "entries": entries})] if entries else []

@@ -13,11 +13,15 @@ import papermill
 from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node, papermill_io
+from papermill.translators import translate_parameters
 
 from nbcloud.errors import RemoteError, RunTimeout, UsageError
 from nbcloud.wording import raised_text
+from nbcloud.workflows.distributions import plain
 from nbcloud.workflows.notebook.manager import WHOLE, is_elsewhere
 from nbcloud.workflows.notebook.outcome import INJECTED, Outcome, Stage, outcome, outcome_of
+
+KERNEL, LANGUAGE = "python3", "python"
 
 
 def run_notebook(
@@ -55,13 +59,14 @@ def run_notebook(
     """
     there = _begun(output) if resume else Outcome(Stage.NEW)
     begun = there.stage is Stage.BEGUN or (there.stage is Stage.LOST and there.checkpoint)
-    asked = {**there.parameters, **(parameters or {})}
+    given = {name: plain(value) for name, value in (parameters or {}).items()}
+    asked = {**there.parameters, **given}
     for name in asked:
         if not name.isidentifier() or keyword.iskeyword(name):  # papermill writes it as code
             raise UsageError(f"The parameter {name!r} is not the name of a variable.")
     if begun or there.stage is Stage.DONE:
-        _check_same(there.parameters, parameters or {}, output)
-        _check_source(source, output)
+        _check_same(there.parameters, given, output)
+        _check_source(source, output, there.parameters)
     if there.stage is Stage.DONE:
         return there
     try:
@@ -70,8 +75,8 @@ def run_notebook(
             output if is_elsewhere(output) else f"{WHOLE}{Path(output).resolve()}",
             parameters=None if begun else asked,
             engine_name="nbcloud",
-            kernel_name="python3",
-            language="python",
+            kernel_name=KERNEL,
+            language=LANGUAGE,
             resume=begun,
             folder=None if cwd is None else str(Path(cwd).absolute()),
             **options,
@@ -98,20 +103,30 @@ def _check_same(had: Mapping[str, Any], given: Mapping[str, Any], output: str) -
             )
 
 
-def _check_source(source: str, output: str) -> None:
+def _check_source(source: str, output: str, parameters: Mapping[str, Any]) -> None:
     """Refuse to go on by other code than it was begun with."""
-    now, then = (_codes(load_notebook_node(path)) for path in (source, output))
-    changed = next((n for n, (a, b) in enumerate(zip_longest(now, then), 1) if a != b), None)
+    now, then = (load_notebook_node(path) for path in (source, output))
+    codes = ([cell.source for cell in _code(each, injected=False)] for each in (now, then))
+    changed = next((n for n, (a, b) in enumerate(zip_longest(*codes), 1) if a != b), None)
     if changed is not None:
         raise UsageError(
             f"{source} has changed since {output} was run (code cell {changed}).",
             "Run it anew: without --resume.",
         )
+    # What papermill has written for them; it stands in a file that anybody may have written.
+    expected = [each.source for each in _code(now, injected=True)]
+    if parameters:
+        expected = [translate_parameters(KERNEL, LANGUAGE, parameters, "Parameters")]
+    if expected != [each.source for each in _code(then, injected=True)]:
+        raise UsageError(
+            f"The cell with the parameters in {output} is not as papermill wrote it.",
+            "Run it anew: without --resume.",
+        )
 
 
-def _codes(notebook: Any) -> list[str]:
+def _code(notebook: Any, *, injected: bool) -> list[Any]:
     code = (cell for cell in notebook.cells if cell.cell_type == "code")
-    return [cell.source for cell in code if INJECTED not in cell.metadata.get("tags", ())]
+    return [cell for cell in code if (INJECTED in cell.metadata.get("tags", ())) == injected]
 
 
 def _begun(output: str) -> Outcome:

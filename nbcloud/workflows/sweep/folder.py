@@ -193,9 +193,14 @@ class Sweep:
             source, members = Path(document["notebook"]), list(document["members"])
             digest = str(document["digest"])
             search, options = document.get("search"), document.get("options")
-            known = document["format"] <= FORMAT and all(isinstance(each, dict) for each in members)
+            known = int(document["format"]) <= FORMAT
+            if not all(isinstance(each, dict) for each in [*members, search or {}, options or {}]):
+                raise TypeError("a list or a text stands where names and values should be")
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{directory} holds no sweep: there is no {file.name} in it.") from None
+            raise UsageError(
+                f"{directory} holds no sweep: there is no {file.name} in it.",
+                "Name the folder that a sweep was given with -o.",
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{file} can't be read ({error!r}).") from None
         if not known:

@@ -50,10 +50,14 @@ class Limits:
     until: str = ""
 
     def __post_init__(self) -> None:
-        if self.parallel is not None and self.parallel < 1:
-            raise UsageError(f"parallel can't be {self.parallel}: it must be at least 1.")
-        if self.retries < 0:
-            raise UsageError(f"retries can't be {self.retries}: it must be at least 0.")
+        for name, least in {"parallel": 1, "retries": 0}.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise UsageError(f"{name} can't be {value!r}: it must be a whole number of at least {least}.")
+        if self.member_timeout is not None and not isinstance(self.member_timeout, int | float):
+            raise UsageError(f"member_timeout can't be {self.member_timeout!r}: it is a number of seconds.")
+        if not isinstance(self.until, str):
+            raise UsageError(f"until can't be {self.until!r}: it is a text like 'metrics.loss < 0.1'.")
         if self.until:
             parse(self.until)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from nbcloud.dispatch.recorder import open_store
 from nbcloud.errors import RunNotFound, UsageError
 from nbcloud.runs.tracked import Point
+from nbcloud.workflows.distributions import plain
 from nbcloud.workflows.notebook.outcome import Outcome
 from nbcloud.workflows.sweep.folder import Member, Sweep
 from nbcloud.workflows.sweep.results import Results
@@ -76,8 +77,9 @@ class Function(Given):
                 f"The function that chooses members returned {chosen!r}.",
                 "It must return a dict of parameters, or None when there are to be no more.",
             )
-        self._check(chosen)
-        return dict(chosen)
+        member = {name: plain(value) for name, value in chosen.items()}
+        self._check(member)
+        return member
 
 
 def metrics_of(run: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbcloud.config import parse_seconds
 from nbcloud.errors import NbcloudError, UsageError
 from nbcloud.workflows.claims import claimed
-from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn
+from nbcloud.workflows.distributions import Distribution, Domain, domain, drawn, plain
 from nbcloud.workflows.parameters import check, check_domain, declared, grid
 from nbcloud.workflows.sweep.folder import Sweep
 from nbcloud.workflows.sweep.progress import bar
@@ -124,7 +124,7 @@ def sweep(
                 found = begin(source, directory, domains, random, trials, metric, mode, seed, prune=prune)
                 search = search_of(found, study)
             else:
-                members = [dict(each) for each in parameters]
+                members = [{name: plain(value) for name, value in each.items()} for each in parameters]
                 if not members:
                     raise UsageError(
                         "The sweep has no member.", "Give a list of dicts, or a grid: {'lr': [0.1, 0.01]}"
@@ -192,8 +192,15 @@ def search_of(found: Sweep, study: optuna.Study | None = None) -> Search | None:
     from nbcloud.workflows.sweep.study import StudySearch
 
     about = dict(found.search)
-    domains = {name: domain(each) for name, each in about.pop("domains").items()}
-    return StudySearch(found.directory, domains, study=study, **about)
+    try:
+        domains = {name: domain(each) for name, each in about.pop("domains").items()}
+        return StudySearch(found.directory, domains, study=study, **about)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, NbcloudError):
+            raise
+        raise UsageError(
+            f"What sweep.json in {found.directory} says of the search can't be used: {error}."
+        ) from error
 
 
 def run(

@@ -226,6 +226,15 @@ def test_damaged_documents_do_not_stop_the_repair(some_runs):
     assert store.search() == runs[1:]
 
 
+def test_a_document_with_odd_values_does_not_stop_the_repair(some_runs):
+    store, runs = some_runs
+    store.close()
+    (store.directory / "runs.db").unlink()
+    odd = runs[0].to_json() | {"tags": ["a"], "created": "now"}
+    store.files(runs[0].id).document.write_text(json.dumps(odd))
+    assert store.search() == runs[1:]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -56,6 +56,26 @@ def test_what_is_no_run_document_is_said(document):
         Run.from_json(document)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tags", ["a"]),
+        ("name", 3),
+        ("created", "now"),
+        ("created", 10**400),
+        ("finished", float("nan")),
+        ("messages", True),
+        ("error", "E"),
+        ("inputs", {}),
+        ("code", None),
+        ("state", 1),
+    ],
+)
+def test_a_document_with_a_field_of_another_type_is_refused(field, value):
+    with pytest.raises(StoreError, match=f"not a run document.*{field if field != 'state' else '1'}"):
+        Run.from_json(Run().to_json() | {field: value})
+
+
 def test_a_state_of_a_later_nbcloud_is_said():
     with pytest.raises(StoreError, match="pip install -U nbcloud"):
         Run.from_json(Run().to_json() | {"state": "paused"})

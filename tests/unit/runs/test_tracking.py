@@ -160,10 +160,31 @@ def test_secrets_are_masked(data_dir, sink, monkeypatch):
     assert b"hunter2" not in files.messages.read_bytes() + files.document.read_bytes()
 
 
-@pytest.mark.parametrize("value", ["a lot", None, [1, 2]])
+@pytest.mark.parametrize("value", ["a lot", None, [1, 2], 10**400])
 def test_what_is_no_number_is_no_metric(data_dir, sink, value):
     with pytest.raises(UsageError, match="The metric 'a' must be a number"):
         tracking.log_metric("a", value)
+
+
+def test_numbers_that_no_database_has_are_no_trouble(data_dir, sink):
+    with pytest.raises(UsageError, match="and its step a whole one"):
+        tracking.log_metric("a", 1.0, step=2**63)
+    tracking.log_metric("a", 1.0, step=-(2**63) + 1)
+    tracking.log_params({"huge": 16**300, "deep": [10**5000], "large": 2**1022, "lone": "\ud800"})
+    tracking.flush()
+    with Store() as store:
+        (run,) = store.search()
+        params = store.tracked([run.id])[run.id].params
+    assert (params["huge"], params["large"]) == (f"0x1{'0' * 300}", 2**1022)
+    assert int(params["deep"][0], 16) == 10**5000
+    assert params["lone"] == "\ud800"
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/a", "..", "a\\b", "."])
+def test_a_file_on_record_has_a_name_within_its_run(data_dir, sink, tmp_path, name):
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(UsageError, match="can't be the name of a file on record"):
+        tracking.log_artifact(tmp_path / "a", name)
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", 7, "x" * 251])

@@ -84,8 +84,24 @@ def test_values_from_python_are_as_a_notebook_can_hold_them():
     found = domain([np.int64(3), np.float32(0.5), Path("a/b"), None])
     assert found == [3, 0.5, "a/b", None]
     assert [type(each) for each in found[:2]] == [int, float]
+    assert domain([(1, 2), {3}, np.arange(2), {"a": (np.bool_(True),)}, range(2)]) == [
+        [1, 2],
+        [3],
+        [0, 1],
+        {"a": [True]},
+        [0, 1],
+    ]
     assert domain("uniform:0:1") == Distribution(0.0, 1.0)
     with pytest.raises(UsageError, match="'adam' is no list"):
         domain("adam")
     with pytest.raises(UsageError, match="no values"):
         domain([])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(1j, "a complex: 1j"), ({1: 2}, "keys are no texts"), ([b"a"], "a bytes"), (object(), "a object")],
+)
+def test_what_papermill_would_write_as_its_text_is_refused(value: object, said: str):
+    with pytest.raises(UsageError, match=said):
+        domain([value])

@@ -63,6 +63,11 @@ def test_what_does_not_fit_is_refused_unless_it_is_asked_for(name: str, text: st
     typed(KNOWN, name, text, loose=True)
 
 
+@pytest.mark.parametrize("text", ["(3, 4)", "[3, 4]", "3, 4"])
+def test_a_tuple_is_given_as_a_list_which_papermill_can_write(text: str):
+    assert typed({"size": (1, 2)}, "size", text) == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
