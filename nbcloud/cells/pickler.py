@@ -24,6 +24,7 @@ from nbcloud.cells.silence import silence
 
 RECEIVER: ContextVar[MutableMapping[str, Any]] = ContextVar("receiver")
 """The namespace in which functions come to life that are revived at this moment."""
+_NOWHERE = "<dynamic-code>"
 _ATOMS = (
     str,
     bytes,
@@ -101,6 +102,10 @@ class Pickler(cloudpickle.Pickler):
             return _dispatching_anew, (registry[object], tuple(registry.items()))
         if isinstance(obj, type) and obj.__dict__.get("__slots__"):
             return _with_slots(super().reducer_override(obj), obj)
+        if type(obj) is types.CodeType:
+            make, arguments = self.dispatch_table[types.CodeType](obj)
+            # From 3.1.3 on, cloudpickle leaves out where the code is from, which every traceback shows.
+            return make, tuple(obj.co_filename if each == _NOWHERE else each for each in arguments)
         if type(obj) is types.CellType:
             # In two steps: a function may be in its own closure.
             return types.CellType, (), _content(obj), None, None, _fill

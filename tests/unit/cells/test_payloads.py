@@ -25,6 +25,14 @@ def travel(values, namespace=None, receiver=None):
     )
 
 
+def test_code_knows_the_cell_that_it_is_from():
+    namespace = {"__name__": "__main__"}
+    code = compile("def outer():\n    return lambda: 1 / 0\n", "<cell 7>", "exec")
+    exec(code, namespace)  # noqa: S102
+    outer = travel({"outer": namespace["outer"]}, namespace)["outer"]
+    assert outer.__code__.co_filename == outer().__code__.co_filename == "<cell 7>"
+
+
 def test_what_values_share_they_share_again():
     shared = [1, 2]
     there = travel({"model": {"weights": shared}, "optimizer": [shared]})
