@@ -28,7 +28,7 @@ def travel(values, namespace=None, receiver=None):
 def test_code_knows_the_cell_that_it_is_from():
     namespace = {"__name__": "__main__"}
     code = compile("def outer():\n    return lambda: 1 / 0\n", "<cell 7>", "exec")
-    exec(code, namespace)  # noqa: S102
+    exec(code, namespace)
     outer = travel({"outer": namespace["outer"]}, namespace)["outer"]
     assert outer.__code__.co_filename == outer().__code__.co_filename == "<cell 7>"
 
