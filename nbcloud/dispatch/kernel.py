@@ -60,6 +60,8 @@ class CloudKernel:
             Identity(path, name, lasting=True), {}, None, moment=int, tell=self.notes.append
         )
         self.session: Session | None = None
+        self.seed: int | None = None
+        """By which its random numbers begin at its first cell."""
         self._latest: CloudRun | None = None
         self._header = JupyterSession().msg_header("execute_request")
 
@@ -110,6 +112,8 @@ class CloudKernel:
             request["cwd"] = None
         elif self._folder is not None:
             request["cwd"] = self._folder
+        if count == 1 and self.seed is not None:
+            request["seed"] = self.seed
         run.sent += 1
         session.link.run(
             session.worker,

@@ -10,15 +10,13 @@ import contextlib
 import contextvars
 import functools
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from nbcloud.imported import when_imported
 from nbcloud.runs import tracking
 
 logger = logging.getLogger(__name__)
@@ -30,6 +28,7 @@ _FRAMEWORKS = {
 }
 """Modules, and those that fit them: each has ``fit_in(module)``, which returns what undoes it."""
 _undo: dict[str, Callable[[], None]] = {}
+_waiting: list[Callable[[], None]] = []
 _inside = contextvars.ContextVar("nbcloud_autolog", default=False)
 
 
@@ -49,59 +48,20 @@ def autolog(*, disable: bool = False) -> None:
     disable : bool, optional
         Log nothing of this any more.
     """
-    _Watcher.remove()
+    while _waiting:
+        _waiting.pop()()
     if disable:
         while _undo:
             _undo.popitem()[1]()
         return
     for name in _FRAMEWORKS:
-        if name in sys.modules:
-            _fit_in(name, sys.modules[name])
-    _Watcher.add()
+        _waiting.append(when_imported(name, functools.partial(_fit_in, name)))
 
 
 def _fit_in(name: str, module: ModuleType) -> None:
     if name not in _undo:
         with harmless():
             _undo[name] = importlib.import_module(_FRAMEWORKS[name]).fit_in(module)
-
-
-class _Watcher(importlib.abc.MetaPathFinder):
-    """Sees to it that a framework is fitted as soon as it has been imported."""
-
-    @classmethod
-    def add(cls) -> None:
-        sys.meta_path.insert(0, cls())
-
-    @classmethod
-    def remove(cls) -> None:
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, cls)]
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _FRAMEWORKS:
-            return None
-        for finder in sys.meta_path:
-            if not isinstance(finder, _Watcher):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None:
-                    _fit_behind(spec)
-                    return spec
-        return None
-
-
-def _fit_behind(spec: importlib.machinery.ModuleSpec) -> None:
-    loader = spec.loader
-    load = getattr(loader, "exec_module", None)
-    if loader is None or load is None:
-        return
-
-    def load_and_fit(module: ModuleType) -> None:
-        load(module)
-        _fit_in(spec.name, module)
-
-    loader.exec_module = load_and_fit  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

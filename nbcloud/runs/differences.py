@@ -63,6 +63,7 @@ def _asked(store: Records, first: Run, second: Run) -> Iterator[Difference]:
     if all(clusters):  # of one that was gone too soon, nothing is known
         yield from _values("cluster", *clusters)
     yield from _values("environment", *(_environment(store, run) for run in (first, second)))
+    yield from _values("environment", *({"seed": run.extra.get("seed")} for run in (first, second)))
     yield from _values("git", *({"commit": (run.git or {}).get("commit")} for run in (first, second)))
     yield from _text("git", *(kept(store, run.id, DIFF) for run in (first, second)))
 

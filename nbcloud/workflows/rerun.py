@@ -103,6 +103,8 @@ def rerun(
     name = re.sub(r"[^\w.-]+", "-", before.name or before.kind)
     target = Path(output or f"{name}-rerun-{before.id}.ipynb")
     given: dict[str, Any] = {key: before.resources.get(key) for key in ("cpus", "memory", "gpus")}
+    if before.extra.get("seed") is not None:
+        given["seed"] = before.extra["seed"]
     with tempfile.TemporaryDirectory(prefix="nbcloud-rerun-") as folder:
         path = Path(folder) / f"{name}.ipynb"
         path.write_text(source, encoding="utf-8")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 FLOORS = (
     ("errors",),
-    ("config", "extras", "redact", "secret_values", "wording", "cells", "runs.record"),
+    ("config", "extras", "imported", "redact", "secret_values", "wording", "cells", "runs.record"),
     ("clusters", "models"),
     ("sessions", "runs", "inference"),
     ("sessions.kernel",),

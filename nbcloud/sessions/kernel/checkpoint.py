@@ -5,13 +5,13 @@ What values share they share again where it is opened: an optimizer trains the m
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nbcloud.cells.payloads import Payload, encode
 from nbcloud.errors import NotPicklable
+from nbcloud.sessions.kernel import randomness
 from nbcloud.sessions.user_names import is_history
 
 RANDOM = "random state"
@@ -43,7 +43,7 @@ def freeze(
     """
     lacking = {name: "it is a widget" for name, value in values.items() if _is_widget(value)}
     kept = {name: value for name, value in values.items() if name not in lacking}
-    kept[RANDOM] = random_state()
+    kept[RANDOM] = randomness.state()
     try:
         payload = encode(kept, namespace, limit=limit)
     except NotPicklable:
@@ -62,33 +62,6 @@ def freeze(
     lacking |= {name: "it is IPython's history" for name in history if not name.startswith("__")}
     missed = {name: why for name, why in lacking.items() if name in needed}
     return (None if missed else payload), missed
-
-
-def random_state() -> dict[str, Any]:
-    """Of all global generators that are loaded."""
-    state: dict[str, Any] = {"random": random.getstate()}
-    if numpy := sys.modules.get("numpy"):
-        state["numpy"] = numpy.random.get_state()
-    if torch := sys.modules.get("torch"):
-        state["torch"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():
-            state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Have the global generators go on as they would have."""
-    random.setstate(state["random"])
-    if "numpy" in state:
-        import numpy as np
-
-        np.random.set_state(state["numpy"])
-    if "torch" in state:
-        import torch
-
-        torch.set_rng_state(state["torch"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _is_widget(value: Any) -> bool:

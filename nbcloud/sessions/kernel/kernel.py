@@ -23,6 +23,7 @@ from IPython.core.error import StdinNotImplementedError
 from nbcloud import secret_values
 from nbcloud.redact import Redactor, environment_secrets
 from nbcloud.runs import tracking
+from nbcloud.sessions.kernel import randomness
 from nbcloud.sessions.kernel.logged import CellSink
 from nbcloud.sessions.kernel.names import RemoteNames
 from nbcloud.sessions.kernel.streams import OrderedOutStream
@@ -76,6 +77,8 @@ class SessionKernel(IPythonKernel):
         if before:
             return self._done(request, {"status": "cached", "of": before}, [])
         self.shell.execution_count = request["count"]
+        if "seed" in request:  # the first cell of a notebook
+            randomness.begin(request["seed"])
         self.names.watch()
         self._logged.begin_cell()
         tracking.log_params({name: self.shell.user_ns[name] for name in request["params"]})

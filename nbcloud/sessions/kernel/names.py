@@ -21,7 +21,8 @@ from nbcloud.cells.ledger import LOOK, Ledger, settled
 from nbcloud.cells.payloads import Payload, TooLarge, encode
 from nbcloud.errors import HandleLost, UsageError
 from nbcloud.sessions.history import follow
-from nbcloud.sessions.kernel.checkpoint import RANDOM, freeze, set_random_state
+from nbcloud.sessions.kernel import randomness
+from nbcloud.sessions.kernel.checkpoint import RANDOM, freeze
 from nbcloud.sessions.kernel.describe import describe
 from nbcloud.sessions.kernel.modules import RemoteModules
 from nbcloud.sessions.parcels import Parcels, SpooledBlobs, open_parcel
@@ -286,7 +287,7 @@ class RemoteNames:
         if method == "restore":
             missing = self.bind(arguments, buffers)
             if not missing:
-                set_random_state(self._namespace.pop(RANDOM))
+                randomness.go_on(self._namespace.pop(RANDOM))
             return missing, []
         if method == "hold":
             return {"names": [arguments["name"]], **self.hold(self._namespace[arguments["name"]])}, []

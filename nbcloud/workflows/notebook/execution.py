@@ -159,6 +159,7 @@ def execute(
     with claimed(path), _left_whole(manager), _closing(kernel):
         left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
         _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
+        kernel.seed = recorder.run.extra.get("seed")
         with _on_record(manager, recorder), _watched(kernel, asked.stopping):
             if left:
                 client = beginning.go_on(kernel, manager)
@@ -222,7 +223,7 @@ def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> 
         tags=dict(asked.tags),
         experiment=asked.experiment or experiments.current(),
         resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
-        extra={"parameters": parameters, "output": manager.output_path or ""},
+        extra={"parameters": parameters, "output": manager.output_path or "", "seed": asked.seed},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ class NotebookOptions:
         Cells with one of these tags don't run, and keep what they have.
     name, tags, experiment : optional
         For the record; the experiment that ``nbcloud.set_experiment`` or the settings say otherwise.
+    seed : int, optional
+        By which the random numbers of Python and numpy begin; drawn otherwise, and put on record.
     resume : bool
         Go on behind the cells that are completed, in the session that an earlier process left.
     stopping : Stopping, optional
@@ -46,8 +49,13 @@ class NotebookOptions:
     tags: dict[str, str] = field(default_factory=dict)
     skip_tags: Sequence[str] = ()
     experiment: str = ""
+    seed: int = field(default_factory=lambda: secrets.randbits(32))
     resume: bool = False
     stopping: Stopping = field(default_factory=Stopping)
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int or self.seed.bit_length() > 32 or self.seed < 0:
+            raise UsageError(f"seed={self.seed!r}: it must be a whole number of at most 32 bits.")
 
     def of_cells(self) -> CellOptions:
         """What the session is asked for."""

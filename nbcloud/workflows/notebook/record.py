@@ -54,11 +54,13 @@ class NotebookRecorder(Recorder):
         behind : str
             A run that was stopped, behind whose checkpoint this one goes on: what that logged counts here.
         """
+        extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
         with open_store() as store:
             of_source = keep(store, SOURCE, source)
             masked = store.redactor.text(source) != source
             before = _logged(store, behind) if behind else []
-        extra = {**run.extra, "client": process_mark(), "cwd": str(Path.cwd())}
+            if behind:  # its random numbers go on
+                extra["seed"] = _seed(store, behind)
         self.run = run.changed(extra=extra, provenance=of_source, masked=masked)
         self.begin(self.run, str(Path.cwd()))
         entries = self._parameters()
@@ -141,6 +143,11 @@ class NotebookRecorder(Recorder):
         price = self.run.extra.get("price")
         used = {**self.run.used, "cost": price * (now - began) / 3600} if price and began else self.run.used
         self._change(state=state, finished=now, error=error, message=message, used=used)
+
+
+def _seed(store: Store, run_id: str) -> int | None:
+    before = store.load(run_id)
+    return before.extra.get("seed") if before is not None else None
 
 
 def _logged(store: Store, run_id: str) -> list[tuple[float, dict[str, Any]]]:
