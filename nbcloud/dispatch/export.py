@@ -69,7 +69,8 @@ def export(
     metrics : mapping, optional
         What is known of how good it is: ``{"accuracy": 0.97}``.
     run : str, optional
-        The run that trained it; that of ``nbcloud.start_run`` around it otherwise, or else the export's own.
+        The run that trained it; otherwise that of ``nbcloud.start_run`` around the export, the one that left
+        the handle, or else the export's own.
     registry : str, optional
         Another registry than that of the settings.
 
@@ -107,16 +108,17 @@ def export(
         "output_names": output_names,
         "labels": labels,
     }
-    facts = {"run": run, "metrics": _numbers(metrics or {}), "licence": licence}
+    origin = run or current() or (model.run if isinstance(model, Handle) else "")
+    facts = {"run": origin, "metrics": _numbers(metrics or {}), "licence": licence}
     with tempfile.TemporaryDirectory(prefix="nbcloud-export-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         told = {"facts": facts, "meanings": meanings, "units": units}
-        if isinstance(model, Handle):
-            path = _where_it_lives(model, sample, name, options, told, Path(folder))
-            return target.add(path, name, run=run, tags=tags)
         with _recorded(name, model) as record:
-            _export_here(model, sample, name, path, options, told, progress)
-            version = target.add(path, name, run=run or current() or record.id, tags=tags)
+            if isinstance(model, Handle):
+                path = _where_it_lives(model, sample, name, options, told, Path(folder))
+            else:
+                _export_here(model, sample, name, path, options, told, progress)
+            version = target.add(path, name, run=origin or record.id, tags=tags)
             record.tags["model"], record.extra["registry"] = version.uri, target.root
     return version
 
@@ -181,7 +183,7 @@ def _where_it_lives(
     call = f"{pack}({_MODEL}, {_SAMPLE}, {name!r}, {options!r}, {_RESULT}, **{told!r})"
     code = f"{_RESULT} = {{}}\n{call}\nprint()"
     session = handle._session
-    line = f"-s {session.name} -c {session.link.info.name} -o {_RESULT} --name export-{name}"  # type: ignore[attr-defined]
+    line = f"-s {session.name} -c {session.link.info.name} -o {_RESULT} --name export-{name}-there"  # type: ignore[attr-defined]
     shell.user_ns.update({_MODEL: handle, _SAMPLE: sample})
 
     def files() -> dict[str, Any]:
@@ -214,12 +216,13 @@ def _in_a_pod() -> bool:
 
 @contextlib.contextmanager
 def _recorded(name: str, model: Any) -> Any:
-    """An export in this process is a run, too."""
+    """An export is a run, too; of what runs where a model lives, the cell has another."""
+    kind = model.type if isinstance(model, Handle) else type(model).__name__
     run = Run(
         name=f"export-{name}",
         kind=EXPORT,
         experiment=experiments.current(),
-        code=f"nbcloud.export({type(model).__name__}, name={name!r})",
+        code=f"nbcloud.export({kind}, name={name!r})",
         session="(this process)",
         host=platform.node(),
         versions=environment_facts(),

@@ -265,7 +265,7 @@ class CellSweep:
         member.ended = True
         end, buffers = run.end
         if "names" in end and member.session is not None:
-            member.session.receive(end["names"], buffers)
+            member.session.receive(end["names"], buffers, run.id)
 
     # Stopped, by any thread
 

@@ -145,7 +145,7 @@ class Notebook:
         def collect() -> dict[str, Any]:
             end, buffers = run.end
             if "names" in end:
-                session.receive(end["names"], buffers)
+                session.receive(end["names"], buffers, run.id)
             return {name: self.namespace[name] for name in options.outputs if name in self.namespace}
 
         if options.background:

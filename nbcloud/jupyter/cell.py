@@ -224,7 +224,7 @@ class CellRunner:
         if end.get("trouble"):
             notice(end["trouble"])
         if "names" in end:
-            report = session.receive(end["names"], buffers)
+            report = session.receive(end["names"], buffers, run.id)
             self._tell_results(report, options, raised=run.state is not RunState.DONE)
         if left:
             self.notebook.sessions.reset(session, "it ended by exit()")

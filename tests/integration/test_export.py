@@ -36,7 +36,14 @@ def test_a_handle_is_exported_where_it_lives(
     notebook.run("%cloud runs")
     assert cli.main(["runs", "--json"]) == 0
     runs = {run["name"]: run for run in json.loads(capsys.readouterr().out)}
-    assert runs["export-digits"]["state"] == "done"
+    assert runs["export-digits"]["state"] == runs["export-digits-there"]["state"] == "done"
+    assert (runs["export-digits"]["kind"], runs["export-digits"]["tags"]["model"]) == (
+        "export",
+        "models:/digits/1",
+    )
+    trained = next(run for run in runs.values() if run["id"] == version.entry.run)
+    assert "RandomForestClassifier(100" in trained["code"], "the run that left the handle"
+    assert version.metadata.run == trained["id"]
     answer = notebook.run("nbcloud.load('models:/digits').predict(sample)['label'][:5].tolist()").result
     assert answer == "[0, 1, 2, 3, 4]"
 

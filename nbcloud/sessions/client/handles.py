@@ -54,6 +54,8 @@ class Handle:
     name: str
     type: str
     nbytes: int | None
+    run: str
+    """The run that left it; empty where nobody knows."""
     _text: str
     _reason: str
     _id: str
@@ -64,6 +66,7 @@ class Handle:
             name=name,
             type=facts["type"],
             nbytes=facts.get("nbytes"),
+            run=facts.get("run", ""),
             _text=facts.get("text", ""),
             _reason=facts.get("reason", ""),
             _id=facts["id"],

@@ -40,7 +40,7 @@ class Results:
         self._blobs = blobs
         self._shell = shell
 
-    def bind(self, names: dict[str, Any], buffers: Sequence[Any]) -> list[dict[str, Any]]:
+    def bind(self, names: dict[str, Any], buffers: Sequence[Any], run: str = "") -> list[dict[str, Any]]:
         """Bind what a kernel gathered, and delete what it deleted.
 
         Parameters
@@ -48,6 +48,8 @@ class Results:
         names : dict
             The kernel's ``results``, ``removed`` and ``sources``.
         buffers : sequence of bytes
+        run : str
+            That of the cell.
 
         Returns
         -------
@@ -58,7 +60,7 @@ class Results:
         learn(self._shell, names.get("sources", ()))
         report: list[dict[str, Any]] = []
         for entry in names["results"]:
-            report += self._bind(entry, buffers)
+            report += self._bind({**entry, "run": run}, buffers)
         for name in names.get("removed", ()):
             if name in self.mirrored:
                 self._namespace.pop(name, None)
@@ -97,7 +99,8 @@ class Results:
 
     def _stays(self, name: str, entry: dict[str, Any], reason: str) -> dict[str, Any]:
         held = self._session.hold(name)
-        self._namespace[name] = Handle(self._session, name, {**held, "reason": reason})
+        facts = {**held, "reason": reason, "run": entry["run"]}
+        self._namespace[name] = Handle(self._session, name, facts)
         self._ledger.forget([name])
-        facts = {"kind": "handle", "bytes": entry["nbytes"], "type": held["type"]}
-        return {"name": name, **facts, "reason": reason}
+        told = {"kind": "handle", "bytes": entry["nbytes"], "type": held["type"]}
+        return {"name": name, **told, "reason": reason}

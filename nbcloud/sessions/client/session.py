@@ -281,15 +281,15 @@ class Session:
 
     # Home
 
-    def receive(self, names: dict[str, Any], buffers: Sequence[Any]) -> list[dict[str, Any]]:
-        """Bind what a cell left in the notebook's namespace.
+    def receive(self, names: dict[str, Any], buffers: Sequence[Any], run: str = "") -> list[dict[str, Any]]:
+        """Bind what a cell, that of ``run``, left in the notebook's namespace.
 
         Returns
         -------
         list of dict
             For the record: ``name``, ``kind``, ``bytes``, ``type`` and, for handles, ``reason``.
         """
-        report = self._results.bind(names, buffers)
+        report = self._results.bind(names, buffers, run)
         self.names.difference_update(names.get("removed", ()))
         self.names.update(names.get("added", ()))
         self._release()
