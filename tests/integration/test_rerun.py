@@ -117,6 +117,8 @@ def test_in_a_shell_the_exit_code_says_whether_the_outcome_is_the_same(tmp_path:
     assert "ValueError: too much" in failed.stdout
     told = shell("diff", first, said["run"], cwd=tmp_path)
     assert "metrics: loss" in told.stdout
+    (parameter,) = (line.split() for line in told.stdout.splitlines() if line.startswith("parameters: rate"))
+    assert parameter[-2:] == ["0.1", "0.2"], "the default that the first one had"
     assert f"--- outputs of {first}" in told.stdout
     assert shell("rerun", first, "-o", "twin.ipynb", cwd=tmp_path).returncode == 0
     twins = [outcome(tmp_path / name).run for name in (f"once-rerun-{first}.ipynb", "twin.ipynb")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +19,6 @@ from nbcloud.clusters.prices import hourly
 from nbcloud.dispatch.identity import named_after
 from nbcloud.dispatch.kernel import CloudKernel
 from nbcloud.errors import NbcloudError, RunCancelled, RunError, RunPruned, RunTimeout
-from nbcloud.runs import experiments
 from nbcloud.runs.record import Run, RunState
 from nbcloud.workflows.claims import claimed
 from nbcloud.workflows.notebook import beginning
@@ -34,7 +32,7 @@ from nbcloud.workflows.notebook.options import (
     check_tags,
 )
 from nbcloud.workflows.notebook.outcome import is_completed, is_executed, raised, source_of
-from nbcloud.workflows.notebook.record import NotebookRecorder
+from nbcloud.workflows.notebook.record import NotebookRecorder, new_run
 from nbcloud.workflows.notebook.stopping import Stopping
 
 _WRITE_SECONDS = 0.5
@@ -158,7 +156,7 @@ def execute(
     kernel = CloudKernel(named_after(path, 3), asked.of_cells(), recorder, input_path, asked.folder)
     with claimed(path), _left_whole(manager), _closing(kernel):
         left = asked.resume and (beginning.is_left(kernel, manager) or beginning.restore(kernel, manager))
-        _begin_record(recorder, manager, _run_of(manager, asked, input_path), left=left)
+        _begin_record(recorder, manager, new_run(manager, asked, input_path), left=left)
         kernel.seed = recorder.run.extra.get("seed")
         with _on_record(manager, recorder), _watched(kernel, asked.stopping):
             if left:
@@ -210,20 +208,6 @@ def _place(kernel: CloudKernel, recorder: NotebookRecorder) -> None:
         cluster_id=info.id,
         session=session.name,
         extra={**recorder.run.extra, "price": hourly(info, session.worker_names)},
-    )
-
-
-def _run_of(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> Run:
-    parameters = json.loads(json.dumps(manager.nb.metadata.papermill.get("parameters", {}), default=repr))
-    cells = asked.of_cells()
-    return Run(
-        kind="notebook",
-        name=asked.name or Path(input_path or "notebook").stem,
-        notebook=str(input_path or ""),
-        tags=dict(asked.tags),
-        experiment=asked.experiment or experiments.current(),
-        resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
-        extra={"parameters": parameters, "output": manager.output_path or "", "seed": asked.seed},
     )
 
 

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 from nbcloud.dispatch.recorder import Recorder, open_store
-from nbcloud.errors import RunNotFound
+from nbcloud.errors import RunNotFound, UsageError
+from nbcloud.runs import experiments
 from nbcloud.runs.entries import line, plain
 from nbcloud.runs.owners import process_mark
 from nbcloud.runs.provenance import SOURCE, keep
 from nbcloud.runs.record import Run, RunState
 from nbcloud.runs.store import Store
 from nbcloud.sessions.runlog import number_of, renumbered
+from nbcloud.workflows.notebook.manager import SteadyManager
+from nbcloud.workflows.notebook.options import NotebookOptions
+from nbcloud.workflows.parameters import declared_in
 
 _SHARED = ("worker", "host", "resources")
 """What is true of the whole when it is true of one of its cells."""
+
+
+def new_run(manager: SteadyManager, asked: NotebookOptions, input_path: str) -> Run:
+    """The run of a notebook that is about to begin."""
+    given = json.loads(json.dumps(manager.nb.metadata.papermill.get("parameters", {}), default=repr))
+    declared: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):  # the cell itself tells what is wrong with it
+        declared = declared_in(manager.nb)
+    defaults = {name: plain(each) for name, each in declared.items() if each is not ... and name not in given}
+    cells = asked.of_cells()
+    return Run(
+        kind="notebook",
+        name=asked.name or Path(input_path or "notebook").stem,
+        notebook=str(input_path or ""),
+        tags=dict(asked.tags),
+        experiment=asked.experiment or experiments.current(),
+        resources={"cpus": cells.cpus, "memory": cells.memory, "gpus": cells.gpus},
+        extra={
+            "parameters": given,
+            "defaults": defaults,
+            "output": manager.output_path or "",
+            "seed": asked.seed,
+        },
+    )
 
 
 class NotebookRecorder(Recorder):
@@ -104,8 +134,9 @@ class NotebookRecorder(Recorder):
 
     def _parameters(self) -> list[list[Any]]:
         """They are the first message, if there are any."""
-        self._count = bool(self.run.extra["parameters"])
-        return [["param", key, plain(value)] for key, value in self.run.extra["parameters"].items()]
+        parameters = _parameters(self.run)
+        self._count = bool(parameters)
+        return [["param", key, plain(value)] for key, value in parameters.items()]
 
     def _change(self, **changes: Any) -> None:
         if not self._ended:
@@ -145,6 +176,11 @@ class NotebookRecorder(Recorder):
         self._change(state=state, finished=now, error=error, message=message, used=used)
 
 
+def _parameters(run: Run) -> dict[str, Any]:
+    """Those that it was given, and the defaults of the others."""
+    return {**run.extra.get("defaults", {}), **run.extra.get("parameters", {})}
+
+
 def _seed(store: Store, run_id: str) -> int | None:
     before = store.load(run_id)
     return before.extra.get("seed") if before is not None else None
@@ -156,6 +192,6 @@ def _logged(store: Store, run_id: str) -> list[tuple[float, dict[str, Any]]]:
         run = store.get(run_id)
     except RunNotFound:
         return []
-    first = bool(run.extra.get("parameters"))
+    first = bool(_parameters(run))
     messages = store.files(run.id).read_logged(after=int(first))
     return [(each["time"], each["content"]) for each in messages if not each["content"]["run"]]
