@@ -224,15 +224,15 @@ def _verified(report: dict[str, Any]) -> str:
 
 def _alias(arguments: argparse.Namespace, registry: Registry) -> Answer:
     version = registry.set_alias(arguments.model, arguments.alias.removeprefix("@"))
-    _mirror_aliases(version.name)
+    _mirror_changes(version.name)
     return Answer(
         f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} now.",
         data=_data(version),
     )
 
 
-def _mirror_aliases(name: str) -> None:
-    """Have a mirror look where the aliases of a model are now: its last export is due there again."""
+def _mirror_changes(name: str) -> None:
+    """Have a mirror look at a model's aliases, tags and stages again: its last export is due there."""
     if settings().tracking:
         with open_store() as store:
             for run in store.search(filter=f"tags.model like 'models:/{name}/%'", limit=1):
@@ -242,13 +242,13 @@ def _mirror_aliases(name: str) -> None:
 
 def _unalias(arguments: argparse.Namespace, registry: Registry) -> Answer:
     registry.remove_alias(arguments.name, arguments.alias.removeprefix("@"))
-    _mirror_aliases(arguments.name)
+    _mirror_changes(arguments.name)
     return Answer(f"{arguments.name} has no @{arguments.alias.removeprefix('@')} any more.", data={})
 
 
 def _roll_back(arguments: argparse.Namespace, registry: Registry) -> Answer:
     version = registry.roll_back(arguments.name, arguments.alias.removeprefix("@"))
-    _mirror_aliases(version.name)
+    _mirror_changes(version.name)
     text = f"{version.name}@{arguments.alias.removeprefix('@')} is version {version.number} again."
     return Answer(text, data=_data(version))
 
@@ -261,6 +261,7 @@ def _tag(arguments: argparse.Namespace, registry: Registry) -> Answer:
             f"Write key=value. To take one away: %cloud models untag {arguments.model} {key or 'key'}",
         )
     version = registry.set_tag(arguments.model, key, value)
+    _mirror_changes(version.name)
     return Answer(f"The tag {key!r} is {value!r} at {version.uri}.", data=_data(version))
 
 
@@ -270,11 +271,13 @@ def _untag(arguments: argparse.Namespace, registry: Registry) -> Answer:
         known = ", ".join(version.entry.tags) or "none"
         raise UsageError(f"{version.uri} has no tag {arguments.key!r}.", f"It has: {known}.")
     version = registry.set_tag(arguments.model, arguments.key, None)
+    _mirror_changes(version.name)
     return Answer(f"The tag {arguments.key!r} is taken away from {version.uri}.", data=_data(version))
 
 
 def _stage(arguments: argparse.Namespace, registry: Registry) -> Answer:
     version = registry.set_stage(arguments.model, arguments.stage)
+    _mirror_changes(version.name)
     return Answer(f"The stage of {version.uri} is {arguments.stage!r}.", data=_data(version))
 
 

@@ -34,6 +34,8 @@ _REFERENCE = re.compile(
 )
 _FILE, _FOLDER = "model.onnx", "model"
 _DIGEST, _SOURCE = "nbcloud.sha256", "nbcloud.model"
+STAGE, OURS = "nbcloud.stage", "nbcloud.tags"
+"""Tags of a version there: its stage here, and which of its other tags are from here."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def _create(client: Any, name: str, version: Version, source: Path, digest: str,
     """A version of the registry whose files are among those of a run."""
     metadata = version.metadata
     tags = {**version.entry.tags, _DIGEST: digest, _SOURCE: version.uri}
+    tags[OURS] = json.dumps(sorted(version.entry.tags))
     tags |= {f"nbcloud.metric.{key}": str(value) for key, value in metadata.metrics.items()}
     if version.entry.run:
         tags["nbcloud.run"] = version.entry.run

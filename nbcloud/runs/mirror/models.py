@@ -1,4 +1,4 @@
-"""Models on their way to MLflow's registry: versions that were exported in a run, and where aliases stand.
+"""Models on their way to MLflow's registry: versions that were exported in a run, and what is said of them.
 
 The run of an export says which version it made, and in which registry. MLflow's knows a version by the hash
 of its file, so it is registered there once, whoever does it, and its number there is kept with what was sent.
@@ -6,6 +6,7 @@ of its file, so it is registered there once, whoever does it, and its number the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from nbcloud.errors import ModelNotFound
 from nbcloud.models.registry import Registry
 from nbcloud.models.registry.reference import Reference
+from nbcloud.models.registry.tracking import OURS, STAGE, push
 from nbcloud.models.registry.tracking import Reference as Theirs
-from nbcloud.models.registry.tracking import push
 from nbcloud.runs.mirror.client import ask, told
 from nbcloud.runs.mirror.feed import SCHEME, Feed, Sent
 from nbcloud.runs.record import EXPORT, Run, RunState
 
 if TYPE_CHECKING:
     from nbcloud.models.registry import Version
+    from nbcloud.models.registry.state import State
 
 Place = Callable[[str], str]
 """What a run here is called there; empty where it is not there."""
@@ -39,7 +41,7 @@ class Models:
 
     def __init__(self, feed: Feed, client: Any, target: str) -> None:
         self.fresh = True
-        """Whether aliases may have to be moved."""
+        """Whether aliases, tags and stages may be others now."""
         self._feed = feed
         self._client = client
         self._address = target.removeprefix(SCHEME)
@@ -59,8 +61,8 @@ class Models:
         made = push(version, Theirs(""), self._address, run=origin or sent.id)
         return replace(sent, artifacts={**sent.artifacts, uri: str(made.version)})
 
-    def move_aliases(self) -> None:
-        """Have aliases there mean what they mean here, of all models that were registered from here.
+    def follow(self) -> None:
+        """Have aliases, tags and stages there be what they are here, of all models registered from here.
 
         Raises
         ------
@@ -78,17 +80,20 @@ class Models:
                 latest[model] = number
         for (root, name), known in numbers.items():
             try:
-                self._move(Registry(root), name, known)
+                state = Registry(root).state(name)
+                self._move_aliases(state, known)
+                self._set_tags(state, known)
             except ModelNotFound:
                 continue
             except Exception as error:  # noqa: BLE001 - MLflow's, of whatever it uses to reach its server
                 ask(self._client)
                 number = latest[root, name]
-                why = f"The aliases of {name}: {told(error)}"
+                why = f"Aliases and tags of {name}: {told(error)}"
                 self._feed.keep(number, replace(self._feed.sent(number) or Sent(), trouble=why))
 
-    def _move(self, registry: Registry, name: str, known: dict[int, str]) -> None:
-        state, there = registry.state(name), self._client.get_registered_model(name).aliases
+    def _move_aliases(self, state: State, known: dict[int, str]) -> None:
+        name = state.name
+        there = self._client.get_registered_model(name).aliases
         for alias, past in state.aliases.items():
             meant = known.get(past[-1], "") if past else ""
             now = str(there.get(alias, ""))
@@ -96,6 +101,24 @@ class Models:
                 self._client.set_registered_model_alias(name, alias, meant)
             elif past and not past[-1] and now in known.values():
                 self._client.delete_registered_model_alias(name, alias)
+
+    def _set_tags(self, state: State, known: dict[int, str]) -> None:
+        """Those that others have set there stay."""
+        for number, theirs in known.items():
+            entry = state.alive.get(number)
+            if entry is None:
+                continue
+            there = self._client.get_model_version(state.name, theirs).tags
+            wanted = dict(entry.tags)
+            if entry.stage != "none" or STAGE in there:
+                wanted[STAGE] = entry.stage
+            ours = json.loads(there.get(OURS, "[]"))
+            for key in set(ours).difference(entry.tags):
+                self._client.delete_model_version_tag(state.name, theirs, key)
+            wanted[OURS] = json.dumps(sorted(entry.tags))
+            for key, value in wanted.items():
+                if there.get(key) != value:
+                    self._client.set_model_version_tag(state.name, theirs, key, value)
 
 
 def _version(run: Run, uri: str) -> Version | None:

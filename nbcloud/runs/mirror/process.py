@@ -93,7 +93,7 @@ class Mirror:
                     count += 1
                 say(f"{count} runs are there")
             if self._models.fresh:
-                self._models.move_aliases()
+                self._models.follow()
         except Away as away:
             self.feed.trouble(str(away))
             raise

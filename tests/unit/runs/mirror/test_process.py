@@ -307,6 +307,21 @@ def test_versions_are_registered_in_their_runs_and_aliases_follow(target, store,
     assert aliases() == {"theirs": 1}
     assert sorted(versions()) == [1, 2, 3]
 
+    def tags():
+        known = versions()[2].tags
+        return {key: known[key] for key in ("team", "license", "theirs", "nbcloud.stage") if key in known}
+
+    for tag in ("team=vision", "license=MIT"):
+        assert nbcloud("models", "tag", f"{name}/2", tag).returncode == 0
+    assert nbcloud("models", "stage", f"{name}/2", "staging").returncode == 0
+    mlflow.set_model_version_tag(name, "2", "theirs", "yes")
+    assert nbcloud("mirror").returncode == 0
+    assert tags() == {"team": "vision", "license": "MIT", "theirs": "yes", "nbcloud.stage": "staging"}
+    assert nbcloud("models", "untag", f"{name}/2", "team").returncode == 0
+    assert nbcloud("models", "stage", f"{name}/2", "none").returncode == 0
+    assert nbcloud("mirror").returncode == 0
+    assert tags() == {"license": "MIT", "theirs": "yes", "nbcloud.stage": "none"}
+
 
 def test_a_run_that_is_not_taken_keeps_back_no_other(target, store):
     feed = Feed(store, target)
