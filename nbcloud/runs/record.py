@@ -249,8 +249,8 @@ class Run:
                 raise ValueError(f"bad id {known['id']!r}")
             kinds = _kinds()
             for name, value in known.items():
-                kind = type(value)
-                if kind not in kinds[name] or (kind in _NUMBERS and not abs(value) < _MOST):  # nor is NaN
+                fits = isinstance(value, kinds[name]) and (type(value) is not bool or bool in kinds[name])
+                if not fits or (isinstance(value, int | float) and not abs(value) < _MOST):  # nor is NaN
                     raise ValueError(f"{name} is {value!r}")
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
@@ -263,7 +263,6 @@ class Run:
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Run))
-_NUMBERS = (int, float)
 _MOST = 2.0**63
 """Above all numbers that a database takes."""
 

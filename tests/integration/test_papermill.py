@@ -222,10 +222,12 @@ def test_one_process_writes_a_notebook_at_a_time_and_goes_on_with_no_other_code(
 
 
 def test_an_output_with_other_parameters_than_it_says_is_not_gone_on_with(tmp_path: Path):
-    source = write(tmp_path / "in.ipynb", ("size = (1, 2)", "parameters"), "print(type(size), size)")
+    code = "size, names, odd = (1, 2), {}, 0.5"
+    source = write(tmp_path / "in.ipynb", (code, "parameters"), "print(type(size), size)")
     output = tmp_path / "out.ipynb"
-    done = run_notebook(str(source), str(output), {"size": (3, 4)}, progress_bar=False)
-    assert done.parameters == {"size": [3, 4]}
+    given = {"size": (3, 4), "names": {"b": 1, "a": [{"d": None, "c": -2}]}, "odd": float("nan")}
+    done = run_notebook(str(source), str(output), given, progress_bar=False)
+    assert done.parameters["size"] == [3, 4]
     after = nbformat.read(output, 4)
     assert after.cells[-1].outputs[0].text == "<class 'list'> [3, 4]\n"
     assert run_notebook(str(source), str(output), resume=True).run == done.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import keyword
 from collections.abc import Mapping
@@ -117,11 +118,30 @@ def _check_source(source: str, output: str, parameters: Mapping[str, Any]) -> No
     expected = [each.source for each in _code(now, injected=True)]
     if parameters:
         expected = [translate_parameters(KERNEL, LANGUAGE, parameters, "Parameters")]
-    if expected != [each.source for each in _code(then, injected=True)]:
+    found = [each.source for each in _code(then, injected=True)]
+    if found != expected and [*map(_assigned, found)] != [*map(_assigned, expected)]:
         raise UsageError(
             f"The cell with the parameters in {output} is not as papermill wrote it.",
             "Run it anew: without --resume.",
         )
+
+
+def _assigned(code: str) -> set[str]:
+    """The statements of a cell, in no order: a notebook's file has names sorted."""
+    try:
+        return {ast.dump(each) for each in _Sorted().visit(ast.parse(code)).body}
+    except SyntaxError:
+        return {code}
+
+
+class _Sorted(ast.NodeTransformer):
+    """Dicts in the order of their keys."""
+
+    def visit_Dict(self, node: ast.Dict) -> ast.Dict:
+        self.generic_visit(node)
+        pairs = sorted(zip(node.keys, node.values, strict=True), key=lambda pair: ast.dump(pair[0] or node))
+        node.keys, node.values = [key for key, _ in pairs], [value for _, value in pairs]
+        return node
 
 
 def _code(notebook: Any, *, injected: bool) -> list[Any]:

@@ -53,7 +53,7 @@ class Limits:
         for name, least in {"parallel": 1, "retries": 0}.items():
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
-                raise UsageError(f"{name} can't be {value!r}: it must be a whole number of at least {least}.")
+                raise UsageError(f"{name} can't be {value!r}: it must be at least {least}.")
         if self.member_timeout is not None and not isinstance(self.member_timeout, int | float):
             raise UsageError(f"member_timeout can't be {self.member_timeout!r}: it is a number of seconds.")
         if not isinstance(self.until, str):
