@@ -96,7 +96,7 @@ def _add_common(parser: Parser) -> None:
 def add_results_options(parser: Parser) -> None:
     """Of ``nbcloud results``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep")
-    add_metric(parser, "first the member that has the lowest")
+    add_metric(parser, "the members in the order of this metric, the lowest first")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=".csv, .parquet or .html")
 
 
@@ -304,8 +304,7 @@ def results(arguments: argparse.Namespace, progress: Progress) -> Answer:  # noq
     found = Results(Sweep.open(arguments.folder))
     rows = found.rows
     if metric := arguments.lowest or arguments.highest:
-        first = found.best(metric, "min" if arguments.lowest else "max")
-        rows = [first, *[row for row in rows if row is not first]]
+        rows = found.ranked(metric, "min" if arguments.lowest else "max")
     if arguments.output is not None:
         found.write(arguments.output)
     columns = [each for each in found.columns if each not in {"run", "notebook"}]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbcloud.errors import UsageError
+from nbcloud.wording import counted
 
 _NOTATION = re.compile(r"(uniform|loguniform|randint|lograndint):([^:]+):([^:]+)")
 _EXAMPLE = "Write for example: lr=loguniform:1e-4:1e-1"
@@ -139,7 +140,8 @@ def drawn(domains: Mapping[str, Domain], count: int, seed: int) -> list[dict[str
         raise UsageError(f"--random {count}: it must be at least 1.")
     if count > possible:
         raise UsageError(
-            f"--random {count}: the grid has {possible} members.", "Leave out --random to run them all."
+            f"--random {count}: the grid has only {counted(int(possible), 'member')}.",
+            "Leave out --random to run them all, or let values be drawn: -g NAME=uniform:A:B",
         )
     found: dict[str, dict[str, Any]] = {}
     if possible <= _TRIES * count:  # so that the last ones are found, too

@@ -84,6 +84,7 @@ def test_a_member_that_fails_does_not_stop_the_others(notebook: Path, tmp_path: 
     assert found.rows[2]["error"] == "ValueError: a bad seed"
     assert found.best("loss")["member"] == 0
     assert found.best("loss", "max")["member"] == 4
+    assert [row["loss"] for row in found.ranked("loss", "max")] == [3.0, 2.0, 2.0, 1.0, None, None]
     assert found.frame().shape == (6, len(found.columns))
 
 

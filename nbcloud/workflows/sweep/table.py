@@ -111,7 +111,11 @@ class Table:
         return {state: states.count(state) for state in dict.fromkeys(states)}
 
     def best(self, metric: str, mode: str = "min") -> dict[str, Any]:
-        """The row with the lowest (``"min"``) or highest (``"max"``) value of a metric.
+        """The row with the lowest (``"min"``) or highest (``"max"``) value of a metric: see `ranked`."""
+        return self.ranked(metric, mode)[0]
+
+    def ranked(self, metric: str, mode: str = "min") -> list[dict[str, Any]]:
+        """All rows, that with the lowest (``"min"``) or highest (``"max"``) value of a metric first.
 
         Raises
         ------
@@ -130,7 +134,8 @@ class Table:
             raise UsageError(
                 f"No member has logged a metric {metric!r}; there are: {', '.join(self.metrics)}."
             )
-        return (min if mode == "min" else max)(found, key=lambda row: row[metric])
+        found.sort(key=lambda row: row[metric], reverse=mode == "max")
+        return [*found, *(row for row in self.rows if not _is_number(row.get(metric)))]
 
     def frame(self) -> Any:
         """The rows as a ``pandas.DataFrame``."""

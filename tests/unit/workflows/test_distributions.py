@@ -69,7 +69,7 @@ def test_members_are_drawn_once_each_and_alike_for_one_seed():
     assert sorted(found, key=repr) == sorted(grid(domains), key=repr)
     mixed = {**domains, "c": Distribution(1e-3, 1.0, log=True)}
     assert drawn(mixed, 5, seed=3) == drawn(mixed, 5, seed=3) != drawn(mixed, 5, seed=4)
-    with pytest.raises(UsageError, match="the grid has 6 members"):
+    with pytest.raises(UsageError, match="the grid has only 6 members"):
         drawn(domains, 7, seed=3)
     with pytest.raises(UsageError, match="not so many different members"):
         drawn({"n": Distribution(0, 2, whole=True)}, 5, seed=0)
